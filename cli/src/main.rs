@@ -1,0 +1,3 @@
+//! The `doppel` program: argument parsing and presentation only.
+
+fn main() {}
