@@ -1,0 +1,302 @@
+//! The helpers that `call` may name, and the small enumerations in ops' `sub` fields.
+//!
+//! A helper is a big, rare thing: a Rust function of `system`, the same for all software engines. Its arguments are the
+//! op's a, b, c as 64-bit values (zero when absent); it may raise an exception, and then has changed nothing.
+
+use crate::operand::Width;
+
+macro_rules! numbered {
+    ($(#[$meta:meta])* $enum:ident { $( $(#[$doc:meta])* $name:ident = $text:literal, )* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $enum { $( $(#[$doc])* $name, )* }
+
+        impl $enum {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name in the text form.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The value an op's `sub` stands for.
+            pub fn from_index(index: u32) -> Option<Self> {
+                Self::ALL.get(usize::try_from(index).ok()?).copied()
+            }
+        }
+    };
+}
+
+numbered! {
+    /// A helper function. `opsize` arguments are bytes (2, 4, 8); "next" is RIP after the instruction.
+    ///
+    /// Helpers marked (RIP) set RIP themselves: the block ends with `exit helper`. Helpers marked (mode) may change
+    /// what blocks are keyed by: the block ends with `exit next`.
+    HelperId {
+        // Far control transfers (RIP).
+        /// JMP far: a = selector, b = offset, c = opsize. (RIP)
+        FarJump = "far_jump",
+        /// CALL far: a = selector, b = offset, c = opsize | instruction length << 8. (RIP)
+        FarCall = "far_call",
+        /// RET far: a = bytes to release, c = opsize. (RIP)
+        FarRet = "far_ret",
+        /// IRET: c = opsize. (RIP)
+        Iret = "iret",
+        /// INT n, INT3, INTO, INT1: a = vector, b = instruction length, c = kind (0 INT n, 1 INT3/INTO, 2 INT1). (RIP)
+        SoftInt = "soft_int",
+        /// SYSCALL: b = instruction length. (RIP)
+        Syscall = "syscall",
+        /// SYSRET: c = opsize. (RIP)
+        Sysret = "sysret",
+        /// SYSENTER. (RIP)
+        Sysenter = "sysenter",
+        /// SYSEXIT: c = opsize. (RIP)
+        Sysexit = "sysexit",
+
+        // Segments and tables.
+        /// Loads segment register a (x86::Seg) with selector b. (mode)
+        LoadSeg = "load_seg",
+        /// dst = selector of segment register a.
+        ReadSeg = "read_seg",
+        /// LGDT: a = limit, b = base. (checks privilege)
+        Lgdt = "lgdt",
+        /// LIDT: a = limit, b = base. (checks privilege)
+        Lidt = "lidt",
+        /// LLDT: a = selector.
+        Lldt = "lldt",
+        /// LTR: a = selector.
+        Ltr = "ltr",
+        /// SGDT: dst = base (a = 0) or limit (a = 1); checks UMIP.
+        Sgdt = "sgdt",
+        /// SIDT: as SGDT.
+        Sidt = "sidt",
+        /// SLDT: dst = selector; checks UMIP.
+        Sldt = "sldt",
+        /// STR: dst = selector; checks UMIP.
+        Str = "str",
+        /// SMSW: dst = CR0; checks UMIP.
+        Smsw = "smsw",
+        /// LMSW: a = value. (mode)
+        Lmsw = "lmsw",
+        /// LAR: a = selector, b = old destination, c = opsize; dst = new destination; ZF written.
+        Lar = "lar",
+        /// LSL: as LAR.
+        Lsl = "lsl",
+        /// VERR (c = 0), VERW (c = 1): a = selector; ZF written.
+        Verify = "verify",
+        /// ARPL: a = destination, b = source; dst = new destination; ZF written.
+        Arpl = "arpl",
+
+        // Control registers, MSRs, CPUID, time.
+        /// dst = CRa (0, 2, 3, 4, 8); privilege checked.
+        ReadCr = "read_cr",
+        /// CRa = b. (mode)
+        WriteCr = "write_cr",
+        /// dst = DRa.
+        ReadDr = "read_dr",
+        /// DRa = b. (mode)
+        WriteDr = "write_dr",
+        /// CLTS. (mode)
+        Clts = "clts",
+        /// CPUID: reads EAX, ECX, writes EAX..EDX.
+        Cpuid = "cpuid",
+        /// RDMSR: reads ECX, writes EDX:EAX.
+        Rdmsr = "rdmsr",
+        /// WRMSR. (mode)
+        Wrmsr = "wrmsr",
+        /// RDTSC (a = 0), RDTSCP (a = 1): writes EDX:EAX (ECX).
+        Rdtsc = "rdtsc",
+        /// RDPMC.
+        Rdpmc = "rdpmc",
+        /// dst = IA32_TSC_AUX.
+        Rdpid = "rdpid",
+        /// XGETBV: reads ECX, writes EDX:EAX.
+        Xgetbv = "xgetbv",
+        /// XSETBV. (mode)
+        Xsetbv = "xsetbv",
+        /// RDPKRU.
+        Rdpkru = "rdpkru",
+        /// WRPKRU.
+        Wrpkru = "wrpkru",
+        /// SWAPGS.
+        Swapgs = "swapgs",
+        /// dst = FS.base (a = 4) or GS.base (a = 5); CR4.FSGSBASE is checked by the block's key.
+        ReadSegBase = "read_seg_base",
+        /// FS.base or GS.base (a) = b; #GP(0) when not canonical.
+        WriteSegBase = "write_seg_base",
+        /// INVLPG: a = linear address.
+        Invlpg = "invlpg",
+        /// INVPCID: a = type, b = linear address of the descriptor.
+        Invpcid = "invpcid",
+        /// INVD, WBINVD: privilege only.
+        Wbinvd = "wbinvd",
+
+        // Flags and interrupts.
+        /// CLI.
+        Cli = "cli",
+        /// STI; sets the shadow when IF was 0.
+        Sti = "sti",
+        /// dst = the image that PUSHF of opsize c pushes; checks IOPL in VM86.
+        PushfImage = "pushf_image",
+        /// POPF: a = image, c = opsize. (mode)
+        Popf = "popf",
+        /// CLAC (a = 0), STAC (a = 1). (mode)
+        SetAc = "set_ac",
+        /// HLT.
+        Hlt = "hlt",
+        /// MONITOR: a = linear address.
+        Monitor = "monitor",
+        /// MWAIT.
+        Mwait = "mwait",
+        /// PAUSE: in a row, the core is given away.
+        Pause = "pause",
+
+        // Ports.
+        /// dst = IN of c bytes from port a.
+        In = "in",
+        /// OUT of c bytes: b to port a.
+        Out = "out",
+
+        // Stack frames and the like.
+        /// ENTER: a = frame size, b = nesting level, c = opsize.
+        Enter = "enter",
+        /// PUSHA: c = opsize.
+        Pusha = "pusha",
+        /// POPA: c = opsize.
+        Popa = "popa",
+        /// BOUND: a = index, b = linear address of the bounds, c = opsize.
+        Bound = "bound",
+        /// AAA, AAS, DAA, DAS (a = 0..3), AAM, AAD (a = 4, 5; b = base): AX and flags.
+        Bcd = "bcd",
+        /// RDRAND (a = 0), RDSEED (a = 1), c = opsize; dst = value; CF written, others cleared.
+        Random = "random",
+
+        // FPU, vector and extended state images.
+        /// #MF when an unmasked x87 exception is pending (FWAIT and waiting instructions that aren't `x87` ops).
+        FpuCheck = "fpu_check",
+        /// FXSAVE: a = linear address, c = opsize (4 or 8).
+        Fxsave = "fxsave",
+        /// FXRSTOR: as FXSAVE.
+        Fxrstor = "fxrstor",
+        /// XSAVE, XSAVEOPT, XSAVEC, XSAVES: a = linear address, b = 0..3, c = opsize.
+        Xsave = "xsave",
+        /// XRSTOR, XRSTORS: a = linear address, b = 0..1, c = opsize.
+        Xrstor = "xrstor",
+        /// dst = MXCSR.
+        Stmxcsr = "stmxcsr",
+        /// MXCSR = a; #GP(0) on reserved bits.
+        Ldmxcsr = "ldmxcsr",
+        /// FNSTENV: a = linear address, c = opsize.
+        Fnstenv = "fnstenv",
+        /// FLDENV: as FNSTENV.
+        Fldenv = "fldenv",
+        /// FNSAVE: as FNSTENV.
+        Fnsave = "fnsave",
+        /// FRSTOR: as FNSTENV.
+        Frstor = "frstor",
+        /// MASKMOVQ, MASKMOVDQU: a = linear address, b = data register, c = mask register (+100h: MMX).
+        MaskMov = "mask_mov",
+        /// EMMS.
+        Emms = "emms",
+    }
+}
+
+numbered! {
+    /// How a block is left.
+    Exit {
+        /// Go on at `a` after looking at events and taking a fresh block key.
+        Next = "next",
+        /// Go on at RIP, which a helper has set.
+        Helper = "helper",
+    }
+}
+
+numbered! {
+    /// What kind of indirect jump, for prediction.
+    Jump {
+        /// JMP.
+        Jmp = "jmp",
+        /// CALL.
+        Call = "call",
+        /// RET.
+        Ret = "ret",
+    }
+}
+
+numbered! {
+    /// Which string instruction.
+    StringKind {
+        /// MOVS.
+        Movs = "movs",
+        /// CMPS.
+        Cmps = "cmps",
+        /// STOS.
+        Stos = "stos",
+        /// LODS.
+        Lods = "lods",
+        /// SCAS.
+        Scas = "scas",
+        /// INS.
+        Ins = "ins",
+        /// OUTS.
+        Outs = "outs",
+    }
+}
+
+numbered! {
+    /// A string instruction's repeat prefix.
+    Rep {
+        /// None.
+        None = "",
+        /// REP, REPE.
+        Rep = "rep",
+        /// REPNE.
+        Repne = "repne",
+    }
+}
+
+/// Everything a `string` op's `sub` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StringOp {
+    /// Which instruction.
+    pub kind: StringKind,
+    /// Repeat prefix.
+    pub rep: Rep,
+    /// Element width.
+    pub width: Width,
+    /// Address size: B16, B32, B64.
+    pub addr: Width,
+    /// The source's segment (`x86::Seg` number); the destination's is ES.
+    pub seg: u8,
+    /// Instruction length in bytes, for RIP after the last iteration.
+    pub len: u8,
+}
+
+impl StringOp {
+    /// Packs it into an op's `sub`.
+    pub fn encode(self) -> u32 {
+        self.kind as u32
+            | (self.rep as u32) << 4
+            | (self.width as u32) << 8
+            | (self.addr as u32) << 12
+            | u32::from(self.seg) << 16
+            | u32::from(self.len) << 20
+    }
+
+    /// Unpacks an op's `sub`; `None` when no string op packs to it.
+    pub fn decode(sub: u32) -> Option<Self> {
+        let field = |shift: u32| (sub >> shift) & 0xf;
+        let width = |shift| Width::ALL.get(field(shift) as usize).copied();
+        let op = Self {
+            kind: StringKind::from_index(field(0))?,
+            rep: Rep::from_index(field(4))?,
+            width: width(8)?,
+            addr: width(12)?,
+            seg: field(16) as u8,
+            len: (sub >> 20) as u8,
+        };
+        (op.seg < 6 && sub >> 28 == 0).then_some(op)
+    }
+}
