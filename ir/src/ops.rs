@@ -69,6 +69,24 @@ pub struct OpInfo {
     pub terminal: bool,
 }
 
+impl OpInfo {
+    /// An op that only computes.
+    const fn plain(name: &'static str, dsts: u8, args: u8) -> Self {
+        Self {
+            name,
+            dsts,
+            args,
+            mem: MemUse::None,
+            sub: Sub::None,
+            defines: FlagSet::NONE,
+            uses: FlagSet::NONE,
+            faults: false,
+            effect: false,
+            terminal: false,
+        }
+    }
+}
+
 macro_rules! ops {
     ($( $(#[$doc:meta])* $code:ident $name:literal
         dsts $dsts:literal args $args:literal
@@ -90,21 +108,13 @@ macro_rules! ops {
         }
 
         static INFO: &[OpInfo] = &[$(
-            {
-                #[expect(unused_mut, unused_assignments, reason = "most rows leave most columns at their default")]
-                const ROW: OpInfo = {
-                    let mut row = OpInfo {
-                        name: $name, dsts: $dsts, args: $args, mem: MemUse::None, sub: Sub::None,
-                        defines: FlagSet::NONE, uses: FlagSet::NONE, faults: false, effect: false, terminal: false,
-                    };
-                    $( row.mem = MemUse::$mem; )?
-                    $( row.sub = Sub::$sub; )?
-                    $( row.defines = FlagSet::$def; )?
-                    $( row.uses = FlagSet::$use; )?
-                    $( $( row.$attr = true; )* )?
-                    row
-                };
-                ROW
+            OpInfo {
+                $( mem: MemUse::$mem, )?
+                $( sub: Sub::$sub, )?
+                $( defines: FlagSet::$def, )?
+                $( uses: FlagSet::$use, )?
+                $( $( $attr: true, )* )?
+                ..OpInfo::plain($name, $dsts, $args)
             },
         )*];
     };
