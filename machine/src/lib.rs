@@ -1,1 +1,2 @@
 //! machine.
+pub mod loader;
