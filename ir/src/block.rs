@@ -11,7 +11,8 @@ pub struct Op {
     pub code: OpCode,
     /// How wide.
     pub width: Width,
-    /// The flags that are wanted of it; others that it defines may hold anything afterwards.
+    /// The flags that are wanted of it. None: the op leaves all flags as they are. Otherwise those that it defines and
+    /// that aren't wanted may hold anything afterwards.
     pub flags: FlagSet,
     /// See [`crate::Sub`].
     pub sub: u32,
@@ -51,15 +52,20 @@ impl Op {
         Cond::ALL[(self.sub & 15) as usize]
     }
 
-    /// The flags that the op may write: its row's, or those of an `rmw`'s arithmetic op.
+    /// The flags that the op may write: its row's, those of an `rmw`'s arithmetic op, those in a `setflags`' mask.
     pub fn defines(&self) -> FlagSet {
-        self.alu().info().defines
+        match self.code {
+            OpCode::SetFlags => FlagSet::from_rflags(u64::from(self.sub)),
+            _ => self.alu().info().defines,
+        }
     }
 
     /// The flags that the op reads.
     pub fn uses(&self) -> FlagSet {
         match self.code {
             OpCode::Select | OpCode::Setcc | OpCode::Branch => self.cond().flags(),
+            OpCode::GetFlags => FlagSet::from_rflags(u64::from(self.sub)),
+            OpCode::X87 => fcmov_uses(self.sub),
             _ => self.alu().info().uses,
         }
     }
@@ -86,6 +92,23 @@ impl Op {
     /// The arithmetic op that it performs: its own code, or an `rmw`'s.
     pub fn alu(&self) -> OpCode {
         if self.code == OpCode::Rmw { OpCode::from_index(self.sub).unwrap_or(OpCode::Mov) } else { self.code }
+    }
+}
+
+/// The flags that an `x87` op with code `sub` reads: FCMOVcc's.
+fn fcmov_uses(sub: u32) -> FlagSet {
+    use iced_x86::Code;
+    let is = |code: Code| code as u32 == sub;
+    if is(Code::Fcmovb_st0_sti) || is(Code::Fcmovnb_st0_sti) {
+        FlagSet::C
+    } else if is(Code::Fcmove_st0_sti) || is(Code::Fcmovne_st0_sti) {
+        FlagSet::Z
+    } else if is(Code::Fcmovbe_st0_sti) || is(Code::Fcmovnbe_st0_sti) {
+        FlagSet::C.union(FlagSet::Z)
+    } else if is(Code::Fcmovu_st0_sti) || is(Code::Fcmovnu_st0_sti) {
+        FlagSet::P
+    } else {
+        FlagSet::NONE
     }
 }
 

@@ -56,7 +56,7 @@ numbered! {
         Sysexit = "sysexit",
 
         // Segments and tables.
-        /// Loads segment register a (x86::Seg) with selector b. (mode)
+        /// Loads segment register a (x86::Seg) with selector b; c = 1: MOV SS or POP SS, which set the shadow. (mode)
         LoadSeg = "load_seg",
         /// dst = selector of segment register a.
         ReadSeg = "read_seg",
@@ -80,7 +80,8 @@ numbered! {
         Smsw = "smsw",
         /// LMSW: a = value. (mode)
         Lmsw = "lmsw",
-        /// LAR: a = selector, b = old destination, c = opsize; dst = new destination; ZF written.
+        /// LAR: a = selector, b = old destination, c = opsize; dst = new destination; ZF written. Both are the whole
+        /// 64-bit register: the helper merges 16 bits, zero-extends 32, and returns b when the descriptor is refused.
         Lar = "lar",
         /// LSL: as LAR.
         Lsl = "lsl",
@@ -200,6 +201,10 @@ numbered! {
         MaskMov = "mask_mov",
         /// EMMS.
         Emms = "emms",
+
+        // Later additions.
+        /// INTO: goes on after the instruction when OF is clear, else as SoftInt; b = instruction length. (RIP)
+        Into = "into",
     }
 }
 

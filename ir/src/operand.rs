@@ -163,6 +163,19 @@ impl FlagSet {
         bits
     }
 
+    /// The set of the status flags among RFLAGS bits.
+    pub const fn from_rflags(bits: u64) -> Self {
+        let mut set = 0;
+        let mut i = 0;
+        while i < 6 {
+            if bits & Self(1 << i).rflags() != 0 {
+                set |= 1 << i;
+            }
+            i += 1;
+        }
+        Self(set)
+    }
+
     /// The letters of the text form, in the order o s z a p c.
     pub(crate) const LETTERS: [(char, Self); 6] =
         [('o', Self::O), ('s', Self::S), ('z', Self::Z), ('a', Self::A), ('p', Self::P), ('c', Self::C)];

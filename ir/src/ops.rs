@@ -256,7 +256,8 @@ ops! {
     /// CMPXCHG8B (width 32), CMPXCHG16B (width 64) with EDX:EAX, ECX:EBX; ZF only.
     CmpxchgPair "cmpxchgpair" dsts 0 args 0 mem ReadWrite defines Z; faults effect,
     /// dst = linear address of `size` (Imm b) bytes at offset a of segment `sub`; c is Imm(1) for a write. Checks type,
-    /// limit and null selector: #GP(0), or #SS(0) for SS. The width is the address size.
+    /// limit and null selector: #GP(0), or #SS(0) for SS. The width is the address size. In 64-bit mode (for helpers that
+    /// want a linear address) it adds FS.base or GS.base alone and checks that all bytes are canonical.
     SegLin "seglin" dsts 1 args 3 sub Seg; faults,
     /// Raises #GP(0)/#SS(0) unless a write to [mem] of op width would succeed; touches nothing. Before what commits
     /// several things of which a later one may fault.
@@ -274,7 +275,8 @@ ops! {
     Vec "vec" dsts 1 args 3 sub Code defines ALL; faults effect,
     /// The x87 (or MMX state) instruction `sub`; a = its memory source (VecTemp) or Imm(stack register); dst = VecTemp
     /// of what it stores, or Reg(Rax) for FNSTSW AX. FIP, FCS come from the insn marker, b = linear offset of the
-    /// memory operand for FDP, c = Imm(its segment).
+    /// memory operand for FDP, c = Imm(its segment). When an unmasked exception suppresses a store, the op commits what
+    /// the FPU reports and leaves the block at the next instruction, so that the store after it does not happen.
     X87 "x87" dsts 1 args 3 sub Code defines ALL; faults effect,
 
     // System.
@@ -296,6 +298,13 @@ ops! {
     JumpTo "jumpto" dsts 0 args 1 sub Jump; faults effect terminal,
     /// Leave the block as [`crate::Exit`] says; for `Next` a = Pc(offset) is where to go on.
     Exit "exit" dsts 0 args 1 sub Exit; effect terminal,
+
+    // Later additions.
+    /// #GP(0) unless the offset a (op width) is one that a near transfer may go to: canonical in 64-bit mode, within
+    /// CS.limit otherwise. With b given, only when b isn't zero (64 bits). Before what commits and then jumps.
+    CheckPc "checkpc" dsts 0 args 2; faults,
+    /// RFLAGS.DF = `sub` (0 or 1): CLD, STD.
+    SetDf "setdf" dsts 0 args 0 sub Number; effect,
 }
 
 impl OpCode {
