@@ -9,8 +9,9 @@ use super::{Class, Env, F80, Float, Out, Unpacked};
 pub struct Remainder {
     /// The remainder, or the partial one.
     pub value: F80,
-    /// Low bits of the quotient (three are used), where the reduction is complete.
-    pub quotient: u64,
+    /// Low bits of the quotient (three are used), zero where the reduction is partial; `None` where an operand doesn't
+    /// let one be formed.
+    pub quotient: Option<u64>,
     /// The reduction isn't complete (C2): go on with `value`.
     pub partial: bool,
 }
@@ -19,7 +20,7 @@ pub struct Remainder {
 pub fn remainder(env: &Env, a: Unpacked, b: Unpacked, nearest: bool) -> Out<Remainder> {
     let whole = |value| Remainder {
         value,
-        quotient: 0,
+        quotient: None,
         partial: false,
     };
     if let Some(nan) = propagate(env, &a, &b) {
@@ -28,7 +29,15 @@ pub fn remainder(env: &Env, a: Unpacked, b: Unpacked, nearest: bool) -> Out<Rema
     let de = denormal(&[&a, &b]);
     match (a.class, b.class) {
         (Class::Infinite, _) | (_, Class::Zero) => return Out::invalid().map(whole),
-        (Class::Zero, _) => return Out::new(whole(F80::zero(a.sign)), de),
+        (Class::Zero, _) => {
+            return Out::new(
+                Remainder {
+                    quotient: Some(0),
+                    ..whole(F80::zero(a.sign))
+                },
+                de,
+            );
+        }
         _ => {}
     }
     let difference = if b.class == Class::Infinite {
@@ -38,6 +47,7 @@ pub fn remainder(env: &Env, a: Unpacked, b: Unpacked, nearest: bool) -> Out<Rema
     };
     let (numerator, divisor) = (u128::from(a.sig), u128::from(b.sig));
     let deliver = |sign, exp, rest: u128, quotient, partial| {
+        let quotient = Some(quotient);
         // An integer `rest` in units of 2^(exp - 63).
         let exact = if rest == 0 {
             return Out::new(
@@ -109,7 +119,7 @@ mod tests {
         );
         assert!(!out.value.partial);
         let value = super::super::convert::<F64>(&env, out.value.value.unpack()).value;
-        (f64::from_bits(value.0), out.value.quotient & 7)
+        (f64::from_bits(value.0), out.value.quotient.unwrap() & 7)
     }
 
     #[test]

@@ -143,18 +143,23 @@ pub(crate) fn finish_at<F: Float>(env: &Env, precision: u32, exact: Exact) -> Ou
 }
 
 /// The response to an unmasked overflow or underflow. SSE discards it; FSCALE can exceed even the adjusted range and
-/// then delivers an infinity or zero (SDM 1, 8.5.4).
+/// then delivers an infinity or zero (SDM 1, 8.5.4), which is inexact.
 fn adjusted<F: Float>(sign: bool, exp: i32, r: Rounded, flags: u8) -> Out<F> {
-    let value = if !F::EXTENDED || exp < F::FORMAT.emin {
-        F::zero(sign)
+    if !F::EXTENDED {
+        Out::new(F::zero(sign), flags)
+    } else if exp < F::FORMAT.emin {
+        Out::new(F::zero(sign), flags | PE)
     } else if exp > F::FORMAT.emax {
-        F::infinity(sign)
+        Out {
+            value: F::infinity(sign),
+            flags: flags | PE,
+            up: true,
+        }
     } else {
-        F::from_parts(sign, exp, r.sig)
-    };
-    Out {
-        value,
-        flags,
-        up: r.up,
+        Out {
+            value: F::from_parts(sign, exp, r.sig),
+            flags,
+            up: r.up,
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! tangents reduce with the 66-bit pi that Intel documents (SDM 1, 8.3.8), cosine and sine of huge arguments included.
 
 use super::arith::{denormal, propagate, propagate1};
-use super::flags::{DE, ZE};
+use super::flags::{DE, PE, UE, ZE};
 use super::round::{Exact, finish_at};
 use super::wide::{Wide, mul_high};
 use super::{Class, Env, F80, Float, Out, Unpacked};
@@ -117,10 +117,13 @@ pub fn f2xm1(env: &Env, a: Unpacked) -> Out<F80> {
         _ => {}
     }
     if a.exp >= 0 {
-        return match (a.sig == 1 << 63 && a.exp == 0, a.sign) {
-            (true, true) => Out::new(F80::from_parts(true, -1, 1 << 63), 0),
-            _ => Out::new(F80::from_parts(a.sign, a.exp, a.sig), 0),
+        // 2^-1 - 1 is half of -1; 2^1 - 1 is the operand like everything beyond.
+        let exp = if a.sign && a.exp == 0 && a.sig == 1 << 63 {
+            -1
+        } else {
+            a.exp
         };
+        return Out::new(F80::from_parts(a.sign, exp, a.sig), PE);
     }
     let t = Wide::new(&a).mul(Wide::LN2);
     let z = t.fraction();
@@ -180,39 +183,36 @@ pub fn fyl2x(env: &Env, x: Unpacked, y: Unpacked) -> Out<F80> {
 /// The product with a logarithm that isn't zero.
 fn times_log(env: &Env, y: Unpacked, (log, exact): (Wide, bool)) -> Out<F80> {
     if exact {
-        // At most 16 bits of logarithm: the product is exact.
-        let product = u128::from(y.sig) * (log.sig >> 64);
-        return finish_at(
-            env,
-            64,
-            Exact {
-                sign: y.sign != log.neg,
-                exp: y.exp + log.exp + 1,
-                sig: product,
-            },
-        );
+        // At most 16 bits of logarithm: the product is exact, though CPUs raise PE here too.
+        let sig = u128::from(y.sig) * (log.sig >> 64);
+        let product = Exact {
+            sign: y.sign != log.neg,
+            exp: y.exp + log.exp + 1,
+            sig,
+        };
+        let out: Out<F80> = finish_at(env, 64, product);
+        let tiny = out.value.unpack().denormal;
+        return out.with(if tiny { UE | PE } else { PE });
     }
     round(env, log.mul(Wide::new(&y)))
 }
 
-/// FYL2XP1: `y * log2(x + 1)`; x is ST(0), y is ST(1). The SDM defines it for |x| < 1 - sqrt(1/2); beyond, the same
-/// formula with FYL2X's special cases.
+/// FYL2XP1: `y * log2(x + 1)`; x is ST(0), y is ST(1). The SDM defines it for |x| < 1 - sqrt(1/2); above,
+/// the formula holds all the same.
 pub fn fyl2xp1(env: &Env, x: Unpacked, y: Unpacked) -> Out<F80> {
     if let Some(nan) = propagate(env, &x, &y) {
         return nan;
     }
     let de = denormal(&[&x, &y]);
-    let minus_one = x.class == Class::Finite && x.sign && x.exp == 0 && x.sig == 1 << 63;
     match (x.class, y.class) {
         (Class::Infinite, _) if x.sign => Out::invalid(),
-        (Class::Finite, _) if x.sign && x.exp >= 0 && !minus_one => Out::invalid(),
-        (Class::Finite, Class::Zero) if minus_one => Out::invalid(),
-        (Class::Finite, Class::Finite) if minus_one => Out::new(F80::infinity(!y.sign), ZE),
         (Class::Zero, Class::Infinite) | (Class::Infinite, Class::Zero) => Out::invalid(),
         (_, Class::Infinite) | (Class::Infinite, _) => {
             Out::new(F80::infinity(x.sign != y.sign), de)
         }
         (Class::Zero, _) | (_, Class::Zero) => Out::new(F80::zero(x.sign != y.sign), de),
+        // Undefined by the SDM: the operand comes back.
+        _ if x.sign && x.exp >= 0 => Out::new(F80::from_parts(true, x.exp, x.sig), PE | de),
         _ => {
             let wide = Wide::new(&x);
             let log = if x.exp < -2 {
@@ -445,18 +445,16 @@ mod tests {
     }
 
     #[test]
-    fn exact_cases_raise_nothing() {
+    fn exact_cases_are_exact() {
         let env = Env::from_cw(0x37F);
         let un = |v: f64| F64(v.to_bits()).unpack();
+        let inexact = |se, sig| Out::new(F80::new(se, sig), PE);
         assert_eq!(
             fyl2x(&env, un(8.0), un(1.5)),
-            Out::new(F80::new(0x4001, 0x9000_0000_0000_0000), 0)
+            inexact(0x4001, 0x9000_0000_0000_0000)
         );
-        assert_eq!(
-            f2xm1(&env, un(-1.0)),
-            Out::new(F80::new(0xBFFE, 1 << 63), 0)
-        );
-        assert_eq!(f2xm1(&env, un(1.0)), Out::new(F80::ONE, 0));
+        assert_eq!(f2xm1(&env, un(-1.0)), inexact(0xBFFE, 1 << 63));
+        assert_eq!(f2xm1(&env, un(1.0)), inexact(0x3FFF, 1 << 63));
         assert!(fsin(&env, un(9.3e18)).is_none());
         assert!(fsin(&env, un(9.2e18)).is_some());
     }

@@ -221,7 +221,7 @@ pub fn execute(code: Code, x: &mut X87, io: &mut Io) -> Result<(), Fault> {
         C::Fisttp_m64int => store_int(x, io, IntKind::I64, Some(Rounding::Zero), true),
         C::Fst_sti => x.store_register(i, false),
         C::Fstp_sti | C::Fstp_sti_DFD0 | C::Fstp_sti_DFD8 => x.store_register(i, true),
-        C::Fstpnce_sti => x.store_register(i, true),
+        C::Fstpnce_sti => x.store_no_fault(i),
         C::Fxch_st0_sti | C::Fxch_st0_sti_DDC8 | C::Fxch_st0_sti_DFC8 => x.exchange(i),
 
         C::Fcmovb_st0_sti => x.conditional_move(i, io.eflags & CF != 0),
@@ -250,10 +250,10 @@ pub fn execute(code: Code, x: &mut X87, io: &mut Io) -> Result<(), Fault> {
         C::Fucomp_st0_sti => x.compare(Err(i), false, 1),
         C::Fucompp => x.compare(Err(1), false, 2),
         C::Ftst => x.compare(Ok(Unpacked::zero(false)), true, 0),
-        C::Fcomi_st0_sti => io.flags_out = x.compare_to_flags(i, true, false),
-        C::Fcomip_st0_sti => io.flags_out = x.compare_to_flags(i, true, true),
-        C::Fucomi_st0_sti => io.flags_out = x.compare_to_flags(i, false, false),
-        C::Fucomip_st0_sti => io.flags_out = x.compare_to_flags(i, false, true),
+        C::Fcomi_st0_sti => io.flags_out = Some(x.compare_to_flags(i, true, false)),
+        C::Fcomip_st0_sti => io.flags_out = Some(x.compare_to_flags(i, true, true)),
+        C::Fucomi_st0_sti => io.flags_out = Some(x.compare_to_flags(i, false, false)),
+        C::Fucomip_st0_sti => io.flags_out = Some(x.compare_to_flags(i, false, true)),
         C::Fxam => x.examine(),
 
         C::Fchs => x.change_sign(|se| se ^ 0x8000),
@@ -278,11 +278,8 @@ pub fn execute(code: Code, x: &mut X87, io: &mut Io) -> Result<(), Fault> {
 
         C::Fincstp => x.rotate(1),
         C::Fdecstp => x.rotate(7),
-        C::Ffree_sti => x.free(i),
-        C::Ffreep_sti => {
-            x.free(i);
-            x.pop();
-        }
+        C::Ffree_sti => x.release(i, false),
+        C::Ffreep_sti => x.release(i, true),
         C::Fnop | C::Wait | C::Fneni | C::Feni | C::Fndisi | C::Fdisi | C::Fnsetpm | C::Fsetpm => {}
         C::Fninit | C::Finit => x.init(),
         C::Fnclex | C::Fclex => x.clear_exceptions(),

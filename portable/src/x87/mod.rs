@@ -223,7 +223,9 @@ impl X87 {
     /// Records a stack fault; true where it is masked and the indefinite is to be delivered.
     fn stack_fault(&mut self, overflow: bool) -> bool {
         self.sw |= sw::SF;
-        self.raise(IE, overflow)
+        let masked = self.raise(IE, false);
+        self.set_flag(sw::C1, overflow);
+        masked
     }
 
     /// Drops ST(0).

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{INDEFINITE, X87, sw};
-use crate::float::flags::{DE, OE, UE};
+use crate::float::flags::{DE, IE, OE, PE, UE};
 use crate::float::{
     self, Class, Env, F32, F64, F80, Float, IntKind, Out, Rounding, SinCos, Unpacked, bcd_store,
     compare, convert, remainder, to_int,
@@ -153,9 +153,11 @@ impl X87 {
         let r = out.value;
         self.set_st(0, r.value);
         self.set_flag(sw::C2, r.partial);
-        self.set_flag(sw::C0, r.quotient & 4 != 0);
-        self.set_flag(sw::C3, r.quotient & 2 != 0);
-        self.set_flag(sw::C1, r.quotient & 1 != 0);
+        if let Some(quotient) = r.quotient {
+            self.set_flag(sw::C0, quotient & 4 != 0);
+            self.set_flag(sw::C3, quotient & 2 != 0);
+            self.set_flag(sw::C1, quotient & 1 != 0);
+        }
     }
 
     /// Whether ST(0) is there and there is room for a push; answers a stack fault with two indefinites.
@@ -254,21 +256,17 @@ impl X87 {
             }
             return;
         }
-        if self.raise(out.flags, false) {
+        // A denormal is loaded even where DE is unmasked.
+        if self.raise(out.flags, false) || out.flags & IE == 0 {
             self.push(out.value);
         }
     }
 
     /// FLD ST(i).
     pub(crate) fn load_register(&mut self, i: usize) {
-        if !self.is_empty(7) {
-            if self.stack_fault(true) {
-                self.push(INDEFINITE);
-            }
-            return;
-        }
-        if self.is_empty(i) {
-            if self.stack_fault(false) {
+        let underflow = self.is_empty(i);
+        if underflow || !self.is_empty(7) {
+            if self.stack_fault(!underflow) {
                 self.push(INDEFINITE);
             }
             return;
@@ -299,10 +297,14 @@ impl X87 {
             return Some(F::DEFAULT_NAN);
         }
         let out = convert::<F>(&self.env(), self.st(0).unpack());
-        let flags = out.flags & !DE;
-        // An overflow or underflow that isn't masked leaves memory and stack alone (SDM 1, 8.5.4 and 8.5.5).
+        let mut flags = out.flags & !DE;
+        // An overflow or underflow that isn't masked leaves memory and stack alone (SDM 1, 8.5.4 and 8.5.5): nothing is
+        // rounded then.
         let stored = self.env().masked(flags & (OE | UE));
-        if !self.raise(flags, out.up) || !stored {
+        if !stored {
+            flags &= !PE;
+        }
+        if !self.raise(flags, stored && out.up) || !stored {
             return None;
         }
         self.pop_if(pop);
@@ -417,49 +419,39 @@ impl X87 {
     /// FCMOVcc.
     pub(crate) fn conditional_move(&mut self, i: usize, condition: bool) {
         if self.is_empty(0) || self.is_empty(i) {
-            if self.stack_fault(false) && condition {
+            if self.stack_fault(false) {
                 self.set_st(0, INDEFINITE);
             }
             return;
         }
-        self.set_flag(sw::C1, false);
         if condition {
             self.set_st(0, self.st(i));
         }
     }
 
-    /// Compares ST(0) with an operand (from memory or ST(src)); `None` where an unmasked exception leaves everything.
+    /// Compares ST(0) with an operand (from memory or ST(src)). False where an unmasked exception stops the instruction.
     fn compare_with(
         &mut self,
         operand: Result<Unpacked, usize>,
         signalling: bool,
-    ) -> Option<Option<Ordering>> {
+    ) -> (Option<Ordering>, bool) {
         if self.is_empty(0) || operand.is_err_and(|src| self.is_empty(src)) {
-            return if self.stack_fault(false) {
-                Some(None)
-            } else {
-                None
-            };
+            return (None, self.stack_fault(false));
         }
         let b = operand.unwrap_or_else(|src| self.st(src).unpack());
         let (order, flags) = compare(&self.st(0).unpack(), &b, signalling);
-        if self.raise(flags, false) {
-            Some(order)
-        } else {
-            None
-        }
+        (order, self.raise(flags, false))
     }
 
-    /// FCOM, FUCOM, FICOM and FTST: the order goes to C3, C2, C0.
+    /// FCOM, FUCOM, FICOM and FTST: the order goes to C3, C2, C0. So it does under an unmasked exception, which only
+    /// keeps the instruction from popping; the SDM has it otherwise for the unordered result, CPUs don't.
     pub(crate) fn compare(
         &mut self,
         operand: Result<Unpacked, usize>,
         signalling: bool,
         pops: u32,
     ) {
-        let Some(order) = self.compare_with(operand, signalling) else {
-            return;
-        };
+        let (order, go_on) = self.compare_with(operand, signalling);
         let bits = match order {
             Some(Ordering::Greater) => 0,
             Some(Ordering::Less) => sw::C0,
@@ -467,26 +459,23 @@ impl X87 {
             None => sw::C3 | sw::C2 | sw::C0,
         };
         self.sw = self.sw & !(sw::C3 | sw::C2 | sw::C0) | bits;
-        for _ in 0..pops {
-            self.pop();
+        if go_on {
+            for _ in 0..pops {
+                self.pop();
+            }
         }
     }
 
-    /// FCOMI and FUCOMI: the order as ZF, PF, CF; `None` leaves EFLAGS alone.
-    pub(crate) fn compare_to_flags(
-        &mut self,
-        i: usize,
-        signalling: bool,
-        pop: bool,
-    ) -> Option<u32> {
-        let order = self.compare_with(Err(i), signalling)?;
-        self.pop_if(pop);
-        Some(match order {
+    /// FCOMI and FUCOMI: the order as ZF, PF, CF. An unmasked exception keeps it from popping, as with FCOM.
+    pub(crate) fn compare_to_flags(&mut self, i: usize, signalling: bool, pop: bool) -> u32 {
+        let (order, go_on) = self.compare_with(Err(i), signalling);
+        self.pop_if(pop && go_on);
+        match order {
             Some(Ordering::Greater) => 0,
             Some(Ordering::Less) => CF,
             Some(Ordering::Equal) => ZF,
             None => ZF | PF | CF,
-        })
+        }
     }
 
     /// FXAM.
@@ -504,6 +493,22 @@ impl X87 {
         };
         self.sw = self.sw & !(sw::C3 | sw::C2 | sw::C0) | class;
         self.set_flag(sw::C1, a.sign());
+    }
+
+    /// FFREE and FFREEP.
+    pub(crate) fn release(&mut self, i: usize, pop: bool) {
+        self.free(i);
+        self.pop_if(pop);
+        self.set_flag(sw::C1, false);
+    }
+
+    /// D9 D8+i, an FSTP that finds an empty ST(0) no fault: it pops and stores nothing then.
+    pub(crate) fn store_no_fault(&mut self, i: usize) {
+        self.set_flag(sw::C1, false);
+        if !self.is_empty(0) {
+            self.set_st(i, self.st(0));
+        }
+        self.pop();
     }
 
     /// FINCSTP and FDECSTP: TOP moves, tags don't.
