@@ -1,10 +1,16 @@
 //! The intermediate representation: what one block of x86 code means, in ops that keep what x86 said.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod arb;
 mod block;
+mod effect;
 mod helper;
 mod operand;
 mod ops;
+pub mod opt;
+pub mod text;
+pub mod verify;
 
 pub use block::{Block, Builder, Op};
 pub use helper::{Exit, HelperId, Jump, Rep, StringKind, StringOp};

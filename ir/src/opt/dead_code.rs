@@ -1,0 +1,73 @@
+//! Dead code elimination: ops whose results nobody reads, and register writes that are overwritten before anyone can tell.
+
+use super::{Scratch, entry, reset};
+use crate::block::{Block, Op};
+use crate::effect::{bit, gpr, implicit_registers, reads};
+use crate::operand::{Operand, Width};
+use crate::ops::OpCode;
+
+/// Removes dead ops and dead results.
+pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
+    let live = &mut scratch.live;
+    reset(live, block.temps, false);
+    // Registers whose value here is overwritten in full before any read, fault or exit.
+    let mut dead: u16 = 0;
+    // Kept ops gather at the end.
+    let mut kept = block.ops.len();
+    for i in (0..block.ops.len()).rev() {
+        let op = &mut block.ops[i];
+        let info = op.code.info();
+        let unused = |dst: Operand, live: &mut Vec<bool>| match dst {
+            Operand::None => true,
+            Operand::Temp(t) => entry(live, t).is_some_and(|l| !*l),
+            Operand::Reg(g) | Operand::High(g) => dead & bit(g) != 0,
+            _ => false,
+        };
+        if !implicit_registers(op.code) && (!info.faults || op.code == OpCode::Rmw) {
+            for dst in [&mut op.dst, &mut op.dst2] {
+                if dst.is_some() && unused(*dst, live) {
+                    *dst = Operand::None;
+                }
+            }
+            let results = op.dst.is_some() || op.dst2.is_some();
+            let stays =
+                results || !op.flags.is_empty() || info.effect || info.faults || info.terminal;
+            if !stays || changes_nothing(op) {
+                continue;
+            }
+        }
+        if info.faults || info.terminal || implicit_registers(op.code) {
+            dead = 0;
+        } else {
+            if op.width >= Width::B32 {
+                for dst in [op.dst, op.dst2] {
+                    if let Operand::Reg(g) = dst {
+                        dead |= bit(g);
+                    }
+                }
+            }
+            for operand in reads(op) {
+                if let Some(g) = gpr(operand) {
+                    dead &= !bit(g);
+                }
+            }
+        }
+        for operand in reads(op) {
+            if let Operand::Temp(t) = operand {
+                if let Some(l) = entry(live, t) {
+                    *l = true;
+                }
+            }
+        }
+        kept -= 1;
+        if kept != i {
+            block.ops[kept] = block.ops[i];
+        }
+    }
+    block.ops.drain(..kept);
+}
+
+/// Whether the op moves a register to itself. (At width 32 that clears the upper half.)
+fn changes_nothing(op: &Op) -> bool {
+    op.code == OpCode::Mov && op.dst == op.a && op.width != Width::B32
+}
