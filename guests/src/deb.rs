@@ -1,0 +1,279 @@
+//! Debian packages (deb(5)): an ar archive with a tar archive in it. Only the files asked for are read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use crate::decompress;
+
+/// No file that we want is larger.
+const LIMIT: u64 = 256 << 20;
+/// Symbolic links that are followed in a row.
+const LINKS: usize = 4;
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// Finds the tar archive with the package's files and unpacks it as a stream.
+fn data(deb: impl Read + 'static) -> io::Result<Box<dyn Read>> {
+    let mut deb = BufReader::new(deb);
+    let mut magic = [0; 8];
+    deb.read_exact(&mut magic)?;
+    if &magic != b"!<arch>\n" {
+        return Err(invalid("it is no Debian package".into()));
+    }
+    loop {
+        // name 16, time 12, owner 6, group 6, mode 8, size 10, "`\n"
+        let mut header = [0; 60];
+        deb.read_exact(&mut header)
+            .map_err(|_| invalid("the package holds no data.tar".into()))?;
+        let (name, rest) = header.split_at(16);
+        let size = rest
+            .get(32..42)
+            .and_then(|s| str::from_utf8(s).ok())
+            .and_then(|s| s.trim_end().parse::<u64>().ok());
+        let size = size.filter(|_| rest.ends_with(b"`\n"));
+        let size = size.ok_or_else(|| invalid("the package's ar archive is damaged".into()))?;
+        if name.starts_with(b"data.tar") {
+            return decompress::reader(BufReader::new(deb.take(size)));
+        }
+        // Members begin at even offsets.
+        let skip = size.next_multiple_of(2);
+        if io::copy(&mut deb.by_ref().take(skip), &mut io::sink())? != skip {
+            return Err(invalid("the package is cut off".into()));
+        }
+    }
+}
+
+/// Whether a path in an archive is the one asked for.
+fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => path
+            .strip_prefix(start)
+            .is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+        None => path == pattern,
+    }
+}
+
+/// A path as archives name it, without the leading `./`.
+fn plain(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    path.trim_start_matches("./").trim_matches('/').to_owned()
+}
+
+/// Where a symbolic link at `path` leads.
+fn target(path: &str, link: &Path) -> String {
+    let link = link.to_string_lossy();
+    if link.starts_with('/') {
+        return link.trim_matches('/').to_owned();
+    }
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in link.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Reads files from a package. `wanted` has for each file its possible paths (see `Package::members`); the result
+/// has a place for each, `None` for what is not there.
+pub(crate) fn extract(deb: &Path, wanted: &[&[&str]]) -> io::Result<Vec<Option<Vec<u8>>>> {
+    let mut patterns: Vec<Vec<String>> = wanted
+        .iter()
+        .map(|w| w.iter().map(|p| (*p).to_owned()).collect())
+        .collect();
+    let mut found: Vec<Option<Vec<u8>>> = vec![None; wanted.len()];
+    for _ in 0..=LINKS {
+        let mut links = BTreeMap::new();
+        let mut archive = tar::Archive::new(data(File::open(deb)?)?);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let path = plain(&entry.path()?);
+            let wants = |n: &usize| {
+                patterns
+                    .get(*n)
+                    .is_some_and(|w| w.iter().any(|p| matches(p, &path)))
+            };
+            let Some(n) = (0..wanted.len()).find(wants) else {
+                continue;
+            };
+            let kind = entry.header().entry_type();
+            if let (true, Some(link)) =
+                (kind.is_symlink() || kind.is_hard_link(), entry.link_name()?)
+            {
+                let to = if kind.is_symlink() {
+                    target(&path, &link)
+                } else {
+                    plain(&link)
+                };
+                links.insert(n, to);
+                continue;
+            }
+            if !kind.is_file() {
+                continue;
+            }
+            if entry.size() > LIMIT {
+                return Err(invalid(format!("{path} has {} bytes", entry.size())));
+            }
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            if let Some(place) = found.get_mut(n) {
+                *place = Some(bytes);
+            }
+            // What follows is usually far larger than what we want.
+            if found.iter().all(Option::is_some) {
+                return Ok(found);
+            }
+        }
+        let open: Vec<_> = links
+            .into_iter()
+            .filter(|(n, _)| found.get(*n).is_some_and(Option::is_none))
+            .collect();
+        if open.is_empty() {
+            break;
+        }
+        for (n, to) in open {
+            if let Some(p) = patterns.get_mut(n) {
+                *p = vec![to];
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::extract;
+    use crate::decompress::tests::{gz, sample, xz, zst};
+    use std::fs;
+    use std::path::PathBuf;
+
+    /// A package with these files; a name that ends in `@` is a symbolic link to the contents.
+    pub(crate) fn package(
+        files: &[(&str, &[u8])],
+        pack: fn(&[u8]) -> Vec<u8>,
+        ending: &str,
+    ) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            if let Some(name) = name.strip_suffix('@') {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_size(0);
+                tar.append_link(&mut header, name, str::from_utf8(bytes).unwrap())
+                    .unwrap();
+            } else {
+                header.set_size(bytes.len() as u64);
+                tar.append_data(&mut header, format!("./{name}"), *bytes)
+                    .unwrap();
+            }
+        }
+        let data = pack(&tar.into_inner().unwrap());
+        let mut deb = b"!<arch>\n".to_vec();
+        let data_name = format!("data.tar{ending}");
+        for (name, bytes) in [
+            ("debian-binary", &b"2.0\n"[..]),
+            ("control.tar", b"odd"),
+            (&data_name, &data),
+        ] {
+            deb.extend(
+                format!(
+                    "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+                    0,
+                    0,
+                    0,
+                    100_644,
+                    bytes.len()
+                )
+                .bytes(),
+            );
+            deb.extend(bytes);
+            deb.resize(deb.len().next_multiple_of(2), b'\n');
+        }
+        deb
+    }
+
+    /// A folder of this test's own, removed at the end.
+    pub(crate) struct Folder(pub PathBuf);
+
+    impl Folder {
+        pub(crate) fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("doppel-guests-{}-{name}", std::process::id()));
+            fs::remove_dir_all(&path).ok();
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    #[test]
+    fn files_come_out() {
+        let folder = Folder::new("deb");
+        let path = folder.0.join("x.deb");
+        let kernel = sample(70_000);
+        let files: &[(&str, &[u8])] = &[
+            ("boot/config-6", b"no"),
+            ("boot/vmlinuz-6.1", &kernel),
+            ("usr/a/link@", b"../b/real"),
+            ("usr/b/real", b"here"),
+        ];
+        let wanted: &[&[&str]] = &[
+            &["boot/vmlinuz-*"],
+            &["old/link", "usr/a/link"],
+            &["absent"],
+        ];
+        for (pack, ending) in [
+            (gz as fn(&[u8]) -> Vec<u8>, ".gz"),
+            (xz, ".xz"),
+            (zst, ".zst"),
+            (<[u8]>::to_vec, ""),
+        ] {
+            fs::write(&path, package(files, pack, ending)).unwrap();
+            let found = extract(&path, wanted).unwrap();
+            assert_eq!(
+                found,
+                [Some(kernel.clone()), Some(b"here".to_vec()), None],
+                "{ending}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_to_itself_ends() {
+        let folder = Folder::new("loop");
+        let path = folder.0.join("x.deb");
+        fs::write(&path, package(&[("a@", b"a")], gz, ".gz")).unwrap();
+        assert_eq!(extract(&path, &[&["a"]]).unwrap(), [None]);
+    }
+
+    #[test]
+    fn damaged_packages() {
+        let folder = Folder::new("bad");
+        let path = folder.0.join("x.deb");
+        let whole = package(&[("a", &sample(5000))], xz, ".xz");
+        for len in [0, 5, 40, 100, 200, whole.len() - 1000] {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert!(extract(&path, &[&["a"]]).is_err(), "{len}");
+        }
+        fs::write(&path, b"<html>not found</html>").unwrap();
+        assert!(
+            extract(&path, &[&["a"]])
+                .unwrap_err()
+                .to_string()
+                .contains("no Debian package")
+        );
+    }
+}
