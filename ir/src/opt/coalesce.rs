@@ -20,16 +20,17 @@ pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
     let mut track = Track::default();
     let mut kept = 0;
     for i in 0..block.ops.len() {
-        let op = block.ops[i];
+        let (head, tail) = block.ops.split_at_mut(i);
+        let op = &tail[0];
         if let (OpCode::Mov, Operand::Temp(t), Some(g)) = (op.code, op.a, gpr(op.dst)) {
             let once = scratch.uses.get(usize::from(t.0)) == Some(&1);
             let at = entry(written, t).map_or(NOWHERE, |at| *at);
-            if once && track.quiet_since(g, at) && give(&mut block.ops[..kept], at, t, &op) {
+            if once && track.quiet_since(g, at) && give(&mut head[..kept], at, t, op) {
                 track.touched[g as usize] = kept as u32;
                 continue;
             }
         }
-        track.op(&op, kept as u32);
+        track.op(op, kept as u32);
         for dst in [op.dst, op.dst2] {
             if let Operand::Temp(t) = dst {
                 if let Some(at) = entry(written, t) {
@@ -38,7 +39,7 @@ pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
             }
         }
         if kept != i {
-            block.ops[kept] = op;
+            block.ops[kept] = block.ops[i];
         }
         kept += 1;
     }
