@@ -1,6 +1,5 @@
 //! Debian packages (deb(5)): an ar archive with a tar archive in it. Only the files asked for are read.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -47,12 +46,15 @@ fn data(deb: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     }
 }
 
-/// Whether a path in an archive is the one asked for.
+/// Whether a path in an archive is the one asked for; a `*` in the pattern stands for any part of a file's name.
 fn matches(pattern: &str, path: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(start) => path
-            .strip_prefix(start)
-            .is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
+    match pattern.split_once('*') {
+        Some((start, end)) => {
+            let middle = path
+                .strip_prefix(start)
+                .and_then(|rest| rest.strip_suffix(end));
+            middle.is_some_and(|m| !m.is_empty() && !m.contains('/'))
+        }
         None => path == pattern,
     }
 }
@@ -81,70 +83,98 @@ fn target(path: &str, link: &Path) -> String {
     parts.join("/")
 }
 
+/// A file that is looked for.
+struct Search {
+    /// Its possible paths, the best first.
+    patterns: Vec<String>,
+    /// Which of them has been found, and the contents.
+    found: Option<(usize, Vec<u8>)>,
+    /// Which of them is a symbolic link, and to what.
+    link: Option<(usize, String)>,
+}
+
+impl Search {
+    /// Which of the patterns a path matches, if that is better than what is there already.
+    fn rank(&self, path: &str) -> Option<usize> {
+        let rank = self.patterns.iter().position(|p| matches(p, path))?;
+        self.found
+            .as_ref()
+            .is_none_or(|(best, _)| rank < *best)
+            .then_some(rank)
+    }
+}
+
 /// Reads files from a package. `wanted` has for each file its possible paths (see `Package::members`); the result
 /// has a place for each, `None` for what is not there.
 pub(crate) fn extract(deb: &Path, wanted: &[&[&str]]) -> io::Result<Vec<Option<Vec<u8>>>> {
-    let mut patterns: Vec<Vec<String>> = wanted
-        .iter()
-        .map(|w| w.iter().map(|p| (*p).to_owned()).collect())
-        .collect();
-    let mut found: Vec<Option<Vec<u8>>> = vec![None; wanted.len()];
+    let search = |patterns: &&[&str]| Search {
+        patterns: patterns.iter().map(|p| (*p).to_owned()).collect(),
+        found: None,
+        link: None,
+    };
+    let mut searches: Vec<Search> = wanted.iter().map(search).collect();
     for _ in 0..=LINKS {
-        let mut links = BTreeMap::new();
-        let mut archive = tar::Archive::new(data(File::open(deb)?)?);
-        for entry in archive.entries()? {
-            let mut entry = entry?;
-            let path = plain(&entry.path()?);
-            let wants = |n: &usize| {
-                patterns
-                    .get(*n)
-                    .is_some_and(|w| w.iter().any(|p| matches(p, &path)))
-            };
-            let Some(n) = (0..wanted.len()).find(wants) else {
-                continue;
-            };
-            let kind = entry.header().entry_type();
-            if let (true, Some(link)) =
-                (kind.is_symlink() || kind.is_hard_link(), entry.link_name()?)
-            {
-                let to = if kind.is_symlink() {
-                    target(&path, &link)
-                } else {
-                    plain(&link)
-                };
-                links.insert(n, to);
-                continue;
-            }
-            if !kind.is_file() {
-                continue;
-            }
-            if entry.size() > LIMIT {
-                return Err(invalid(format!("{path} has {} bytes", entry.size())));
-            }
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes)?;
-            if let Some(place) = found.get_mut(n) {
-                *place = Some(bytes);
-            }
-            // What follows is usually far larger than what we want.
-            if found.iter().all(Option::is_some) {
-                return Ok(found);
+        scan(deb, &mut searches)?;
+        let mut again = false;
+        for s in &mut searches {
+            let better =
+                |(rank, _): &(usize, String)| s.found.as_ref().is_none_or(|(best, _)| rank < best);
+            if let Some((_, to)) = s.link.take().filter(better) {
+                s.patterns = vec![to];
+                s.found = None;
+                again = true;
             }
         }
-        let open: Vec<_> = links
-            .into_iter()
-            .filter(|(n, _)| found.get(*n).is_some_and(Option::is_none))
-            .collect();
-        if open.is_empty() {
+        if !again {
             break;
         }
-        for (n, to) in open {
-            if let Some(p) = patterns.get_mut(n) {
-                *p = vec![to];
-            }
+    }
+    Ok(searches
+        .into_iter()
+        .map(|s| s.found.map(|(_, bytes)| bytes))
+        .collect())
+}
+
+/// Goes through a package once, until nothing better can come.
+fn scan(deb: &Path, searches: &mut [Search]) -> io::Result<()> {
+    let mut archive = tar::Archive::new(data(File::open(deb)?)?);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = plain(&entry.path()?);
+        let Some((search, rank)) = searches
+            .iter_mut()
+            .find_map(|s| s.rank(&path).map(|rank| (s, rank)))
+        else {
+            continue;
+        };
+        let kind = entry.header().entry_type();
+        if let (true, Some(link)) = (kind.is_symlink() || kind.is_hard_link(), entry.link_name()?) {
+            let to = if kind.is_symlink() {
+                target(&path, &link)
+            } else {
+                plain(&link)
+            };
+            search.link = Some((rank, to));
+            continue;
+        }
+        if !kind.is_file() {
+            continue;
+        }
+        if entry.size() > LIMIT {
+            return Err(invalid(format!("{path} has {} bytes", entry.size())));
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        search.found = Some((rank, bytes));
+        // What follows is usually far larger than what we want.
+        if searches
+            .iter()
+            .all(|s| s.found.as_ref().is_some_and(|(rank, _)| *rank == 0))
+        {
+            break;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -249,6 +279,29 @@ pub(crate) mod tests {
                 "{ending}"
             );
         }
+    }
+
+    #[test]
+    fn the_first_name_is_the_best() {
+        let folder = Folder::new("best");
+        let path = folder.0.join("x.deb");
+        let files: &[(&str, &[u8])] = &[
+            ("b/x-4.config", b"no"),
+            ("b/second", b"2"),
+            ("b/x-4.gz", b"gz"),
+            ("b/first", b"1"),
+        ];
+        fs::write(&path, package(files, gz, ".gz")).unwrap();
+        let wanted: &[&[&str]] = &[&["b/first", "b/second"], &["b/x-*.gz"], &["none", "b/x-*g"]];
+        let found = extract(&path, wanted).unwrap();
+        assert_eq!(
+            found,
+            [
+                Some(b"1".to_vec()),
+                Some(b"gz".to_vec()),
+                Some(b"no".to_vec())
+            ]
+        );
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub(crate) fn fetch(cache: &Cache, guest: Guest, progress: &Progress) -> Result<
             vmlinux(bytes).map_err(|e| e.to_string())
         }),
         Source::Gunzip(from) => derived(cache, guest, from, progress, |bytes| {
+            if !bytes.starts_with(b"\x1f\x8b") {
+                return Err(format!("{} is not compressed with gzip", from.file()));
+            }
             decompress::unpack(bytes, LIMIT).map_err(|e| e.to_string())
         }),
     }

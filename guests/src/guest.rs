@@ -79,8 +79,8 @@ pub(crate) struct Package {
     pub name: &'static str,
     /// If not empty: the package wanted is the dependency of `name` that begins so.
     pub dependency: &'static str,
-    /// The file's path in the package, without the leading slash; more than one where releases differ. A `*` at the
-    /// end stands for any rest.
+    /// The file's path in the package, without the leading slash; more than one where releases differ, the best
+    /// first. A `*` stands for any part of a file's name.
     pub members: &'static [&'static str],
 }
 
@@ -213,7 +213,7 @@ impl Guest {
                 Arch::Amd64,
                 "xen-system-amd64",
                 "xen-hypervisor-",
-                &["boot/xen-*"],
+                &["boot/xen-*.gz"],
             ),
             Self::Xen => Source::Gunzip(Self::XenGz),
         }
