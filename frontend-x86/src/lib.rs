@@ -1,1 +1,20 @@
-//! frontend-x86.
+//! Fetch, decode and lift: the one place that says what an x86 instruction means.
+//!
+//! Bytes go in, an [`ir::Block`] comes out. What the meaning depends on beside the bytes is in [`Mode`] and [`Features`];
+//! nothing here looks at a CPU.
+#![forbid(unsafe_code)]
+
+mod decode;
+mod features;
+mod fuzz;
+mod lift;
+mod mode;
+
+pub use decode::{Decoded, decode};
+pub use features::Features;
+pub use fuzz::fuzz;
+pub use lift::{End, Lifted, Limits, lift, lift_into};
+pub use mode::{CodeSize, CsLimit, Mode, ModeParts};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! MMX and SSE: one function for all of them, driven by the decoder's description of the operands.
+
+use iced_x86::{Code, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
+use ir::{FlagSet, HelperId, Mem, Op, OpCode, Operand, Width};
+use x86::{Gpr, Seg};
+
+use super::operand::{gpr, width_of};
+use super::{Flow, Lift, Lifter, NM, UD};
+
+const NONE: Operand = Operand::None;
+
+/// Whether an operand is an MMX or XMM register.
+pub(super) fn is_vector(insn: &Instruction) -> bool {
+    has(insn, |r| r.is_mm() || r.is_xmm())
+}
+
+fn has(insn: &Instruction, which: impl Fn(Register) -> bool) -> bool {
+    (0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Register && which(insn.op_register(n)))
+}
+
+/// 16-byte operands that need not be aligned.
+fn unaligned(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Movups
+            | M::Movupd
+            | M::Movdqu
+            | M::Lddqu
+            | M::Pcmpestri
+            | M::Pcmpestrm
+            | M::Pcmpistri
+            | M::Pcmpistrm
+            | M::Pcmpestri64
+            | M::Pcmpestrm64
+    )
+}
+
+/// Stores that copy the register's low bytes.
+fn plain_store(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Movaps_xmmm128_xmm
+            | Code::Movups_xmmm128_xmm
+            | Code::Movapd_xmmm128_xmm
+            | Code::Movupd_xmmm128_xmm
+            | Code::Movdqa_xmmm128_xmm
+            | Code::Movdqu_xmmm128_xmm
+            | Code::Movntps_m128_xmm
+            | Code::Movntpd_m128_xmm
+            | Code::Movntdq_m128_xmm
+            | Code::Movss_xmmm32_xmm
+            | Code::Movsd_xmmm64_xmm
+            | Code::Movlps_m64_xmm
+            | Code::Movlpd_m64_xmm
+            | Code::Movq_xmmm64_xmm
+            | Code::Movd_rm32_xmm
+            | Code::Movq_rm64_xmm
+    )
+}
+
+/// The width of an operand that is a general register when it isn't in memory.
+fn general(kind: OpCodeOperandKind) -> Option<Width> {
+    use OpCodeOperandKind as K;
+    match kind {
+        K::r8_or_mem => Some(Width::B8),
+        K::r16_or_mem => Some(Width::B16),
+        K::r32_or_mem => Some(Width::B32),
+        K::r64_or_mem => Some(Width::B64),
+        _ => None,
+    }
+}
+
+impl Lifter<'_> {
+    /// CR0.EM and CR4.OSFXSR decide between #UD and life, CR0.TS raises #NM.
+    fn sse_available(&self, xmm: bool) -> Result<(), super::Trap> {
+        if self.mode.em() || (xmm && !self.mode.osfxsr()) {
+            return Err(UD);
+        }
+        if self.mode.ts() { Err(NM) } else { Ok(()) }
+    }
+
+    /// MMX state is the x87's: a pending exception comes first.
+    fn fpu_check(&mut self) {
+        self.b.call(HelperId::FpuCheck, NONE, NONE, NONE, NONE);
+    }
+
+    pub(super) fn vector(&mut self) -> Lift {
+        let code = self.insn.code();
+        let mmx = has(&self.insn, Register::is_mm);
+        self.sse_available(has(&self.insn, Register::is_xmm))?;
+        if mmx || code == Code::Cvtpi2ps_xmm_mmm64 {
+            self.fpu_check();
+        }
+        let flags = if self.insn.rflags_modified() != 0 {
+            FlagSet::ALL
+        } else {
+            FlagSet::NONE
+        };
+        let mut op = Op {
+            sub: code as u32,
+            flags,
+            ..Op::new(OpCode::Vec, Width::B64)
+        };
+        let mut slots = [NONE; 4];
+        let mut store = None;
+        for n in 0..self.insn.op_count().min(4) {
+            slots[n as usize] = match self.insn.op_kind(n) {
+                OpKind::Register => self.vector_register(n, &mut op),
+                OpKind::Memory if n == 0 => {
+                    if plain_store(code) {
+                        return self.plain_store();
+                    }
+                    let (mem, value) = self.vector_destination(mmx, &mut op);
+                    store = Some(mem);
+                    value
+                }
+                OpKind::Memory => self.vector_source(n, &mut op),
+                _ => Operand::Imm(i64::from(self.insn.immediate(n) as u8)),
+            };
+        }
+        let [dst, a, b, c] = slots;
+        self.b.push(Op { dst, a, b, c, ..op });
+        if let Some(mem) = store {
+            self.store_vector(mem, dst);
+        }
+        Ok(Flow::Next)
+    }
+
+    fn vector_register(&self, n: u32, op: &mut Op) -> Operand {
+        let register = self.insn.op_register(n);
+        if register.is_xmm() {
+            Operand::Vec(register.number() as u8)
+        } else if register.is_mm() {
+            Operand::Mmx(register.number() as u8)
+        } else {
+            op.width = width_of(register.size());
+            gpr(register)
+        }
+    }
+
+    /// The memory operand with the alignment that SSE wants of it.
+    fn vector_mem(&mut self, write: bool) -> (Mem, u32) {
+        let bytes = self.insn.memory_size().size() as u32;
+        let aligned = bytes == 16 && !unaligned(self.insn.mnemonic());
+        let mem = Mem {
+            align: if aligned { 16 } else { 1 },
+            ..self.mem(bytes, write)
+        };
+        (mem, bytes)
+    }
+
+    fn vector_source(&mut self, n: u32, op: &mut Op) -> Operand {
+        let (mem, bytes) = self.vector_mem(false);
+        if let Some(w) = general(self.insn.op_code().op_kind(n)) {
+            op.width = w;
+            let value = self.b.temp();
+            self.b.load(width_of(bytes as usize), value, mem);
+            return value;
+        }
+        let value = self.b.vec_temp();
+        let a = Operand::Imm(i64::from(bytes));
+        self.b.push(Op {
+            dst: value,
+            a,
+            mem: Some(mem),
+            ..Op::new(OpCode::VecLoad, Width::B64)
+        });
+        value
+    }
+
+    /// Where the result goes before it is stored. An MMX op changes the tag word: its store must not fault after it.
+    fn vector_destination(&mut self, mmx: bool, op: &mut Op) -> (Mem, Operand) {
+        let (mem, bytes) = self.vector_mem(true);
+        if mmx {
+            self.probe(width_of(bytes as usize), mem);
+        }
+        match general(self.insn.op_code().op_kind(0)) {
+            Some(w) => {
+                op.width = w;
+                (mem, self.b.temp())
+            }
+            None => (mem, self.b.vec_temp()),
+        }
+    }
+
+    fn store_vector(&mut self, mem: Mem, value: Operand) {
+        let bytes = self.insn.memory_size().size();
+        if matches!(value, Operand::Temp(_)) {
+            self.b.store(width_of(bytes), mem, value);
+        } else {
+            let b = Operand::Imm(bytes as i64);
+            self.b.push(Op {
+                a: value,
+                b,
+                mem: Some(mem),
+                ..Op::new(OpCode::VecStore, Width::B64)
+            });
+        }
+    }
+
+    fn plain_store(&mut self) -> Lift {
+        let (mem, _) = self.vector_mem(true);
+        let value = Operand::Vec(self.insn.op1_register().number() as u8);
+        self.store_vector(mem, value);
+        Ok(Flow::Next)
+    }
+
+    pub(super) fn emms(&mut self) -> Lift {
+        self.sse_available(false)?;
+        self.fpu_check();
+        self.b.call(HelperId::Emms, NONE, NONE, NONE, NONE);
+        Ok(Flow::Next)
+    }
+
+    pub(super) fn ldmxcsr(&mut self) -> Lift {
+        self.sse_available(true)?;
+        let value = self.read(0, Width::B32);
+        let value = self.zext(Width::B32, value);
+        self.b.call(HelperId::Ldmxcsr, NONE, value, NONE, NONE);
+        Ok(Flow::Next)
+    }
+
+    pub(super) fn stmxcsr(&mut self) -> Lift {
+        self.sse_available(true)?;
+        let value = self.b.temp();
+        self.b.call(HelperId::Stmxcsr, value, NONE, NONE, NONE);
+        self.write(0, Width::B32, value);
+        Ok(Flow::Next)
+    }
+
+    /// MASKMOVQ, MASKMOVDQU.
+    pub(super) fn mask_mov(&mut self) -> Lift {
+        let mmx = self.insn.op1_register().is_mm();
+        self.sse_available(!mmx)?;
+        if mmx {
+            self.fpu_check();
+        }
+        let addr = match self.insn.op0_kind() {
+            OpKind::MemorySegDI => Width::B16,
+            OpKind::MemorySegEDI => Width::B32,
+            _ => Width::B64,
+        };
+        let ea = self.simple(Gpr::Rdi, 0, addr, self.data_segment(Register::None));
+        debug_assert!(ea.seg != Seg::Ss || !self.mode.code64());
+        let address = self.linear(ea, if mmx { 8 } else { 16 }, true);
+        let (data, mask) = (
+            self.insn.op1_register().number(),
+            self.insn.op2_register().number(),
+        );
+        let kind = if mmx { 0x100 } else { 0 };
+        self.b.call(
+            HelperId::MaskMov,
+            NONE,
+            address,
+            Operand::Imm(data as i64),
+            Operand::Imm(mask as i64 | kind),
+        );
+        Ok(Flow::Next)
+    }
+}
