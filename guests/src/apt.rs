@@ -65,7 +65,7 @@ impl Apt {
         // the system's proxy settings stay in force.
         let first = match std::env::var("APT_CONFIG") {
             Ok(users) if !users.contains(['"', '\n', '\\']) && Path::new(&users).exists() => {
-                format!("#include \"{users}\"\n")
+                format!("#include \"{users}\";\n")
             }
             _ => String::new(),
         };
@@ -198,7 +198,7 @@ fn sources(folder: &Path) -> Result<String, AptError> {
 fn configuration(here: &str, arch: Arch, sources: &str) -> String {
     let arch = arch.name();
     let system = if Path::new("/etc/apt/apt.conf").exists() {
-        "#include \"/etc/apt/apt.conf\"\n"
+        "#include \"/etc/apt/apt.conf\";\n"
     } else {
         ""
     };

@@ -31,7 +31,7 @@ impl Progress {
         match self {
             Self::Bar(bar) => {
                 let template = if bytes > 0 {
-                    "doppel: {msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}"
+                    "doppel: {msg} {wide_bar} {bytes}/{total_bytes}"
                 } else {
                     "doppel: {msg} {spinner}"
                 };
