@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod float;
+pub mod vector;
 pub mod x87;
