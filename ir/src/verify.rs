@@ -307,17 +307,9 @@ fn widths(code: OpCode) -> u8 {
     const B64: u8 = 8;
     match code {
         C::Setcc => B8,
-        C::Insn
-        | C::GetFlags
-        | C::SetFlags
-        | C::SetDf
-        | C::Cmc
-        | C::Call
-        | C::Raise
-        | C::Fence
-        | C::Jump
-        | C::Branch
-        | C::Exit => B64,
+        C::Insn | C::GetFlags | C::SetFlags | C::SetDf | C::Cmc | C::Call | C::Raise | C::Fence => {
+            B64
+        }
         C::CmpxchgPair
         | C::Crc32
         | C::Andn
@@ -330,7 +322,15 @@ fn widths(code: OpCode) -> u8 {
         | C::Pext
         | C::Adcx
         | C::Adox => B32 | B64,
-        C::Lea | C::SegLin | C::CheckPc | C::JumpTo | C::BranchNz | C::Bswap => B16 | B32 | B64,
+        C::Lea
+        | C::SegLin
+        | C::CheckPc
+        | C::JumpTo
+        | C::Jump
+        | C::Branch
+        | C::BranchNz
+        | C::Exit
+        | C::Bswap => B16 | B32 | B64,
         _ => B8 | B16 | B32 | B64,
     }
 }

@@ -102,11 +102,12 @@ impl Lifter<'_> {
         Ok(Flow::Next)
     }
 
-    /// MULX: the high half goes to the first operand, and last.
+    /// MULX: the high half goes to the first operand; into one register, the low half goes nowhere.
     pub(super) fn mulx(&mut self) -> Lift {
         let w = self.width(0);
         let b = self.read(2, w);
-        let (dst2, dst) = (self.reg(0), self.reg(1));
+        let (dst2, low) = (self.reg(0), self.reg(1));
+        let dst = if low == dst2 { Operand::None } else { low };
         self.b.push(Op {
             dst,
             dst2,

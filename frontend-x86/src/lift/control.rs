@@ -150,8 +150,8 @@ impl Lifter<'_> {
         let (cond, (delta, w)) = (self.cond(), self.target());
         let next = self.next();
         let Some(taken) = delta else {
-            let (target, to) = (self.target_operand(), self.b.temp());
-            let b = Operand::Pc(next);
+            let (target, b, to) = (self.target_operand(), self.b.temp(), self.b.temp());
+            self.b.mov(w, b, Operand::Pc(next));
             self.b.push(Op {
                 dst: to,
                 a: target,

@@ -46,8 +46,8 @@ pub enum End {
     Raise,
     /// The end of the page, `max_insns`, or bytes that can't be fetched after other instructions.
     Cut,
-    /// The first instruction reaches the byte this many bytes from the start, which can't be fetched: the block holds
-    /// nothing but a jump to itself, and the caller raises what fetching that byte raises.
+    /// The first instruction reaches the byte this many bytes from the start, which can't be fetched: the block is
+    /// empty, and the caller raises what fetching that byte raises.
     FetchFault(u32),
 }
 
@@ -144,13 +144,10 @@ impl Lifter<'_> {
                     self.b.insn(delta, crate::decode::MAX_LEN as u32);
                     return self.raise(&GP0);
                 }
+                Decoded::MoreBytes if at == 0 => return End::FetchFault(bytes.len() as u32),
                 Decoded::MoreBytes => {
                     self.cut(at);
-                    return if at == 0 {
-                        End::FetchFault(bytes.len() as u32)
-                    } else {
-                        End::Cut
-                    };
+                    return End::Cut;
                 }
             };
             self.insn = insn;
