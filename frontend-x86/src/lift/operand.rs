@@ -1,7 +1,7 @@
 //! Explicit operands: registers, immediates and the memory operand as IR operands.
 
 use iced_x86::{OpKind, Register};
-use ir::{Cond, Operand, Width};
+use ir::{Cond, FlagSet, Operand, Width};
 use x86::{Gpr, Seg};
 
 use super::Lifter;
@@ -106,6 +106,17 @@ impl Lifter<'_> {
                 .extend(ir::OpCode::Zext, Width::B64, from, wide, value);
         }
         wide
+    }
+
+    /// The flags that a vector, x87 or string op must yield: all when the instruction writes any status flag.
+    pub(super) fn flags(&self) -> FlagSet {
+        use iced_x86::RflagsBits as R;
+        const STATUS: u32 = R::OF | R::SF | R::ZF | R::AF | R::PF | R::CF;
+        if self.insn.rflags_modified() & STATUS == 0 {
+            FlagSet::NONE
+        } else {
+            FlagSet::ALL
+        }
     }
 
     /// The condition of Jcc, SETcc, CMOVcc, LOOPcc. Only for those.

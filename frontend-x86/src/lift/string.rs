@@ -1,7 +1,7 @@
 //! String instructions: one op each, repetition included.
 
 use iced_x86::OpKind;
-use ir::{Rep, StringKind, StringOp, Width};
+use ir::{Op, OpCode, Rep, StringKind, StringOp, Width};
 use x86::Seg;
 
 use super::operand::{segment, width_of};
@@ -36,7 +36,12 @@ impl Lifter<'_> {
             seg: seg as u8,
             len: insn.len() as u8,
         };
-        self.b.string(op);
+        let flags = self.flags();
+        self.b.push(Op {
+            sub: op.encode(),
+            flags,
+            ..Op::new(OpCode::String, op.width)
+        });
         Ok(Flow::Next)
     }
 }

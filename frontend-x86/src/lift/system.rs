@@ -28,7 +28,7 @@ impl Lifter<'_> {
         let write = self.insn.op0_register().is_cr();
         let (control, reg) = if write { (0, 1) } else { (1, 0) };
         let number = self.insn.op_register(control).number() as i64;
-        if !matches!(number, 0 | 2 | 3 | 4) && !(number == 8 && self.mode.code64()) {
+        if !(matches!(number, 0 | 2 | 3 | 4) || (number == 8 && self.mode.code64())) {
             return Err(UD);
         }
         self.privileged()?;

@@ -1,7 +1,7 @@
 //! MMX and SSE: one function for all of them, driven by the decoder's description of the operands.
 
 use iced_x86::{Code, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
-use ir::{FlagSet, HelperId, Mem, Op, OpCode, Operand, Width};
+use ir::{HelperId, Mem, Op, OpCode, Operand, Width};
 use x86::{Gpr, Seg};
 
 use super::operand::{gpr, width_of};
@@ -92,11 +92,7 @@ impl Lifter<'_> {
         if mmx || code == Code::Cvtpi2ps_xmm_mmm64 {
             self.fpu_check();
         }
-        let flags = if self.insn.rflags_modified() != 0 {
-            FlagSet::ALL
-        } else {
-            FlagSet::NONE
-        };
+        let flags = self.flags();
         let mut op = Op {
             sub: code as u32,
             flags,

@@ -1,7 +1,7 @@
 //! x87: one op an instruction, its memory operand split off.
 
 use iced_x86::{Code, Mnemonic, OpCodeOperandKind, OpCodeTableKind};
-use ir::{FlagSet, HelperId, Op, OpCode, Operand, Width};
+use ir::{HelperId, Op, OpCode, Operand, Width};
 use x86::Gpr;
 
 use super::{Flow, Lift, Lifter, NM};
@@ -51,11 +51,7 @@ impl Lifter<'_> {
             Mnemonic::Fneni | Mnemonic::Fndisi | Mnemonic::Fnsetpm => return Ok(Flow::Next),
             _ => {}
         }
-        let flags = if self.insn.rflags_modified() != 0 {
-            FlagSet::ALL
-        } else {
-            FlagSet::NONE
-        };
+        let flags = self.flags();
         let op = Op {
             sub: self.insn.code() as u32,
             flags,
@@ -91,8 +87,13 @@ impl Lifter<'_> {
     fn x87_memory(&mut self, op: Op) {
         let bytes = self.insn.memory_size().size() as u32;
         let ea = self.ea();
-        let offset = self.b.temp();
-        self.b.lea(ea.mem.addr, offset, ea.mem);
+        let offset = if ea.mem.addr == Width::B64 {
+            self.offset(ea)
+        } else {
+            let offset = self.b.temp();
+            self.b.lea(ea.mem.addr, offset, ea.mem);
+            offset
+        };
         let (b, c) = (offset, Operand::Imm(ea.seg as i64));
         let size = Operand::Imm(i64::from(bytes));
         if stores(self.insn.mnemonic()) {
