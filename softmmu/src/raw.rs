@@ -516,10 +516,16 @@ pub(crate) fn has_cas128() -> bool {
 pub(crate) unsafe fn compare_exchange128(address: u64, expected: u128, new: u128) -> u128 {
     #[cfg(target_arch = "x86_64")]
     if has_cas128() {
-        use core::sync::atomic::Ordering::SeqCst;
-        let place = core::ptr::with_exposed_provenance_mut(address as usize);
-        // SAFETY: mapped and aligned (the caller's promise); the host has the instruction (just tested).
-        return unsafe { core::arch::x86_64::cmpxchg16b(place, expected, new, SeqCst, SeqCst) };
+        let (low, high): (u64, u64);
+        // SAFETY: one locked instruction on mapped, aligned memory (the caller's promise) that the host has (just
+        // tested). RBX, which it takes an operand in, is the compiler's and gets its value back.
+        unsafe {
+            core::arch::asm!("xchg {b}, rbx", "lock cmpxchg16b xmmword ptr [rdi]", "mov rbx, {b}",
+                b = inout(reg) new as u64 => _, in("rcx") (new >> 64) as u64, in("rdi") address,
+                inout("rax") expected as u64 => low, inout("rdx") (expected >> 64) as u64 => high,
+                options(nostack));
+        }
+        return u128::from(low) | u128::from(high) << 64;
     }
     // SAFETY: mapped, the caller's promise.
     let old = unsafe { load128(address, 0) };

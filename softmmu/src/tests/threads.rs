@@ -1,0 +1,246 @@
+//! Several vCPUs at once: accessed and dirty flags, locked operations, pages that become code.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use x86::PhysAddr;
+
+use super::{Bench, P, Recorder, Rng, U, W, lin, long_state};
+use crate::{Access, AccessKind, Bus, CodeStamp, GuestRam, Mmu, walk};
+
+fn mmu(cpu: usize, ram: &Arc<GuestRam>) -> Mmu {
+    Mmu::new(
+        cpu,
+        Arc::clone(ram),
+        Arc::new(Recorder::default()) as Arc<dyn Bus>,
+        40,
+    )
+}
+
+#[test]
+fn flags_never_land_in_an_entry_that_has_changed() {
+    let mut bench = Bench::long_mode();
+    let root = bench.mmu.state().cr3;
+    let place = PhysAddr(bench.place(root, 0x1000, 1));
+    let ram = Arc::clone(&bench.ram);
+    let state = long_state(root);
+    let done = AtomicBool::new(false);
+    let walks = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for kind in [AccessKind::Read, AccessKind::Write] {
+            let (ram, state, done, walks) = (&ram, &state, &done, &walks);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let access = Access {
+                        kind,
+                        user: false,
+                        implicit: false,
+                    };
+                    if let Ok(found) = walk(ram, state, lin(0x1000), access) {
+                        assert!(found.writable && matches!(found.page.0, 0x5000 | 0x6000));
+                        walks.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let mut rounds = 0;
+        while rounds < 3000 || walks.load(Ordering::Relaxed) < 1000 {
+            rounds += 1;
+            for page in [0x5000, 0x6000] {
+                ram.write_u64(place, page | P | W | U).expect("RAM");
+                for _ in 0..rounds % 50 {
+                    std::hint::spin_loop();
+                }
+                // What a kernel does to unmap: takes the entry and looks whether it was dirty.
+                let mut seen = ram.read_u64(place).expect("RAM");
+                while !ram.replace_entry(place, 8, seen, 0) {
+                    seen = ram.read_u64(place).expect("RAM");
+                }
+                assert_eq!(seen & !0x60, page | P | W | U);
+                for _ in 0..4 {
+                    assert_eq!(
+                        ram.read_u64(place),
+                        Ok(0),
+                        "a flag was set in an entry that was gone"
+                    );
+                }
+            }
+            if rounds % 64 == 0 {
+                std::thread::yield_now();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn locked_operations_of_several_vcpus_add_up() {
+    const ROUNDS: u64 = 20_000;
+    let ram = Arc::new(GuestRam::new(1 << 20).expect("RAM"));
+    std::thread::scope(|scope| {
+        for cpu in 0..3 {
+            let ram = &ram;
+            scope.spawn(move || {
+                let mut mmu = mmu(cpu, ram);
+                let mut wide = 0u128;
+                for _ in 0..ROUNDS {
+                    mmu.xadd(lin(0x1000), 8, 1).expect("RAM");
+                    // Unaligned, inside a line.
+                    mmu.rmw_locked(lin(0x1043), 4, |old| old + 3).expect("RAM");
+                    // Across lines, and across pages.
+                    mmu.xadd(lin(0x10be), 4, 1).expect("RAM");
+                    mmu.rmw_locked(lin(0x1ffd), 8, |old| old + 1).expect("RAM");
+                    loop {
+                        let found = mmu
+                            .cmpxchg16b(lin(0x1100), wide, wide + (1 << 64 | 1))
+                            .expect("RAM");
+                        if found == wide {
+                            break;
+                        }
+                        wide = found;
+                    }
+                }
+            });
+        }
+    });
+    let mut mmu = mmu(0, &ram);
+    assert_eq!(mmu.load64(lin(0x1000)), Ok(3 * ROUNDS));
+    assert_eq!(mmu.load32(lin(0x1043)), Ok(9 * ROUNDS as u32));
+    assert_eq!(mmu.load32(lin(0x10be)), Ok(3 * ROUNDS as u32));
+    assert_eq!(mmu.load64(lin(0x1ffd)), Ok(3 * ROUNDS));
+    assert_eq!(
+        mmu.load128(lin(0x1100)),
+        Ok(u128::from(3 * ROUNDS) << 64 | u128::from(3 * ROUNDS))
+    );
+}
+
+/// A translation, as an engine keeps it: the bytes it was made from and the stamp.
+struct Block {
+    value: u64,
+    stamp: CodeStamp,
+    trusted: bool,
+}
+
+const CODE: PhysAddr = PhysAddr(0x5100);
+
+fn translate(mmu: &mut Mmu) -> Block {
+    let stamp = mmu.mark_code(CODE, 8).expect("RAM");
+    let value = mmu.ram().read_u64(CODE).expect("RAM");
+    Block {
+        value,
+        stamp,
+        trusted: mmu.ram().is_settled(stamp),
+    }
+}
+
+#[test]
+fn a_store_through_an_old_tag_is_found_before_the_block_is_trusted() {
+    let ram = Arc::new(GuestRam::new(1 << 20).expect("RAM"));
+    let kicks = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&kicks);
+    assert!(ram.set_kick(Box::new(move |cpu| {
+        told.fetch_or(1 << cpu, Ordering::SeqCst);
+    })));
+    let (mut executor, mut writer) = (mmu(0, &ram), mmu(1, &ram));
+    writer.store64(lin(CODE.0), 1).expect("RAM");
+    let block = translate(&mut executor);
+    assert_eq!(
+        (block.value, block.trusted, kicks.swap(0, Ordering::SeqCst)),
+        (1, false, 2)
+    );
+    // Through the tag from before the mark: nobody is told ...
+    assert!(writer.try_store64(lin(CODE.0), 2));
+    assert!(executor.code_valid(CODE, block.stamp));
+    // ... so the block isn't trusted until the writer has synchronised, and then compared.
+    assert!(!ram.is_settled(block.stamp));
+    writer.sync();
+    assert!(ram.is_settled(block.stamp));
+    assert!(!executor.code_matches(CODE, &block.value.to_le_bytes()));
+    let block = translate(&mut executor);
+    assert_eq!(block.value, 2);
+    // From now on stores are told.
+    assert!(!writer.try_store64(lin(CODE.0), 3));
+    writer.store64(lin(CODE.0), 3).expect("RAM");
+    assert!(writer.take_code_hit() && !executor.code_valid(CODE, block.stamp));
+    // A vCPU that sleeps isn't waited for; waking it synchronises.
+    writer.flush_all();
+    ram.clear_code(CODE, 8);
+    writer.store64(lin(CODE.0), 4).expect("RAM");
+    assert!(writer.try_store64(lin(CODE.0), 4));
+    writer.park();
+    assert!(translate(&mut executor).trusted);
+    writer.sync();
+    assert!(!writer.try_store64(lin(CODE.0), 5));
+}
+
+#[test]
+fn cross_modified_code_is_never_missed() {
+    // The writer stores a number, then tells that it has; from then on the executor, having "serialised" (looked
+    // at generation and content rules), must not run an older translation.
+    const ROUNDS: u64 = 4000;
+    let ram = Arc::new(GuestRam::new(1 << 20).expect("RAM"));
+    let kick: Arc<[AtomicBool; 2]> = Arc::default();
+    let told = Arc::clone(&kick);
+    assert!(ram.set_kick(Box::new(move |cpu| told[cpu].store(true, Ordering::SeqCst))));
+    let published = AtomicU64::new(0);
+    let executed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (ram, kick, published, executed) = (&ram, &kick, &published, &executed);
+        scope.spawn(move || {
+            let mut mmu = mmu(1, ram);
+            let mut rng = Rng(5);
+            for number in 1..=ROUNDS {
+                if kick[1].swap(false, Ordering::SeqCst) {
+                    mmu.sync();
+                }
+                if rng.below(3) == 0 {
+                    mmu.flush_all();
+                }
+                mmu.store64(lin(CODE.0), number).expect("RAM");
+                published.store(number, Ordering::SeqCst);
+                if rng.below(4) == 0 {
+                    while executed.load(Ordering::SeqCst) < number {
+                        if kick[1].swap(false, Ordering::SeqCst) {
+                            mmu.sync();
+                        }
+                        std::thread::yield_now();
+                    }
+                }
+            }
+            mmu.park();
+        });
+        scope.spawn(move || {
+            let mut mmu = mmu(0, ram);
+            let mut block = translate(&mut mmu);
+            let mut kept = 0u64;
+            while executed.load(Ordering::SeqCst) < ROUNDS {
+                if kick[0].swap(false, Ordering::SeqCst) {
+                    mmu.sync();
+                }
+                let at_least = published.load(Ordering::SeqCst);
+                let settled = block.trusted || ram.is_settled(block.stamp);
+                let valid = mmu.code_valid(CODE, block.stamp)
+                    && (block.trusted || mmu.code_matches(CODE, &block.value.to_le_bytes()));
+                if valid {
+                    block.trusted = settled;
+                    kept += 1;
+                } else {
+                    block = translate(&mut mmu);
+                }
+                assert!(
+                    block.value >= at_least,
+                    "ran {} when {at_least} was stored",
+                    block.value
+                );
+                executed.store(block.value, Ordering::SeqCst);
+                if kept % 16 == 0 {
+                    // Forget everything, so that tags become plain again.
+                    ram.clear_code(CODE, 8);
+                    std::thread::yield_now();
+                    block = translate(&mut mmu);
+                }
+                std::thread::yield_now();
+            }
+        });
+    });
+}
