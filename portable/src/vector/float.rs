@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use iced_x86::Code as C;
 
 use super::lanes::{Lane, blocks};
-use super::{Kernel, Table, VecOperands};
+use super::{Kernel, Table, VecOperands, settle};
 use crate::float::flags::PE;
 use crate::float::{self, Class, Env, F32, F64, Float, Out, Rounding, Unpacked, compare};
 
@@ -107,7 +107,7 @@ fn predicate(p: u8, order: Option<Ordering>) -> bool {
         11 => false,
         12 => !equal && !unordered,
         13 => !less && !unordered,
-        14 => !(less || equal) && !unordered,
+        14 => !(less || equal || unordered),
         _ => true,
     }
 }
@@ -173,13 +173,16 @@ fn dot_product<F: Float + Lane>(env: &Env, d: &mut [u8], a: &[u8], b: &[u8], imm
             *value = out.value;
         }
     }
+    raised = settle(env, raised);
     let mut count = lanes;
     while count > 1 && env.masked(raised) {
+        let mut added = 0;
         for i in 0..count / 2 {
             let out: Out<F> = float::add(env, env.load(values[2 * i]), env.load(values[2 * i + 1]));
-            raised |= out.flags;
+            added |= out.flags;
             values[i] = out.value;
         }
+        raised |= settle(env, added);
         count /= 2;
     }
     for i in 0..lanes {
@@ -237,7 +240,7 @@ fn reciprocal_root(x: F32) -> F32 {
             // x = m * 2^(2k) with m in [1, 4), here in units of 2^-63: the root of 2^126 / m is in (2^62, 2^63].
             let k = u.exp.div_euclid(2);
             let m = u128::from(u.sig) << (u.exp - 2 * k);
-            let root = ((1u128 << 127) / m << 62).isqrt();
+            let root = (((1u128 << 127) / m) << 62).isqrt();
             let shift = root.leading_zeros() - 64;
             let sig = (root as u64) << shift;
             F32::from_parts(
@@ -352,8 +355,8 @@ pub(super) fn rows(t: &mut Table) {
         C::Addsubpd_xmm_xmmm128,
         Kernel::Float(|env, d, a, b, _| add_subtract::<F64>(env, d, a, b)),
     );
-    t.xmm(C::Dpps_xmm_xmmm128_imm8, Kernel::Float(dot_product::<F32>));
-    t.xmm(C::Dppd_xmm_xmmm128_imm8, Kernel::Float(dot_product::<F64>));
+    t.xmm(C::Dpps_xmm_xmmm128_imm8, Kernel::Staged(dot_product::<F32>));
+    t.xmm(C::Dppd_xmm_xmmm128_imm8, Kernel::Staged(dot_product::<F64>));
 
     // Legacy encodings have three bits of predicate.
     let single = Kernel::Float(|env, d, a, b, imm| compare_lanes::<F32>(env, d, a, b, imm & 7));

@@ -244,8 +244,10 @@ fn add_and_subtract(t: &mut Table) {
 fn multiply(t: &mut Table) {
     let high = two!(i16, |x, y| ((i32::from(x) * i32::from(y)) >> 16) as i16);
     let high_unsigned = two!(u16, |x, y| ((u32::from(x) * u32::from(y)) >> 16) as u16);
-    let rounded = two!(i16, |x, y| (((i32::from(x) * i32::from(y)) >> 14) + 1 >> 1)
-        as i16);
+    let rounded = two!(
+        i16,
+        |x, y| ((((i32::from(x) * i32::from(y)) >> 14) + 1) >> 1) as i16
+    );
     t.both(
         C::Pmullw_mm_mmm64,
         C::Pmullw_xmm_xmmm128,

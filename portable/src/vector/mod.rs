@@ -83,6 +83,8 @@ enum Kernel {
     Two(Two),
     Imm(Imm),
     Float(Float),
+    /// A float kernel of several steps that has applied [`settle`] to each.
+    Staged(Float),
     Special(Special),
     SpecialFloat(SpecialFloat),
 }
@@ -205,7 +207,7 @@ pub fn execute(code: Code, ops: &mut VecOperands, mxcsr: &mut u32) -> Result<(),
             ops.imm,
         ),
         Kernel::Special(f) => f(ops),
-        Kernel::Float(f) => {
+        Kernel::Float(f) | Kernel::Staged(f) => {
             let env = Env::from_mxcsr(*mxcsr);
             let mut new = old;
             let raised = f(
@@ -215,14 +217,19 @@ pub fn execute(code: Code, ops: &mut VecOperands, mxcsr: &mut u32) -> Result<(),
                 &ops.src1[..len],
                 ops.imm,
             );
-            report(&env, raised, mxcsr)?;
+            let staged = matches!(row.kernel, Kernel::Staged(_));
+            report(
+                &env,
+                if staged { raised } else { settle(&env, raised) },
+                mxcsr,
+            )?;
             ops.dst = new;
         }
         Kernel::SpecialFloat(f) => {
             let env = Env::from_mxcsr(*mxcsr);
             let mut new = ops.clone();
             let raised = f(&env, &mut new);
-            report(&env, raised, mxcsr)?;
+            report(&env, settle(&env, raised), mxcsr)?;
             *ops = new;
         }
     }
@@ -232,14 +239,18 @@ pub fn execute(code: Code, ops: &mut VecOperands, mxcsr: &mut u32) -> Result<(),
     Ok(())
 }
 
-/// Makes what was raised sticky. Exceptions found before the computation, if one of them is unmasked, keep the
-/// computation in all lanes from taking place (SDM 1, 11.5.2): those found after it aren't reported then.
-fn report(env: &Env, raised: u8, mxcsr: &mut u32) -> Result<(), Fault> {
-    let flags = if env.masked(raised & PRE) {
+/// Exceptions found before the computation, if one of them is unmasked, keep the computation in all lanes from taking
+/// place (SDM 1, 11.5.2): those found after it aren't reported then.
+fn settle(env: &Env, raised: u8) -> u8 {
+    if env.masked(raised & PRE) {
         raised
     } else {
         raised & PRE
-    };
+    }
+}
+
+/// Makes what was raised sticky.
+fn report(env: &Env, flags: u8, mxcsr: &mut u32) -> Result<(), Fault> {
     *mxcsr |= u32::from(flags);
     if env.masked(flags) {
         Ok(())

@@ -30,7 +30,7 @@ fn unpack<T: Lane>(d: &mut [u8], a: &[u8], b: &[u8], high: bool) {
 
 /// The immediate's field `i` of `bits` bits.
 fn field(imm: u8, i: usize, bits: u32) -> usize {
-    usize::from(imm >> (i as u32 * bits & 7)) & ((1 << bits) - 1)
+    usize::from(imm >> ((i as u32 * bits) & 7)) & ((1 << bits) - 1)
 }
 
 /// PSHUFD and PSHUFW: four lanes chosen by two bits each.

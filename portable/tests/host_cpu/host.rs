@@ -91,7 +91,9 @@ pub fn instruction(
             {
                 memory(&mut insn);
             }
-            K::seg_rDI => return None,
+            K::seg_rDI => {
+                insn.set_op_kind(i as u32, OpKind::MemorySegRDI);
+            }
             _ => {
                 insn.set_op_kind(i as u32, OpKind::Register);
                 insn.set_op_register(i as u32, pick(i, kind));
@@ -108,6 +110,48 @@ pub fn encode(bytes: &mut Vec<u8>, insn: &Instruction) {
         .encode(insn, bytes.len() as u64)
         .unwrap_or_else(|error| panic!("{insn:?}: {error}"));
     bytes.extend(encoder.take_buffer());
+}
+
+/// Where a stub goes on after a floating-point exception; the first thing in the frame that R11 points at.
+#[repr(C, align(32))]
+#[derive(Clone)]
+pub struct Resume {
+    /// Address to go on at.
+    pub address: u64,
+    /// 1 if the exception came.
+    pub taken: u64,
+}
+
+impl Resume {
+    /// Go on at `address`.
+    pub fn new(address: u64) -> Self {
+        Self { address, taken: 0 }
+    }
+}
+
+extern "C" fn on_float_exception(
+    _: libc::c_int,
+    _: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel passes the interrupted thread's context, which no one else uses meanwhile.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let frame = registers[libc::REG_R11 as usize] as *mut Resume;
+    // SAFETY: floating-point exceptions are unmasked only inside stubs, which keep their frame in R11.
+    let resume = unsafe { &mut *frame };
+    resume.taken = 1;
+    registers[libc::REG_RIP as usize] = resume.address as i64;
+}
+
+/// Makes a floating-point exception in a stub go on at its frame's [`Resume::address`].
+pub fn catch_float_exceptions() {
+    // SAFETY: all zeros is a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_float_exception as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: the handler touches only the context and the stub's frame.
+    let result = unsafe { libc::sigaction(libc::SIGFPE, &action, std::ptr::null_mut()) };
+    assert_eq!(result, 0, "no handler for SIGFPE");
 }
 
 /// Rounds of a test: `default` times DOPPEL_TEST_ROUNDS.
