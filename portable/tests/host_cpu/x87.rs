@@ -1,6 +1,7 @@
 //! Every x87 instruction against the host CPU: whole states in, whole states out.
-use iced_x86::{Code, Register};
-use portable::x87::{Fault, Io, Layout, X87, execute, sw};
+use iced_x86::code_asm::{CodeAssembler, dword_ptr, mm3, ptr, qword_ptr, rax, rdi};
+use iced_x86::{Code, IcedError, OpCodeOperandKind, Register};
+use portable::x87::{Io, Layout, X87, execute, sw};
 
 use crate::host::{Differences, Random, Stub, encode, instruction, rounds};
 
@@ -17,32 +18,25 @@ struct Frame {
     mem: [u8; 128],
     flags: u64,
     ax: u64,
+    area: Area,
 }
+
+/// FXSAVE's.
+#[repr(C, align(64))]
+struct Area([u8; 512]);
 
 const AFTER: i64 = 128;
 const MEM: i64 = 256;
 const FLAGS: i64 = 384;
 const AX: i64 = 392;
+const AREA: i64 = 448;
 
 /// CF PF AF ZF SF OF.
 const STATUS_FLAGS: u64 = 0x8D5;
 
-fn stub(code: Code, sti: usize) -> Stub {
-    use iced_x86::code_asm::{CodeAssembler, dword_ptr, qword_ptr, rax, rdi};
-    let insn = instruction(code, Some(MEM), 0, |i, _| {
-        // The other operand of two is ST(0), unless it is the one named "sti".
-        let kind = code.op_code().op_kind(i as u32);
-        if kind == iced_x86::OpCodeOperandKind::sti_opcode {
-            Register::ST0 + sti as u32
-        } else {
-            match kind {
-                iced_x86::OpCodeOperandKind::st0 => Register::ST0,
-                _ => Register::AX,
-            }
-        }
-    })
-    .unwrap();
-    let assemble = || -> Result<Vec<u8>, iced_x86::IcedError> {
+/// FRSTOR, what `body` appends, FNSAVE.
+fn stub_of(body: impl FnOnce(&mut Vec<u8>)) -> Stub {
+    let head = || -> Result<Vec<u8>, IcedError> {
         let mut a = CodeAssembler::new(64)?;
         a.mov(rax, qword_ptr(rdi + FLAGS))?;
         a.push(rax)?;
@@ -50,9 +44,7 @@ fn stub(code: Code, sti: usize) -> Stub {
         a.frstor(dword_ptr(rdi))?;
         a.assemble(0)
     };
-    let mut bytes = assemble().unwrap();
-    encode(&mut bytes, &insn);
-    let tail = || -> Result<Vec<u8>, iced_x86::IcedError> {
+    let tail = || -> Result<Vec<u8>, IcedError> {
         let mut a = CodeAssembler::new(64)?;
         a.fnsave(dword_ptr(rdi + AFTER))?;
         a.mov(qword_ptr(rdi + AX), rax)?;
@@ -62,8 +54,41 @@ fn stub(code: Code, sti: usize) -> Stub {
         a.ret()?;
         a.assemble(0)
     };
+    let mut bytes = head().unwrap();
+    body(&mut bytes);
     bytes.extend(tail().unwrap());
     Stub::new(&bytes)
+}
+
+fn stub(code: Code, sti: usize) -> Stub {
+    let insn = instruction(code, Some(MEM), 0, |_, kind| match kind {
+        OpCodeOperandKind::sti_opcode => Register::ST0 + sti as u32,
+        OpCodeOperandKind::st0 => Register::ST0,
+        _ => Register::AX,
+    })
+    .unwrap();
+    stub_of(|bytes| encode(bytes, &insn))
+}
+
+fn frame(x: &X87) -> Frame {
+    let mut frame = Frame {
+        before: [0; 128],
+        after: [0; 128],
+        mem: [0; 128],
+        flags: 2,
+        ax: 0,
+        area: Area([0; 512]),
+    };
+    x.store_all(LAYOUT, &mut frame.before);
+    frame
+}
+
+/// The state after the stub, with the pointers of `ours`, which are the caller's to set.
+fn result(frame: &Frame, ours: &X87) -> X87 {
+    let mut x = X87::default();
+    x.load_all(LAYOUT, &frame.after);
+    (x.fop, x.fip, x.fcs, x.fdp, x.fds) = (ours.fop, ours.fip, ours.fcs, ours.fdp, ours.fds);
+    x
 }
 
 fn control_word(r: &mut Random) -> u16 {
@@ -188,31 +213,21 @@ fn compare(code: Code, count: u64) -> Differences {
     let mut r = Random::new(code as u64);
     let mut differences = Differences::default();
     let info = code.op_code();
-    let stubs: Vec<Stub> = if (0..info.op_count())
-        .any(|i| info.op_kind(i) == iced_x86::OpCodeOperandKind::sti_opcode)
-    {
-        (0..8).map(|i| stub(code, i)).collect()
-    } else {
-        vec![stub(code, 0)]
-    };
+    let stubs: Vec<Stub> =
+        if (0..info.op_count()).any(|i| info.op_kind(i) == OpCodeOperandKind::sti_opcode) {
+            (0..8).map(|i| stub(code, i)).collect()
+        } else {
+            vec![stub(code, 0)]
+        };
     for _ in 0..count {
         let before = state(&mut r, code);
         let sti = r.below(stubs.len() as u64) as usize;
         let mem = memory(&mut r, code);
         let eflags = r.next() & STATUS_FLAGS;
-        let mut frame = Frame {
-            before: [0; 128],
-            after: [0; 128],
-            mem: [0; 128],
-            flags: eflags | 2,
-            ax: 0,
-        };
-        before.store_all(LAYOUT, &mut frame.before);
+        let mut frame = frame(&before);
+        frame.flags |= eflags;
         frame.mem[..108].copy_from_slice(&mem);
         stubs[sti].call(&mut frame);
-        let mut host = X87::default();
-        host.load_all(LAYOUT, &frame.after);
-
         let mut ours = before;
         let mut io = Io {
             sti,
@@ -220,11 +235,8 @@ fn compare(code: Code, count: u64) -> Differences {
             eflags: eflags as u32,
             ..Io::default()
         };
-        let result = execute(code, &mut ours, &mut io);
-        assert_ne!(result, Err(Fault::Unknown), "{code:?}");
-        // The pointers are the caller's.
-        (host.fop, host.fip, host.fcs, host.fdp, host.fds) =
-            (ours.fop, ours.fip, ours.fcs, ours.fdp, ours.fds);
+        assert_eq!(execute(code, &mut ours, &mut io), Ok(()), "{code:?}");
+        let mut host = result(&frame, &ours);
         // FCOMI clears C1 on Intel's CPUs (SDM 2, "FPU Flags Affected"); AMD's leave it.
         if format!("{code:?}").contains("comi") {
             host.sw &= !sw::C1;
@@ -325,19 +337,11 @@ fn compare_transcendental(code: Code, count: u64) -> Differences {
                 before.regs[n].se = before.regs[n].se & 0x8000 | (limit - (exponent & 63));
             }
         }
-        let mut frame = Frame {
-            before: [0; 128],
-            after: [0; 128],
-            mem: [0; 128],
-            flags: 2,
-            ax: 0,
-        };
-        before.store_all(LAYOUT, &mut frame.before);
+        let mut frame = frame(&before);
         stub.call(&mut frame);
-        let mut host = X87::default();
-        host.load_all(LAYOUT, &frame.after);
         let mut ours = before;
         execute(code, &mut ours, &mut Io::default()).unwrap();
+        let host = result(&frame, &ours);
         let distance = (0..8)
             .map(|i| ulps(host.regs[i], ours.regs[i]))
             .max()
@@ -378,4 +382,82 @@ fn transcendental_instructions() {
         })
         .collect();
     Differences::report(all);
+}
+
+#[test]
+fn mmx_registers_alias_the_stack() {
+    let mut r = Random::new(1);
+    let mut differences = Differences::default();
+    let assemble = |body: fn(&mut CodeAssembler) -> Result<(), IcedError>| {
+        let mut a = CodeAssembler::new(64).unwrap();
+        body(&mut a).unwrap();
+        let code = a.assemble(0).unwrap();
+        stub_of(|bytes| bytes.extend(code))
+    };
+    let write = assemble(|a| a.movq(mm3, qword_ptr(rdi + MEM)));
+    let read = assemble(|a| a.movq(rax, mm3));
+    let empty = assemble(CodeAssembler::emms);
+    for _ in 0..rounds(10_000) {
+        let before = state(&mut r, Code::Fnop);
+        let value = r.next();
+        for (i, stub) in [&write, &read, &empty].into_iter().enumerate() {
+            let mut frame = frame(&before);
+            frame.mem[..8].copy_from_slice(&value.to_le_bytes());
+            stub.call(&mut frame);
+            let mut ours = before;
+            let mut mm = None;
+            match i {
+                0 => {
+                    ours.enter_mmx();
+                    ours.set_mm(3, value);
+                }
+                1 => {
+                    ours.enter_mmx();
+                    mm = Some(ours.mm(3));
+                }
+                _ => ours.emms(),
+            }
+            let host = result(&frame, &ours);
+            if host != ours || mm.is_some_and(|mm| mm != frame.ax) {
+                differences.add(|| {
+                    format!(
+                        "{i}: in {} host {} ours {}",
+                        show(&before),
+                        show(&host),
+                        show(&ours)
+                    )
+                });
+            }
+        }
+    }
+    Differences::report(vec![("MMX aliasing".into(), differences)]);
+}
+
+#[test]
+fn fxsave_image() {
+    let mut r = Random::new(2);
+    let mut differences = Differences::default();
+    let code = {
+        let mut a = CodeAssembler::new(64).unwrap();
+        a.fxsave64(ptr(rdi + AREA)).unwrap();
+        a.assemble(0).unwrap()
+    };
+    let save = stub_of(|bytes| bytes.extend(code));
+    for _ in 0..rounds(10_000) {
+        let before = state(&mut r, Code::Fnop);
+        let mut frame = frame(&before);
+        save.call(&mut frame);
+        let mut host: [u8; 160] = frame.area.0[..160].try_into().unwrap();
+        // The pointers, MXCSR and its mask.
+        host[6..32].fill(0);
+        let mut ours = [0; 160];
+        before.fxsave(true, &mut ours);
+        ours[6..32].fill(0);
+        let mut back = X87::default();
+        back.fxrstor(true, &host);
+        if host != ours || back != before {
+            differences.add(|| format!("in {} host {host:02x?} ours {ours:02x?}", show(&before)));
+        }
+    }
+    Differences::report(vec![("FXSAVE".into(), differences)]);
 }
