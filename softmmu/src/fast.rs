@@ -6,7 +6,7 @@
     unsafe_code,
     reason = "the hit path goes through raw pointers, as translated code does"
 )]
-// UNSAFETY: The current tables are reached by pointers that `Mmu::refresh` sets, and RAM by the addends in them.
+// UNSAFETY: The current tables are reached by pointers that `Mmu::point` sets, and RAM by the addends in them.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -79,10 +79,14 @@ impl Mmu {
     /// The current entry that may hold `lin`.
     #[inline(always)]
     fn entry(&self, lin: u64) -> &TlbEntry {
-        let table = self.data[(lin >> 63) as usize].cast::<TlbEntry>();
-        // SAFETY: `data` holds pointers to live tables (`refresh` runs whenever they change), a table starts with
-        // its 1024 entries, and an index is below 1024.
-        unsafe { &*table.add(tlb_index(lin)) }
+        self.table(lin).entry(lin)
+    }
+
+    /// The current table for `lin`.
+    #[inline(always)]
+    fn table(&self, lin: u64) -> &TlbTable {
+        // SAFETY: `data` holds pointers to live tables: `point` runs whenever they change.
+        unsafe { &*self.data[(lin >> 63) as usize] }
     }
 
     /// Where a load of `size` bytes (1 to 4096) finds them on the host; None on a miss. Valid until the next call
@@ -108,9 +112,7 @@ impl Mmu {
         if self.entry(lin.0).exec_tag != lin.0 & TAG_MASK {
             return None;
         }
-        let table = self.data[(lin.0 >> 63) as usize];
-        // SAFETY: `data` holds pointers to live tables.
-        let table = unsafe { &*table };
+        let table = self.table(lin.0);
         Some(PhysAddr(
             table.cold[tlb_index(lin.0)].page() | lin.page_offset(),
         ))

@@ -250,11 +250,11 @@ pub(crate) fn zeroed<T: ZeroAtomic>(len: usize) -> Box<[T]> {
 /// Types for which all-zero bytes are a value.
 ///
 /// # Safety
-/// Implemented for integers' atomics only.
+/// Implemented for integers' atomics, and structs of them, only.
 pub(crate) unsafe trait ZeroAtomic {}
 // SAFETY: an integer in an UnsafeCell.
 unsafe impl ZeroAtomic for std::sync::atomic::AtomicU8 {}
-// SAFETY: an integer in an UnsafeCell.
-unsafe impl ZeroAtomic for std::sync::atomic::AtomicU32 {}
+// SAFETY: a struct of such integers.
+unsafe impl ZeroAtomic for crate::track::Page {}
 // SAFETY: an integer in an UnsafeCell.
 unsafe impl ZeroAtomic for std::sync::atomic::AtomicU64 {}

@@ -56,14 +56,19 @@ pub struct Marked {
 /// Tells a vCPU (by its index) that it has to call `Mmu::sync` before its next guest instruction.
 pub type Kick = Box<dyn Fn(usize) + Send + Sync>;
 
-/// The tables; one element per page frame of RAM.
-pub(crate) struct Track {
-    /// Code lines of each page.
-    lines: Box<[AtomicU64]>,
-    /// Generation of each page.
-    generations: Box<[AtomicU32]>,
+/// What is known of one page; in one cache line, since a TLB fill looks at all of it.
+#[repr(align(32))]
+pub(crate) struct Page {
+    /// Code lines.
+    lines: AtomicU64,
     /// The vCPUs, a bit each, that may hold a plain write tag.
-    writers: Box<[AtomicU64]>,
+    writers: AtomicU64,
+    generation: AtomicU32,
+}
+
+/// The tables; one element (or bit) per page frame of RAM.
+pub(crate) struct Track {
+    pages: Box<[Page]>,
     /// One bit per page: written since the log was last taken.
     dirty: Box<[AtomicU64]>,
     logging: AtomicBool,
@@ -91,9 +96,7 @@ fn line_mask(offset: u64, len: u64) -> u64 {
 impl Track {
     pub(crate) fn new(frames: usize) -> Self {
         Self {
-            lines: zeroed(frames),
-            generations: zeroed(frames),
-            writers: zeroed(frames),
+            pages: zeroed(frames),
             dirty: zeroed(frames.div_ceil(64)),
             logging: AtomicBool::new(false),
             code_epoch: AtomicU64::new(0),
@@ -110,12 +113,12 @@ impl Track {
 
     #[inline]
     pub(crate) fn lines(&self, frame: usize) -> u64 {
-        self.lines[frame].load(Ordering::Relaxed)
+        self.pages[frame].lines.load(Ordering::Relaxed)
     }
 
     #[inline]
     pub(crate) fn generation(&self, frame: usize) -> u32 {
-        self.generations[frame].load(Ordering::Acquire)
+        self.pages[frame].generation.load(Ordering::Acquire)
     }
 
     #[inline]
@@ -125,8 +128,10 @@ impl Track {
 
     /// Marks the lines of `len` bytes at `offset` of a page for vCPU `cpu`.
     pub(crate) fn mark(&self, cpu: usize, frame: usize, offset: u64, len: u64) -> Marked {
-        self.lines[frame].fetch_or(line_mask(offset, len), Ordering::SeqCst);
-        let writers = self.writers[frame].load(Ordering::SeqCst);
+        self.pages[frame]
+            .lines
+            .fetch_or(line_mask(offset, len), Ordering::SeqCst);
+        let writers = self.pages[frame].writers.load(Ordering::SeqCst);
         let own = 1u64 << cpu;
         let mut waiting = 0;
         let epoch = if writers & !own == 0 {
@@ -154,11 +159,15 @@ impl Track {
 
     /// The marking vCPU has taken its plain write tags of the page away.
     pub(crate) fn forget_writer(&self, cpu: usize, frame: usize) {
-        self.writers[frame].fetch_and(!(1 << cpu), Ordering::SeqCst);
+        self.pages[frame]
+            .writers
+            .fetch_and(!(1 << cpu), Ordering::SeqCst);
     }
 
     pub(crate) fn clear(&self, frame: usize, offset: u64, len: u64) {
-        self.lines[frame].fetch_and(!line_mask(offset, len), Ordering::SeqCst);
+        self.pages[frame]
+            .lines
+            .fetch_and(!line_mask(offset, len), Ordering::SeqCst);
     }
 
     /// Records a store that has just been made; whether it hit code lines.
@@ -168,13 +177,13 @@ impl Track {
         // The store before the look at the lines; see the module's text.
         fence(Ordering::SeqCst);
         let mask = line_mask(offset, len);
-        if self.lines[frame].load(Ordering::Relaxed) & mask == 0 {
+        if self.pages[frame].lines.load(Ordering::Relaxed) & mask == 0 {
             return false;
         }
-        if self.lines[frame].fetch_and(!mask, Ordering::SeqCst) & mask == 0 {
+        if self.pages[frame].lines.fetch_and(!mask, Ordering::SeqCst) & mask == 0 {
             return false;
         }
-        self.generations[frame].fetch_add(1, Ordering::AcqRel);
+        self.pages[frame].generation.fetch_add(1, Ordering::AcqRel);
         self.code_epoch.fetch_add(1, Ordering::AcqRel);
         true
     }
@@ -183,13 +192,13 @@ impl Track {
     #[inline]
     pub(crate) fn claim_write(&self, cpu: usize, frame: usize) -> bool {
         let own = 1u64 << cpu;
-        if self.lines[frame].load(Ordering::Relaxed) != 0 {
+        if self.pages[frame].lines.load(Ordering::Relaxed) != 0 {
             return false;
         }
-        if self.writers[frame].load(Ordering::SeqCst) & own == 0 {
-            self.writers[frame].fetch_or(own, Ordering::SeqCst);
+        if self.pages[frame].writers.load(Ordering::SeqCst) & own == 0 {
+            self.pages[frame].writers.fetch_or(own, Ordering::SeqCst);
         }
-        self.lines[frame].load(Ordering::SeqCst) == 0
+        self.pages[frame].lines.load(Ordering::SeqCst) == 0
     }
 
     // The dirty log.

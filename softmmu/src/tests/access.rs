@@ -144,7 +144,7 @@ fn long_accesses_cross_many_pages() {
             (0x20_0000 + (page * 7 % 24) * 4096) | P | W | U,
         );
     }
-    let bytes: Vec<u8> = (0..70_000u32).map(|i| (i * 13 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..70_000u32).map(|i| ((i * 13) >> 3) as u8).collect();
     bench
         .mmu
         .store_bytes(lin(0x10_0123), &bytes, CUR)
@@ -188,7 +188,9 @@ fn linear_addresses_wrap_at_4_gib_outside_long_mode() {
 #[test]
 fn device_accesses_split_to_natural_sizes() {
     let mut bench = Bench::new();
-    let cases: &[(u64, usize, &[(u64, u8)])] = &[
+    // Address, size, and the offset and size of each part.
+    type Case = (u64, usize, &'static [(u64, u8)]);
+    let cases: &[Case] = &[
         (0xfee0_0000, 1, &[(0, 1)]),
         (0xfee0_0000, 4, &[(0, 4)]),
         (0xfee0_0008, 8, &[(8, 8)]),

@@ -133,7 +133,7 @@ fn run(seed: u64, pcids_on: bool, steps: usize) {
                 let rights = rng.next() & (W | U | G) | if rng.below(5) == 0 { 0 } else { P };
                 let rights = rights | if rng.below(2) == 0 { W | P } else { 0 };
                 let (entry, level) = if page >= LARGE {
-                    ((1 + rng.below(2)) * 0x20_0000 | rights | PS, 2)
+                    (((1 + rng.below(2)) * 0x20_0000) | rights | PS, 2)
                 } else {
                     (((0x200 + rng.below(0x400)) << 12) | rights, 1)
                 };

@@ -509,7 +509,7 @@ fn a20_reaches_tables_and_pages() {
         .write_u64(PhysAddr(tree.places[3]), 0x30_5000 | P | U)
         .expect("RAM");
     tree.ram
-        .write_u64(PhysAddr(tree.places[2]), 0x10_0000 | 4 * 4096 | P | U)
+        .write_u64(PhysAddr(tree.places[2]), 0x10_4000 | P | U)
         .expect("RAM");
     assert_eq!(tree.walk(read).map_err(|fault| fault.error), Err(pf::U));
     tree.ram.set_a20(false);

@@ -233,7 +233,7 @@ fn cross_modified_code_is_never_missed() {
                     block.value
                 );
                 executed.store(block.value, Ordering::SeqCst);
-                if kept % 16 == 0 {
+                if kept.is_multiple_of(16) {
                     // Forget everything, so that tags become plain again.
                     ram.clear_code(CODE, 8);
                     std::thread::yield_now();
