@@ -1,1 +1,10 @@
-//! backend-interp.
+//! The interpreter: a block of IR is lowered once to an array of handlers with their operands, and that is run.
+
+mod block;
+mod code;
+mod engine;
+mod handlers;
+mod host;
+mod lower;
+
+pub use engine::{Interp, Stats};

@@ -1,0 +1,430 @@
+//! The run loop: find or make the block at RIP, run handlers until they need something, see to it.
+
+use std::time::Instant;
+
+use frontend_x86::{End, Features, Limits, Mode};
+use ir::opt::Switches;
+use softmmu::Fault;
+use system::{Boundary, Engine, Exit, Vcpu};
+use x86::{Activity, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
+
+use crate::block::{Block, Cache, Key, SINGLE};
+use crate::code::{LOp, REST, exit, word};
+use crate::host::{self, Stubs};
+use crate::lower::lower;
+
+/// Guest instructions in a block at most.
+const MAX_INSNS: u32 = 64;
+/// Bytes that are fetched for a block at most; more than [`MAX_INSNS`] instructions rarely take.
+const MAX_BYTES: usize = 400;
+/// Bytes of ops in the cache before it is emptied.
+const MAX_CACHE: usize = 96 << 20;
+
+/// What the engine has done, for `--stats`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Blocks lifted and lowered.
+    pub blocks: u64,
+    /// Guest instructions in them.
+    pub insns: u64,
+    /// Guest bytes in them.
+    pub bytes: u64,
+    /// Handlers made for them.
+    pub handlers: u64,
+    /// Nanoseconds that took.
+    pub translate_ns: u64,
+    /// Times that handlers came back to the run loop, by [`exit`] code.
+    pub exits: [u64; 6],
+    /// Blocks dropped because their code changed.
+    pub invalidations: u64,
+    /// Times the cache was emptied because it was full.
+    pub flushes: u64,
+    /// Exceptions delivered.
+    pub exceptions: u64,
+}
+
+/// The interpreter: blocks are lifted, optimised and lowered once, and run from the cache.
+pub struct Interp {
+    features: Features,
+    switches: Switches,
+    cache: Cache,
+    stubs: Stubs,
+    rest: Box<[LOp; REST]>,
+    /// A block that can't be kept: its code is not in RAM.
+    transient: Option<Box<Block>>,
+    spare: Option<ir::Block>,
+    code_epoch: u64,
+    stats: Stats,
+}
+
+/// Where the next block comes from.
+#[derive(Clone, Copy)]
+enum Found {
+    Cached(Key),
+    Transient,
+}
+
+impl Interp {
+    /// An engine for a CPU with these features.
+    pub fn new(features: Features) -> Self {
+        Self {
+            features,
+            switches: Switches::ALL,
+            cache: Cache::default(),
+            stubs: Stubs::default(),
+            rest: Box::new([LOp::FILL; REST]),
+            transient: None,
+            spare: None,
+            code_epoch: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Chooses the IR passes; none is needed for right results.
+    pub fn set_passes(&mut self, switches: Switches) {
+        self.switches = switches;
+    }
+
+    /// What has been done so far.
+    pub fn stats(&self) -> Stats {
+        Stats { invalidations: self.cache.invalidations, ..self.stats }
+    }
+
+    /// Blocks in the cache, and the bytes of their ops.
+    pub fn cached(&self) -> (usize, usize) {
+        (self.cache.len(), self.cache.bytes())
+    }
+
+    /// Finds or makes the block at RIP. Fetch faults come back as exceptions.
+    fn find(&mut self, v: &mut Vcpu, mode: Mode, single: bool) -> Result<Found, Exception> {
+        let cs = v.seg(Seg::Cs);
+        let flat = mode.code64();
+        if !flat && v.st.rip > u64::from(cs.limit) {
+            return Err(Exception::GP0);
+        }
+        let mut lin = v.st.rip;
+        if !flat {
+            lin = cs.base.wrapping_add(lin) & 0xffff_ffff;
+        } else if !softmmu::is_canonical(lin, v.st.cr4 & x86::cr4::LA57 != 0) {
+            return Err(Exception::GP0);
+        }
+        let page = v.mmu.fetch_page(LinAddr(lin)).map_err(fetch_fault)?;
+        let phys = page.page.0 | lin & x86::PAGE_MASK;
+        let key = Key { phys, mode: mode.bits() | if single { SINGLE } else { 0 } };
+        if let Some(block) = self.cache.get(key) {
+            let limit = v.st.seg[1].limit;
+            let inside = flat || limit == u32::MAX || v.st.rip + block.bytes.len() as u64 - 1 <= u64::from(limit);
+            let same_second = match block.second {
+                None => true,
+                Some(second) => v
+                    .mmu
+                    .fetch_page(LinAddr((lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE)))
+                    .is_ok_and(|p| p.page.0 == second),
+            };
+            if inside && same_second && (!block.stale && settled(v, block) || refreshed(v, block)) {
+                return Ok(Found::Cached(key));
+            }
+        }
+        self.make(v, mode, key, lin, page.ram)
+    }
+
+    /// Lifts, optimises and lowers the block at a linear address.
+    fn make(&mut self, v: &mut Vcpu, mode: Mode, key: Key, lin: u64, ram: bool) -> Result<Found, Exception> {
+        let start = Instant::now();
+        if self.cache.bytes() > MAX_CACHE {
+            self.cache.clear();
+            self.stats.flushes += 1;
+        }
+        let page_offset = (key.phys & x86::PAGE_MASK) as u32;
+        let mut bytes = [0; MAX_BYTES + 16];
+        let in_page = (PAGE_SIZE as usize - page_offset as usize).min(MAX_BYTES);
+        let to_limit = if mode.code64() {
+            usize::MAX
+        } else {
+            usize::try_from(u64::from(v.st.seg[1].limit) + 1 - v.st.rip).unwrap_or(usize::MAX)
+        };
+        let first = in_page.min(to_limit);
+        let mut stamps = [softmmu::CodeStamp::default(); 2];
+        let mut kept = ram;
+        let mut available = v.mmu.fetch_bytes(LinAddr(lin), &mut bytes[..first]).map_err(fetch_fault)?;
+        let max_insns = if key.mode & SINGLE != 0 { 1 } else { MAX_INSNS };
+        let mut limits = Limits { max_insns, page: in_page as u32 };
+        let mut second = None;
+        let mut lifted = self.lift(&bytes[..available], &limits, mode);
+        if let End::FetchFault(_) = lifted.end {
+            if available >= to_limit {
+                return Err(Exception::GP0);
+            }
+            // The first instruction reaches into the next page: that page is fetched only now that it is needed.
+            let next = (lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE);
+            let next = if mode.code64() { next } else { next & 0xffff_ffff };
+            let page = v.mmu.fetch_page(LinAddr(next)).map_err(fetch_fault)?;
+            kept &= page.ram;
+            second = Some(page.page.0);
+            let more = 15.min(to_limit - available);
+            available += v.mmu.fetch_bytes(LinAddr(next), &mut bytes[available..available + more]).map_err(fetch_fault)?;
+            limits.max_insns = 1;
+            lifted = self.lift(&bytes[..available], &limits, mode);
+            if let End::FetchFault(_) = lifted.end {
+                return Err(Exception::GP0);
+            }
+        }
+        let mut block = lifted.block;
+        // Mark first, then look again: a store in between is either seen here or changes the generation.
+        if kept {
+            let len = (block.len as usize).min(in_page) as u64;
+            match v.mmu.mark_code(PhysAddr(key.phys), len.max(1)) {
+                Some(stamp) => stamps[0] = stamp,
+                None => kept = false,
+            }
+            if let Some(second) = second {
+                match v.mmu.mark_code(PhysAddr(second), u64::from(block.len).saturating_sub(in_page as u64).max(1)) {
+                    Some(stamp) => stamps[1] = stamp,
+                    None => kept = false,
+                }
+            }
+            let mut again = [0; MAX_BYTES + 16];
+            let whole = &mut again[..block.len as usize];
+            if read_code(v, key.phys, second, whole) && *whole != bytes[..block.len as usize] {
+                self.spare = Some(block);
+                return self.make(v, mode, key, lin, ram);
+            }
+        }
+        ir::opt::run(&mut block, self.switches);
+        let lowered = loop {
+            match lower(&block, mode, &mut self.stubs) {
+                Some(lowered) => break lowered,
+                None if limits.max_insns > 1 => {
+                    limits.max_insns = (limits.max_insns.min(block.insns) / 2).max(1);
+                    block = self.lift(&bytes[..available], &limits, mode).block;
+                    ir::opt::run(&mut block, self.switches);
+                }
+                None => {
+                    tracing::warn!("no handlers for the instruction at {lin:#x}: it is #UD");
+                    return Err(Exception::UD);
+                }
+            }
+        };
+        self.stats.blocks += 1;
+        self.stats.insns += u64::from(block.insns);
+        self.stats.bytes += u64::from(block.len);
+        self.stats.handlers += lowered.ops.len() as u64;
+        let code = &bytes[..block.len as usize];
+        let mut made = Block::new(key, lowered, page_offset, mode, code, block.insns);
+        made.second = second;
+        made.stamps = stamps;
+        self.spare = Some(block);
+        self.stats.translate_ns += start.elapsed().as_nanos() as u64;
+        if kept {
+            self.cache.insert(made);
+            Ok(Found::Cached(key))
+        } else {
+            self.transient = Some(made);
+            Ok(Found::Transient)
+        }
+    }
+
+    fn lift(&mut self, bytes: &[u8], limits: &Limits, mode: Mode) -> frontend_x86::Lifted {
+        let builder = self.spare.take().map_or_else(ir::Builder::new, ir::Builder::recycle);
+        frontend_x86::lift_into(builder, bytes, limits, mode, &self.features)
+    }
+
+    /// Looks for changed code if anybody has written to code since the last look.
+    fn check_code(&mut self, v: &mut Vcpu) {
+        v.mmu.take_code_hit();
+        let epoch = v.mmu.ram().code_epoch();
+        if epoch != self.code_epoch {
+            self.code_epoch = epoch;
+            let ram = std::sync::Arc::clone(v.mmu.ram());
+            self.cache.check_pages(&ram);
+        }
+    }
+
+    /// Runs handlers from a block on until they come back.
+    fn run_block(&mut self, v: &mut Vcpu, found: Found, mode: Mode) -> u32 {
+        let entry = match found {
+            Found::Cached(key) => self.cache.get(key).map(|b| b.entry()),
+            Found::Transient => self.transient.as_deref().map(Block::entry),
+        };
+        let Some(mut op) = entry else { return exit::NEXT };
+        v.engine[word::MODE] = mode.bits();
+        v.engine[word::JUMPS] = self.cache.jumps().as_ptr().addr() as u64;
+        v.engine[word::REST] = self.rest.as_ptr().addr() as u64;
+        loop {
+            let code = (op.run)(v, op);
+            if code != exit::CONTINUE {
+                self.stats.exits[code as usize % 6] += 1;
+                return code;
+            }
+            op = crate::code::continued(v);
+        }
+    }
+
+    /// Runs chained blocks until the budget is used up or something is to be done.
+    fn chained(&mut self, v: &mut Vcpu, mode: Mode) -> Result<(), Exception> {
+        let mut found = self.find(v, mode, false)?;
+        loop {
+            let code = self.run_block(v, found, mode);
+            match code {
+                exit::LINK | exit::INDIRECT => {
+                    let place = v.engine[if code == exit::LINK { word::LINK } else { word::SITE }];
+                    if v.mmu.ram().code_epoch() != self.code_epoch {
+                        return Ok(());
+                    }
+                    found = self.find(v, mode, false)?;
+                    if let Found::Cached(key) = found
+                        && self.cache.get(key).is_some_and(|b| settled_for_good(v, b))
+                    {
+                        let (rip, map_gen) = (v.st.rip, v.mmu.map_gen);
+                        if code == exit::LINK {
+                            self.cache.link(place, key, rip, map_gen);
+                        } else {
+                            self.cache.know(place, key, rip, map_gen);
+                        }
+                    }
+                }
+                exit::FAULT => return Err(v.exception.take().unwrap_or(Exception::UD)),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Interp {
+    /// Runs one instruction by itself, with the debug traps and shadows around it.
+    fn step(&mut self, v: &mut Vcpu, mode: Mode) -> Result<(), Exception> {
+        let step = v.begin_instruction()?;
+        let found = self.find(v, mode, true)?;
+        let budget = v.budget;
+        // Nothing may follow the one block.
+        v.engine[word::END] = v.retired + 1;
+        v.budget = 1;
+        let code = self.run_block(v, found, mode);
+        let done = 1 - v.budget;
+        v.budget = budget - done;
+        v.retired += done.cast_unsigned();
+        match code {
+            exit::FAULT => {
+                let e = v.exception.take().unwrap_or(Exception::UD);
+                if e.is_trap() {
+                    v.after_instruction(step);
+                }
+                Err(e)
+            }
+            exit::AGAIN => {
+                v.interrupt_repeat();
+                v.after_instruction(step);
+                Ok(())
+            }
+            _ => {
+                v.after_instruction(step);
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs on from an instruction boundary: one step, or blocks as far as they chain. `left` is what may still be done.
+    fn go(&mut self, v: &mut Vcpu, left: u64) -> Result<(), Exception> {
+        let mode = Mode::of(&v.st);
+        v.event_mask = v.event_mask();
+        if v.needs_step() || left <= u64::from(MAX_INSNS) {
+            return self.step(v, mode);
+        }
+        // Chained blocks stop behind the one that uses the budget up: short of the last few, which are stepped.
+        let budget = i64::try_from(left - u64::from(MAX_INSNS)).unwrap_or(i64::MAX);
+        v.budget = budget;
+        v.engine[word::END] = v.retired.wrapping_add(budget.cast_unsigned());
+        let result = self.chained(v, mode);
+        v.retired = v.engine[word::END].wrapping_sub(v.budget.cast_unsigned());
+        result
+    }
+}
+
+impl Engine for Interp {
+    fn name(&self) -> &'static str {
+        "interp"
+    }
+
+    fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit {
+        let end = v.retired.saturating_add(budget);
+        // What other Rust code left in the host's MXCSR is not the guest's.
+        let before = v.st.mxcsr;
+        host::fetch_mxcsr_flags(v);
+        v.st.mxcsr = before;
+        let why = loop {
+            self.check_code(v);
+            match v.boundary() {
+                Boundary::Run => {}
+                Boundary::Delivered(_) => continue,
+                Boundary::Halted => break Exit::Halted,
+                Boundary::WaitForSipi => break Exit::WaitForSipi,
+                Boundary::Shutdown => break Exit::Shutdown,
+                Boundary::Stop => break Exit::Stop,
+            }
+            let left = end.saturating_sub(v.retired);
+            if left == 0 {
+                break Exit::Budget;
+            }
+            if let Err(e) = self.go(v, left) {
+                self.stats.exceptions += 1;
+                if v.raise(e).is_err() {
+                    debug_assert_eq!(v.st.activity, Activity::Shutdown);
+                }
+            }
+        };
+        host::fetch_mxcsr_flags(v);
+        v.sync_flags();
+        why
+    }
+
+    fn forget(&mut self, v: &mut Vcpu) {
+        self.cache.clear();
+        self.transient = None;
+        self.code_epoch = v.mmu.ram().code_epoch();
+    }
+}
+
+/// A fetch that failed, as the exception that it raises.
+fn fetch_fault(f: Fault) -> Exception {
+    system::fault(f)
+}
+
+/// Reads a block's code from RAM.
+fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool {
+    let in_first = (PAGE_SIZE - (phys & x86::PAGE_MASK)) as usize;
+    let (first, rest) = bytes.split_at_mut(in_first.min(bytes.len()));
+    let ram = v.mmu.ram();
+    ram.read(PhysAddr(phys), first).is_ok()
+        && (rest.is_empty() || second.is_some_and(|second| ram.read(PhysAddr(second), rest).is_ok()))
+}
+
+/// Whether the block's bytes are still in memory.
+fn unchanged(v: &Vcpu, block: &Block) -> bool {
+    let mut now = [0; MAX_BYTES + 16];
+    let now = &mut now[..block.bytes.len()];
+    read_code(v, block.key.phys, block.second, now) && *now == *block.bytes
+}
+
+/// Whether no store to the block's code can have gone unseen.
+fn settled_for_good(v: &Vcpu, block: &Block) -> bool {
+    v.mmu.ram().is_settled(block.stamps[0]) && (block.second.is_none() || v.mmu.ram().is_settled(block.stamps[1]))
+}
+
+/// Whether the block may be entered: other vCPUs may still hold write permissions from before its pages became code.
+fn settled(v: &Vcpu, block: &Block) -> bool {
+    settled_for_good(v, block) || unchanged(v, block)
+}
+
+/// Makes a stale block good again if its bytes are the same after all.
+fn refreshed(v: &mut Vcpu, block: &mut Block) -> bool {
+    let in_first = (PAGE_SIZE - (block.key.phys & x86::PAGE_MASK)).min(block.bytes.len() as u64);
+    let Some(stamp) = v.mmu.mark_code(PhysAddr(block.key.phys), in_first.max(1)) else { return false };
+    block.stamps[0] = stamp;
+    if let Some(second) = block.second {
+        let rest = (block.bytes.len() as u64 - in_first).max(1);
+        let Some(stamp) = v.mmu.mark_code(PhysAddr(second), rest) else { return false };
+        block.stamps[1] = stamp;
+    }
+    block.stale = !unchanged(v, block);
+    !block.stale
+}

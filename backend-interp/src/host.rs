@@ -1,0 +1,346 @@
+//! What the interpreter takes from the host CPU: 128-by-64 division, MXCSR's sticky flags, and stubs that run one
+//! vector instruction on the context's registers.
+#![expect(unsafe_code, reason = "machine code is written, made executable and called")]
+// UNSAFETY: there is no safe way to execute a vector instruction that is known only when the guest is.
+
+use std::collections::HashMap;
+
+use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
+use ir::Operand;
+use system::{Vcpu, offset};
+
+/// Host code for one vector instruction: takes the context, returns RFLAGS.
+pub type Stub = extern "sysv64" fn(*mut Vcpu) -> u64;
+
+/// high:low / by, for high < by.
+#[inline(always)]
+pub fn div128(high: u64, low: u64, by: u64) -> (u64, u64) {
+    debug_assert!(high < by);
+    #[cfg(target_arch = "x86_64")]
+    {
+        let (quotient, remainder);
+        // SAFETY: high < by, so that the quotient fits and DIV does not fault.
+        unsafe {
+            std::arch::asm!("div {}", in(reg) by, inout("rax") low => quotient, inout("rdx") high => remainder,
+                options(pure, nomem, nostack));
+        }
+        (quotient, remainder)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let dividend = u128::from(high) << 64 | u128::from(low);
+        ((dividend / u128::from(by)) as u64, (dividend % u128::from(by)) as u64)
+    }
+}
+
+/// Moves the sticky exception flags of the host's MXCSR to the guest's. Stubs run with the host's own controls (which
+/// the guest's equal then), so that the flags they raise gather there.
+pub fn fetch_mxcsr_flags(v: &mut Vcpu) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut mxcsr = 0u32;
+        let at = &raw mut mxcsr;
+        // SAFETY: STMXCSR writes the four bytes of `mxcsr`.
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) at, options(nostack)) };
+        if mxcsr & 0x3f != 0 {
+            v.st.mxcsr |= mxcsr & 0x3f;
+            let cleared = mxcsr & !0x3f;
+            let at = &raw const cleared;
+            // SAFETY: LDMXCSR reads the four bytes of `cleared`, which holds the host's own controls.
+            unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) at, options(nostack, readonly)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = v;
+}
+
+/// Runs a stub.
+#[inline(always)]
+pub fn call(stub: Stub, v: &mut Vcpu) -> u64 {
+    stub(v)
+}
+
+/// The stubs made so far, in one executable arena.
+pub struct Stubs {
+    arena: Option<Arena>,
+    made: HashMap<Key, Option<Stub>>,
+}
+
+type Key = (Code, Operand, [Operand; 3], [u16; 4]);
+
+struct Arena {
+    base: *mut u8,
+    used: usize,
+    size: usize,
+}
+
+// SAFETY: the mapping belongs to the arena alone, whichever thread holds it.
+unsafe impl Send for Arena {}
+
+const ARENA: usize = 8 << 20;
+
+impl Default for Stubs {
+    fn default() -> Self {
+        Self { arena: Arena::new(), made: HashMap::new() }
+    }
+}
+
+impl Stubs {
+    /// The stub for an instruction with these operands; `None` where the host cannot run it (another architecture, a
+    /// feature that it lacks, no executable memory).
+    pub fn get(&mut self, code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> Option<Stub> {
+        let key = (code, dst, args, fields);
+        if let Some(stub) = self.made.get(&key) {
+            return *stub;
+        }
+        let stub = self.arena.as_mut().and_then(|arena| {
+            let bytes = assemble(code, dst, args, fields)?;
+            arena.add(&bytes)
+        });
+        self.made.insert(key, stub);
+        stub
+    }
+}
+
+impl Arena {
+    fn new() -> Option<Self> {
+        if !cfg!(target_arch = "x86_64") {
+            return None;
+        }
+        let prot = libc::PROT_READ | libc::PROT_EXEC;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), ARENA, prot, kind, -1, 0) };
+        (base != libc::MAP_FAILED).then(|| Self { base: base.cast(), used: 0, size: ARENA })
+    }
+
+    /// Never writable and executable at once. Only the vCPU that owns the arena runs its code.
+    fn protect(&self, prot: i32) -> bool {
+        // SAFETY: the range is the arena's own mapping.
+        unsafe { libc::mprotect(self.base.cast(), self.size, prot) == 0 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Option<Stub> {
+        let at = self.used.next_multiple_of(16);
+        if at + bytes.len() > self.size {
+            return None;
+        }
+        let to = self.base.wrapping_add(at);
+        if !self.protect(libc::PROT_READ | libc::PROT_WRITE) {
+            return None;
+        }
+        // SAFETY: the range lies inside the arena, behind everything that was added before.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        self.used = at + bytes.len();
+        if !self.protect(libc::PROT_READ | libc::PROT_EXEC) {
+            return None;
+        }
+        // SAFETY: the bytes are a whole function of the `Stub` type, made by `assemble`.
+        Some(unsafe { std::mem::transmute::<*mut u8, Stub>(to) })
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `size` are those of the mapping made in `new`, and no stub outlives the engine.
+        unsafe { libc::munmap(self.base.cast(), self.size) };
+    }
+}
+
+/// Whether the host has what the instruction needs.
+fn host_has(code: Code) -> bool {
+    use iced_x86::CpuidFeature as F;
+    #[cfg(target_arch = "x86_64")]
+    {
+        code.cpuid_features().iter().all(|f| match f {
+            F::MMX | F::SSE | F::SSE2 | F::X64 => true,
+            F::SSE3 => is_x86_feature_detected!("sse3"),
+            F::SSSE3 => is_x86_feature_detected!("ssse3"),
+            F::SSE4_1 => is_x86_feature_detected!("sse4.1"),
+            F::SSE4_2 => is_x86_feature_detected!("sse4.2"),
+            F::AES => is_x86_feature_detected!("aes"),
+            F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
+            F::SHA => is_x86_feature_detected!("sha"),
+            _ => false,
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (code, F::SSE);
+        false
+    }
+}
+
+const CTX: Register = Register::RDI;
+
+fn field(at: usize) -> MemoryOperand {
+    MemoryOperand::with_base_displ(CTX, at as i64)
+}
+
+/// The instruction with its operands in xmm1-xmm4 (xmm0 is the guest's, for instructions that imply it), mm1-mm4 or
+/// eax-edx, between loads and stores of the context's fields.
+fn assemble(code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> Option<Vec<u8>> {
+    if !host_has(code) {
+        return None;
+    }
+    let operands = [dst, args[0], args[1], args[2]];
+    let mut main = Instruction::default();
+    main.set_code(code);
+    let info = code.op_code();
+    let count = info.op_count();
+    let mut before = Vec::new();
+    let mut after = Vec::new();
+    let gprs32 = [Register::R8D, Register::R9D, Register::R10D, Register::R11D];
+    let gprs64 = [Register::R8, Register::R9, Register::R10, Register::R11];
+    let xmms = [Register::XMM1, Register::XMM2, Register::XMM3, Register::XMM4];
+    let mms = [Register::MM1, Register::MM2, Register::MM3, Register::MM4];
+    let mut next_operand = 0;
+    let mut mmx = false;
+    for n in 0..count {
+        use iced_x86::OpCodeOperandKind as K;
+        let kind = info.op_kind(n);
+        let mut operand = operands[next_operand];
+        if n == 0 && operand == Operand::None {
+            // An instruction without a destination (PTEST, COMISS, PCMPxSTRx): its operands start at the first source.
+            next_operand = 1;
+            operand = operands[1];
+        }
+        let slot = next_operand;
+        next_operand += 1;
+        let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib);
+        let written = n == 0 && dst != Operand::None;
+        match operand {
+            Operand::Imm(value) => {
+                main.set_op_kind(n, OpKind::Immediate8);
+                main.set_immediate8(value as u8);
+            }
+            Operand::VecTemp(_) if memory_only => {
+                main.set_op_kind(n, OpKind::Memory);
+                main.set_memory_base(CTX);
+                main.set_memory_displacement64(u64::from(fields[slot]));
+                main.set_memory_displ_size(4);
+            }
+            Operand::Vec(_) | Operand::VecTemp(_) if matches!(kind, K::mm_or_mem | K::mm_reg | K::mm_rm) => {
+                // An MMX instruction's memory operand, loaded already.
+                mmx = true;
+                main.set_op_kind(n, OpKind::Register);
+                main.set_op_register(n, mms[slot]);
+                before.push(Instruction::with2(Code::Movq_mm_mmm64, mms[slot], field(fields[slot].into())).ok()?);
+                if written {
+                    after.push(Instruction::with2(Code::Movq_mmm64_mm, field(fields[slot].into()), mms[slot]).ok()?);
+                }
+            }
+            Operand::Vec(_) | Operand::VecTemp(_) => {
+                let at = match operand {
+                    Operand::Vec(r) => offset::vec(r.into()),
+                    _ => fields[slot].into(),
+                };
+                main.set_op_kind(n, OpKind::Register);
+                main.set_op_register(n, xmms[slot]);
+                before.push(Instruction::with2(Code::Movups_xmm_xmmm128, xmms[slot], field(at)).ok()?);
+                if written {
+                    after.push(Instruction::with2(Code::Movups_xmmm128_xmm, field(at), xmms[slot]).ok()?);
+                }
+            }
+            Operand::Mmx(r) => {
+                mmx = true;
+                let at = host_mmx(r);
+                main.set_op_kind(n, OpKind::Register);
+                main.set_op_register(n, mms[slot]);
+                before.push(Instruction::with2(Code::Movq_mm_mmm64, mms[slot], field(at)).ok()?);
+                if written {
+                    after.push(Instruction::with2(Code::Movq_mmm64_mm, field(at), mms[slot]).ok()?);
+                }
+            }
+            Operand::Reg(_) | Operand::Temp(_) => {
+                let wide = matches!(kind, K::r64_or_mem | K::r64_reg | K::r64_rm);
+                let small = matches!(
+                    kind,
+                    K::r32_or_mem | K::r32_reg | K::r32_rm | K::r16_or_mem | K::r8_or_mem | K::r16_rm
+                );
+                if !wide && !small {
+                    return None;
+                }
+                main.set_op_kind(n, OpKind::Register);
+                main.set_op_register(n, if wide { gprs64[slot] } else { gprs32[slot] });
+                let at = field(fields[slot].into());
+                before.push(Instruction::with2(Code::Mov_r64_rm64, gprs64[slot], at).ok()?);
+                if written {
+                    after.push(Instruction::with2(Code::Mov_rm64_r64, at, gprs64[slot]).ok()?);
+                }
+            }
+            Operand::None => return None,
+            Operand::High(_) | Operand::Pc(_) | Operand::Mask(_) => return None,
+        }
+    }
+    if next_operand < 4 && operands[next_operand..].iter().any(|o| o.is_some()) {
+        return None;
+    }
+    implied(code, &mut before, &mut after)?;
+    let mut encoder = Encoder::new(64);
+    for i in &before {
+        encoder.encode(i, 0).ok()?;
+    }
+    encoder.encode(&main, 0).ok()?;
+    // RFLAGS before anything else can change it: the moves after it do not.
+    encoder.encode(&Instruction::with(Code::Pushfq), 0).ok()?;
+    for i in &after {
+        encoder.encode(i, 0).ok()?;
+    }
+    encoder.encode(&Instruction::with1(Code::Pop_r64, Register::RAX).ok()?, 0).ok()?;
+    if mmx || uses_mmx(code) {
+        encoder.encode(&Instruction::with(Code::Emms), 0).ok()?;
+    }
+    encoder.encode(&Instruction::with(Code::Retnq), 0).ok()?;
+    Some(encoder.take_buffer())
+}
+
+fn uses_mmx(code: Code) -> bool {
+    use iced_x86::OpCodeOperandKind as K;
+    let info = code.op_code();
+    (0..info.op_count()).any(|n| matches!(info.op_kind(n), K::mm_or_mem | K::mm_reg | K::mm_rm))
+}
+
+/// Byte offset of MMX register `r`.
+pub fn host_mmx(r: u8) -> usize {
+    use std::mem::offset_of;
+    offset_of!(Vcpu, st)
+        + offset_of!(x86::CpuState, fpu)
+        + offset_of!(x86::Fpu, regs)
+        + usize::from(r & 7) * size_of::<[u8; 16]>()
+}
+
+/// Registers that the instruction uses without naming them.
+fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instruction>) -> Option<()> {
+    let xmm0 = field(offset::vec(0));
+    let gpr = |r: x86::Gpr| field(offset::gpr(r));
+    let load_lengths = |before: &mut Vec<Instruction>| -> Option<()> {
+        before.push(Instruction::with2(Code::Mov_r64_rm64, Register::RAX, gpr(x86::Gpr::Rax)).ok()?);
+        before.push(Instruction::with2(Code::Mov_r64_rm64, Register::RDX, gpr(x86::Gpr::Rdx)).ok()?);
+        Some(())
+    };
+    match code {
+        Code::Pblendvb_xmm_xmmm128
+        | Code::Blendvps_xmm_xmmm128
+        | Code::Blendvpd_xmm_xmmm128
+        | Code::Sha256rnds2_xmm_xmmm128 => {
+            before.push(Instruction::with2(Code::Movups_xmm_xmmm128, Register::XMM0, xmm0).ok()?);
+        }
+        Code::Pcmpestri_xmm_xmmm128_imm8 | Code::Pcmpestri64_xmm_xmmm128_imm8 => {
+            load_lengths(before)?;
+            after.push(Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?);
+        }
+        Code::Pcmpistri_xmm_xmmm128_imm8 => {
+            after.push(Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?);
+        }
+        Code::Pcmpestrm_xmm_xmmm128_imm8 | Code::Pcmpestrm64_xmm_xmmm128_imm8 => {
+            load_lengths(before)?;
+            after.push(Instruction::with2(Code::Movups_xmmm128_xmm, xmm0, Register::XMM0).ok()?);
+        }
+        Code::Pcmpistrm_xmm_xmmm128_imm8 => {
+            after.push(Instruction::with2(Code::Movups_xmmm128_xmm, xmm0, Register::XMM0).ok()?);
+        }
+        _ => {}
+    }
+    Some(())
+}
