@@ -1,0 +1,36 @@
+//! The seam between a vCPU's run loop and what executes its instructions.
+
+use crate::Vcpu;
+
+/// Why an engine came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The budget is used up: exactly so many instructions completed, or a few less where a block would overshoot.
+    Budget,
+    /// HLT: `st.activity` is `Halted` and no event that ends it is pending. The caller sleeps in
+    /// [`crate::Events::sleep`] and runs the vCPU again.
+    Halted,
+    /// INIT arrived (or an application processor is fresh from RESET): the vCPU waits for a start-up IPI.
+    WaitForSipi,
+    /// [`crate::event::STOP`] is up: the machine wants the thread back.
+    Stop,
+    /// A triple fault: `st.activity` is `Shutdown`, the state is as it was before the fault that could not be delivered.
+    Shutdown,
+}
+
+/// Something that executes guest instructions.
+///
+/// An engine takes interrupts, NMI, INIT and SIPI at instruction boundaries itself (with [`crate::Events`] and the
+/// functions of this crate), delivers exceptions, and leaves [`Vcpu`] up to date when it returns: `st.rip` exact, no
+/// exception pending, `retired` counted. What it keeps for itself (code, lazy flags) may stay where it is.
+pub trait Engine: Send {
+    /// The name that `--engine` has for it.
+    fn name(&self) -> &'static str;
+
+    /// Runs until something else than an instruction is to be done, at most `budget` instructions (each REP iteration
+    /// is one where instructions are counted).
+    fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit;
+
+    /// Forgets all translated code of a vCPU: its memory or its state was replaced (snapshot, `exec`).
+    fn forget(&mut self, v: &mut Vcpu);
+}

@@ -1,0 +1,166 @@
+//! MMX and SSE instructions by `portable`: operands out of the context, results back into it.
+
+use x86::flags::STATUS;
+use x86::{Exception, Gpr, cr4};
+use iced_x86::Code;
+use ir::Operand;
+use portable::vector::{Fault, VecOperands, execute};
+
+use super::enter_mmx;
+use crate::{Vcpu, offset};
+
+/// Where an integer operand lies.
+#[derive(Clone, Copy)]
+enum Word {
+    Gpr(usize),
+    /// AH and its kin.
+    High(usize),
+    Temp(usize),
+    Nowhere,
+}
+
+/// Finds the integer operand at an offset in the context: a temporary may share a register's place.
+fn word_place(operand: Operand, field: u16) -> Word {
+    let field = usize::from(field);
+    match operand {
+        Operand::Reg(register) => Word::Gpr(register as usize),
+        Operand::High(register) => Word::High(register as usize),
+        _ => {
+            let gpr = field.wrapping_sub(offset::gpr(Gpr::Rax)) / 8;
+            let temp = field.wrapping_sub(offset::temp(0)) / 8;
+            if gpr < 16 {
+                Word::Gpr(gpr)
+            } else if temp < crate::TEMPS {
+                Word::Temp(temp)
+            } else {
+                Word::Nowhere
+            }
+        }
+    }
+}
+
+fn read_word(v: &Vcpu, place: Word) -> u64 {
+    match place {
+        Word::Gpr(n) => v.st.gpr[n],
+        Word::High(n) => v.st.gpr[n] >> 8 & 0xff,
+        Word::Temp(n) => v.temps[n],
+        Word::Nowhere => 0,
+    }
+}
+
+fn write_word(v: &mut Vcpu, place: Word, value: u64) {
+    match place {
+        Word::Gpr(n) => v.st.gpr[n] = value,
+        Word::High(n) => v.st.gpr[n] = v.st.gpr[n] & !0xff00 | (value & 0xff) << 8,
+        Word::Temp(n) => v.temps[n] = value,
+        Word::Nowhere => {}
+    }
+}
+
+/// The vector temporary (or the register that it shares a place with) at an offset in the context.
+pub(super) fn vec_place(v: &mut Vcpu, field: u16) -> &mut [u8; 64] {
+    let field = usize::from(field);
+    let register = field.wrapping_sub(offset::vec(0)) / 64;
+    if register < 32 {
+        return &mut v.st.vec[register];
+    }
+    let temp = field.wrapping_sub(offset::vec_temp(0)) / 64;
+    &mut v.vec_temps[temp % crate::VEC_TEMPS]
+}
+
+/// An operand that is no general register: its low 16 bytes.
+fn vector(v: &mut Vcpu, operand: Operand, field: u16) -> Option<[u8; 16]> {
+    let wide = match operand {
+        Operand::Vec(n) => &v.st.vec[usize::from(n) & 31],
+        Operand::VecTemp(_) => vec_place(v, field),
+        Operand::Mmx(n) => {
+            let mut bytes = v.st.fpu.regs[usize::from(n) & 7];
+            bytes[8..].fill(0);
+            return Some(bytes);
+        }
+        _ => return None,
+    };
+    Some(std::array::from_fn(|i| wide[i]))
+}
+
+fn is_word(operand: Operand) -> bool {
+    matches!(operand, Operand::Reg(_) | Operand::High(_) | Operand::Temp(_))
+}
+
+/// Runs the vector instruction `code` with the operands of a `vec` op: `dst` and a, b, c in `args`. `fields` has the
+/// byte offsets in the context where the temporaries among them lie, `dst`'s first.
+///
+/// Errors: #XM for an unmasked exception (#UD without CR4.OSXMMEXCPT), #UD for what `portable` doesn't know; only
+/// MXCSR's flags have changed then.
+pub fn vec_portable(
+    v: &mut Vcpu,
+    code: Code,
+    dst: Operand,
+    args: [Operand; 3],
+    fields: [u16; 4],
+) -> Result<(), Exception> {
+    let mut ops = VecOperands {
+        xmm0: std::array::from_fn(|i| v.st.vec[0][i]),
+        rax: v.st.gpr[Gpr::Rax as usize],
+        rdx: v.st.gpr[Gpr::Rdx as usize],
+        src_is_mem: matches!(args[0], Operand::VecTemp(_)),
+        ..VecOperands::default()
+    };
+    if let Some(bytes) = vector(v, dst, fields[0]) {
+        ops.dst = bytes;
+    }
+    for (n, (operand, field)) in args.into_iter().zip([fields[1], fields[2], fields[3]]).enumerate() {
+        if let Operand::Imm(value) = operand {
+            ops.imm = value as u8;
+        } else if is_word(operand) {
+            ops.gpr_in = read_word(v, word_place(operand, field));
+        } else if let Some(bytes) = vector(v, operand, field) {
+            *(if n == 0 { &mut ops.src1 } else { &mut ops.src2 }) = bytes;
+        }
+    }
+
+    let mut mxcsr = v.st.mxcsr;
+    let result = execute(code, &mut ops, &mut mxcsr);
+    v.st.mxcsr = mxcsr;
+    match result {
+        Ok(()) => {}
+        Err(Fault::Exception { .. }) if v.st.cr4 & cr4::OSXMMEXCPT != 0 => return Err(Exception::XM),
+        Err(Fault::Exception { .. } | Fault::Unknown) => return Err(Exception::UD),
+    }
+
+    match dst {
+        Operand::Vec(n) => v.st.vec[usize::from(n) & 31][..16].copy_from_slice(&ops.dst),
+        Operand::VecTemp(_) => vec_place(v, fields[0])[..16].copy_from_slice(&ops.dst),
+        Operand::Mmx(n) => {
+            // What the instruction only reads stays as it is, exponent included.
+            let register = &mut v.st.fpu.regs[usize::from(n) & 7];
+            if writes_first(code) {
+                register[..8].copy_from_slice(&ops.dst[..8]);
+                register[8..10].fill(0xff);
+            }
+        }
+        _ if is_word(dst) => write_word(v, word_place(dst, fields[0]), ops.gpr_out),
+        _ => {}
+    }
+    match code {
+        Code::Pcmpestri_xmm_xmmm128_imm8
+        | Code::Pcmpestri64_xmm_xmmm128_imm8
+        | Code::Pcmpistri_xmm_xmmm128_imm8 => v.st.gpr[Gpr::Rcx as usize] = ops.gpr_out,
+        Code::Pcmpestrm_xmm_xmmm128_imm8
+        | Code::Pcmpestrm64_xmm_xmmm128_imm8
+        | Code::Pcmpistrm_xmm_xmmm128_imm8 => v.st.vec[0][..16].copy_from_slice(&ops.xmm0),
+        _ => {}
+    }
+    if let Some(flags) = ops.flags_out {
+        v.set_status(STATUS, u64::from(flags));
+    }
+    if [dst, args[0], args[1], args[2]].iter().any(|o| matches!(o, Operand::Mmx(_))) {
+        enter_mmx(v);
+    }
+    Ok(())
+}
+
+/// Whether an instruction with an MMX register as first operand writes it: only the stores of it don't.
+fn writes_first(code: Code) -> bool {
+    !matches!(code, Code::Movntq_m64_mm | Code::Maskmovq_rDI_mm_mm)
+}
