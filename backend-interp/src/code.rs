@@ -34,8 +34,8 @@ pub mod word {
     pub const LINK: usize = 1;
     /// The indirect jump's inline cache.
     pub const SITE: usize = 2;
-    /// Scratch for handlers that need an address taken.
-    pub const SCRATCH: usize = 3;
+    /// Handlers run, when they are counted.
+    pub const HANDLERS: usize = 3;
     /// `Vcpu::retired` as it will be when the budget is used up.
     pub const END: usize = 4;
     /// The jump cache's table.
@@ -44,6 +44,8 @@ pub mod word {
     pub const MODE: usize = 6;
     /// The array for the rest of an instruction that wrote to code.
     pub const REST: usize = 7;
+    /// Instructions begun, when handlers are counted.
+    pub const INSNS: usize = 8;
 }
 
 /// A handler.

@@ -55,6 +55,8 @@ pub struct Interp {
     spare: Option<ir::Block>,
     code_epoch: u64,
     stats: Stats,
+    counting: bool,
+    run_ns: u64,
 }
 
 /// Where the next block comes from.
@@ -77,7 +79,14 @@ impl Interp {
             spare: None,
             code_epoch: 0,
             stats: Stats::default(),
+            counting: false,
+            run_ns: 0,
         }
+    }
+
+    /// Counts handlers and instructions run, at a small cost. Before anything has run.
+    pub fn set_counting(&mut self, on: bool) {
+        self.counting = on;
     }
 
     /// Chooses the IR passes; none is needed for right results.
@@ -191,7 +200,7 @@ impl Interp {
             }
         }
         ir::opt::run(&mut block, self.switches);
-        let lowered = loop {
+        let mut lowered = loop {
             match lower(&block, mode, &mut self.stubs) {
                 Some(lowered) => break lowered,
                 None if limits.max_insns > 1 => {
@@ -209,6 +218,17 @@ impl Interp {
         self.stats.insns += u64::from(block.insns);
         self.stats.bytes += u64::from(block.len);
         self.stats.handlers += lowered.ops.len() as u64;
+        if self.counting {
+            let handlers = lowered.ops.iter().filter(|op| op.len & crate::code::FILLER == 0).count();
+            let first = LOp {
+                run: crate::handlers::system::count,
+                imm: handlers as i64,
+                disp: block.insns as i32,
+                len: 0,
+                ..LOp::FILL
+            };
+            lowered.ops.insert(0, first);
+        }
         let code = &bytes[..block.len as usize];
         let mut made = Block::new(key, lowered, page_offset, mode, code, block.insns);
         made.second = second;
@@ -346,6 +366,7 @@ impl Engine for Interp {
     }
 
     fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit {
+        let start = Instant::now();
         let end = v.retired.saturating_add(budget);
         // What other Rust code left in the host's MXCSR is not the guest's.
         let before = v.st.mxcsr;
@@ -374,7 +395,29 @@ impl Engine for Interp {
         };
         host::fetch_mxcsr_flags(v);
         v.sync_flags();
+        self.run_ns += start.elapsed().as_nanos() as u64;
         why
+    }
+
+    fn report(&self, v: &Vcpu) -> Vec<String> {
+        let s = self.stats();
+        let per = |a: u64, b: u64| a as f64 / b.max(1) as f64;
+        let (handlers, begun) = (v.engine[word::HANDLERS], v.engine[word::INSNS]);
+        let ns = self.run_ns.saturating_sub(s.translate_ns);
+        vec![
+            format!("instructions {} in {:.3} s: {:.2} ns each", v.retired, ns as f64 / 1e9, per(ns, v.retired)),
+            format!("handlers {handlers}: {:.2} per instruction", per(handlers, begun)),
+            format!(
+                "blocks {} ({} instructions, {} bytes, {} handlers) made in {:.3} s: {:.2} us each; cached {} ({} KiB)",
+                s.blocks, s.insns, s.bytes, s.handlers, s.translate_ns as f64 / 1e9,
+                per(s.translate_ns, s.blocks) / 1e3, self.cache.len(), self.cache.bytes() / 1024
+            ),
+            format!(
+                "exits: link {} indirect {} fault {} next {} again {}; exceptions {}; stale blocks {}; cache flushes {}",
+                s.exits[1], s.exits[2], s.exits[3], s.exits[4], s.exits[5], s.exceptions, s.invalidations, s.flushes
+            ),
+            format!("TLB fills {}", v.mmu.fills()),
+        ]
     }
 
     fn forget(&mut self, v: &mut Vcpu) {

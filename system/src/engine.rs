@@ -31,6 +31,9 @@ pub trait Engine: Send {
     /// is one where instructions are counted).
     fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit;
 
+    /// What it has done, a line each, for `--stats`.
+    fn report(&self, v: &Vcpu) -> Vec<String>;
+
     /// Forgets all translated code of a vCPU: its memory or its state was replaced (snapshot, `exec`).
     fn forget(&mut self, v: &mut Vcpu);
 }

@@ -1,1 +1,9 @@
-//! vcpu.
+//! Choosing engines, vCPU threads, and Doppel as a CPU without a board.
+#![forbid(unsafe_code)]
+
+mod engines;
+
+mod thread;
+
+pub use engines::{EngineKind, EngineOptions};
+pub use thread::{Stopped, Times, run};

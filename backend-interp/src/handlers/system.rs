@@ -210,3 +210,10 @@ pub extern "C" fn set_df(v: &mut Vcpu, op: &LOp) -> u32 {
     v.st.rflags = (v.st.rflags & !x86::flags::DF) | set;
     next!(v, op)
 }
+
+/// Counts the block's handlers (`imm`) and instructions (`disp`), for `--stats`. A block that is left early counts whole.
+pub extern "C" fn count(v: &mut Vcpu, op: &LOp) -> u32 {
+    v.engine[word::HANDLERS] += op.imm.cast_unsigned();
+    v.engine[word::INSNS] += u64::from(op.disp.cast_unsigned());
+    next!(v, op)
+}

@@ -1,0 +1,71 @@
+//! The engines by name, and which one `auto` means.
+
+use std::fmt;
+use std::str::FromStr;
+
+use backend_interp::Interp;
+use frontend_x86::Features;
+use system::{CpuModel, Engine};
+
+/// An engine as `--engine` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The interpreter.
+    Interp,
+}
+
+impl EngineKind {
+    /// All that are built.
+    pub const ALL: [Self; 1] = [Self::Interp];
+
+    /// What `--engine auto` picks on this host.
+    pub fn auto() -> Self {
+        Self::Interp
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interp => "interp",
+        }
+    }
+
+    /// One sentence for lists.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Interp => "interpreter: lowers each block once; runs on any host, and is what others are checked against",
+        }
+    }
+
+    /// An engine of this kind for one vCPU of a model.
+    pub fn create(self, model: &CpuModel, options: EngineOptions) -> Box<dyn Engine> {
+        match self {
+            Self::Interp => {
+                let mut engine = Interp::new(Features::new(&model.features_iced()));
+                engine.set_counting(options.stats);
+                Box::new(engine)
+            }
+        }
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for EngineKind {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|e| e.name() == name).ok_or(())
+    }
+}
+
+/// What every engine can be told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineOptions {
+    /// Count for `--stats`, at a small cost.
+    pub stats: bool,
+}
