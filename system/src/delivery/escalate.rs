@@ -60,6 +60,8 @@ impl Vcpu {
                 }
                 Err(second) => second,
             };
+            // A double fault hides the second exception, but not its CR2.
+            self.record_address(&second);
             current = combine(current.vector, second).inspect_err(|_| self.shut_down(&second))?;
         }
     }
@@ -74,9 +76,7 @@ impl Vcpu {
 
     /// Leaves in CR2, DR6 and DR7 what the exception tells its handler (SDM vol. 3, 18.2.3 and 18.2.4).
     fn record(&mut self, e: &Exception) {
-        if let Some(cr2) = e.cr2 {
-            self.st.cr2 = cr2;
-        }
+        self.record_address(e);
         if e.vector == vector::DB {
             self.st.dr6 = self.st.dr6 & !dr6::HITS | e.dr6 & dr6::CAUSES;
             self.st.dr7 &= !dr6::DR7_GD;
@@ -84,10 +84,13 @@ impl Vcpu {
         }
     }
 
-    fn shut_down(&mut self, last: &Exception) {
-        if let Some(cr2) = last.cr2 {
+    fn record_address(&mut self, e: &Exception) {
+        if let Some(cr2) = e.cr2 {
             self.st.cr2 = cr2;
         }
+    }
+
+    fn shut_down(&mut self, last: &Exception) {
         self.st.activity = Activity::Shutdown;
         tracing::debug!(cpu = self.index, rip = self.st.rip, ?last, "triple fault");
     }

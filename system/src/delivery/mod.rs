@@ -106,3 +106,6 @@ fn external(mut e: Exception) -> Exception {
     }
     e
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,7 +147,8 @@ impl Frame {
         Ok(())
     }
 
-    /// Writes the whole frame, or raises a page fault having written nothing. Returns the new stack pointer.
+    /// Writes the whole frame, or raises the page fault of the first push that can't be made, having written nothing.
+    /// Returns the new stack pointer.
     pub(crate) fn store(&self, v: &mut Vcpu) -> Result<u64, Exception> {
         let size = u64::from(self.size);
         let contiguous = self.at[..self.len].windows(2).all(|pair| pair[1].wrapping_add(size) == pair[0]);
@@ -159,16 +160,25 @@ impl Frame {
             }
             let lowest = self.at[..self.len].last().copied().unwrap_or_default();
             let bytes = &bytes[..self.len * width];
-            v.mmu.store_bytes(LinAddr(lowest), bytes, self.stack.privilege).map_err(fault)?;
-        } else {
-            for lin in &self.at[..self.len] {
-                v.mmu.probe_write(LinAddr(*lin), size, self.stack.privilege).map_err(fault)?;
+            if let Err(lower) = v.mmu.store_bytes(LinAddr(lowest), bytes, self.stack.privilege) {
+                self.probe(v)?;
+                return Err(fault(lower));
             }
+        } else {
+            self.probe(v)?;
             for (lin, value) in self.at[..self.len].iter().zip(&self.values) {
                 v.mmu.store(LinAddr(*lin), self.size, *value, self.stack.privilege).map_err(fault)?;
             }
         }
         Ok(self.stack.rsp)
+    }
+
+    /// Raises the fault of the first push, in their order, that can't be made.
+    fn probe(&self, v: &mut Vcpu) -> Result<(), Exception> {
+        for lin in &self.at[..self.len] {
+            v.mmu.probe_write(LinAddr(*lin), u64::from(self.size), self.stack.privilege).map_err(fault)?;
+        }
+        Ok(())
     }
 }
 

@@ -9,3 +9,6 @@ pub(crate) use descriptor::{Descriptor, error_code, is_null, null_segment, real_
 pub use load::{load_seg, read_seg};
 pub use query::{arpl, lar, lsl, verify};
 pub use system::{lldt, ltr, sldt, str};
+
+#[cfg(test)]
+mod tests;
