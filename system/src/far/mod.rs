@@ -21,3 +21,6 @@ pub use jump::far_jump;
 pub use ret::far_ret;
 pub(crate) use stack::{Frame, Stack};
 pub use syscall::{syscall, sysenter, sysexit, sysret};
+
+#[cfg(test)]
+mod tests;
