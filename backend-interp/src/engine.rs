@@ -399,6 +399,17 @@ impl Engine for Interp {
         why
     }
 
+    fn advance(&mut self, v: &mut Vcpu, limit: u64) -> Result<(), Exception> {
+        let before = v.st.mxcsr;
+        host::fetch_mxcsr_flags(v);
+        v.st.mxcsr = before;
+        self.check_code(v);
+        let result = self.go(v, limit.max(1));
+        host::fetch_mxcsr_flags(v);
+        v.sync_flags();
+        result
+    }
+
     fn report(&self, v: &Vcpu) -> Vec<String> {
         let s = self.stats();
         let per = |a: u64, b: u64| a as f64 / b.max(1) as f64;

@@ -68,6 +68,21 @@ pub struct Vcpu {
     pub warned: std::collections::HashSet<u32>,
     /// `Some` in `exec`: TSC = this + instructions completed, whatever the platform says.
     pub fixed_tsc: Option<u64>,
+    /// What INT n, INT3, INTO and INT1 do.
+    pub soft_ints: SoftInts,
+}
+
+/// What software interrupts do: machines let them be delivered, `exec` wants to know of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SoftInts {
+    /// They are delivered.
+    #[default]
+    Deliver,
+    /// They are delivered, and their vectors noted here in order.
+    Note(Vec<u8>),
+    /// They are held back: the instruction raises its vector as an exception that nobody shall deliver, and notes it
+    /// here. `next_ip` is the address behind it.
+    Hold(Option<u8>),
 }
 
 /// Byte offsets from the context's start.
@@ -145,6 +160,7 @@ impl Vcpu {
             random: 0x9e37_79b9_7f4a_7c15,
             warned: std::collections::HashSet::new(),
             fixed_tsc: None,
+            soft_ints: SoftInts::Deliver,
         });
         vcpu.reset();
         vcpu

@@ -1,5 +1,7 @@
 //! The seam between a vCPU's run loop and what executes its instructions.
 
+use x86::Exception;
+
 use crate::Vcpu;
 
 /// Why an engine came back.
@@ -30,6 +32,11 @@ pub trait Engine: Send {
     /// Runs until something else than an instruction is to be done, at most `budget` instructions (each REP iteration
     /// is one where instructions are counted).
     fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit;
+
+    /// Runs at most `limit` (at least 1) instructions from an instruction boundary on and delivers nothing: `Err` is an
+    /// exception for the caller to [`Vcpu::raise`], RIP as that wants it. With a limit of 1 this is one instruction, or
+    /// a part of a repeated one (`retired` tells). The caller has been at [`Vcpu::boundary`], or stands in for it.
+    fn advance(&mut self, v: &mut Vcpu, limit: u64) -> Result<(), Exception>;
 
     /// What it has done, a line each, for `--stats`.
     fn report(&self, v: &Vcpu) -> Vec<String>;

@@ -24,7 +24,7 @@ pub mod strings;
 pub mod testing;
 
 pub use boundary::{Boundary, Step};
-pub use context::{TEMPS, VEC_TEMPS, Vcpu, check_segment, fault, offset};
+pub use context::{SoftInts, TEMPS, VEC_TEMPS, Vcpu, check_segment, fault, offset};
 pub use cpuid::{CpuModel, ModelError};
 pub use delivery::Shutdown;
 pub use engine::{Engine, Exit};

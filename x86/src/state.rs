@@ -235,7 +235,8 @@ impl CpuState {
             pkru: 0,
             mxcsr: MXCSR_RESET,
             pdpte: [0; 4],
-            fpu: Fpu { fcw: 0x40, ..Fpu::RESET },
+            // Table 11-1: tag word 5555h, every register holds a zero.
+            fpu: Fpu { fcw: 0x40, ftw: 0xff, ..Fpu::RESET },
             vec: [[0; 64]; 32],
             k: [0; 8],
             msr: Msrs {

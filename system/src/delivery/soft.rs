@@ -4,6 +4,7 @@ use x86::flags::{IF, IOPL, RF, TF, VIF};
 use x86::{Exception, Seg, cr4};
 
 use super::{Event, Source};
+use crate::context::SoftInts;
 use crate::Vcpu;
 use crate::far::{Frame, Stack};
 
@@ -16,21 +17,42 @@ pub fn soft_int(v: &mut Vcpu, a: u64, _b: u64, c: u64) -> Result<u64, Exception>
     let before = v.st.rflags;
     if v.st.vm86() && c == 0 {
         if v.st.cr4 & cr4::VME != 0 && !v.intercepted(vector)? {
+            v.hold(vector)?;
             v.redirect(vector)?;
-            v.mask_step(before);
+            v.delivered(vector, before);
             return Ok(0);
         }
         if v.st.rflags & IOPL != IOPL {
             return Err(Exception::GP0);
         }
     }
+    v.hold(vector)?;
     let source = if c == 2 { Source::Icebp } else { Source::Software };
     v.deliver(&Event { vector, error: None, source, ip: v.next_ip, resume: false })?;
-    v.mask_step(before);
+    v.delivered(vector, before);
     Ok(0)
 }
 
 impl Vcpu {
+    /// Stops here where software interrupts are held back.
+    fn hold(&mut self, vector: u8) -> Result<(), Exception> {
+        match &mut self.soft_ints {
+            SoftInts::Hold(held) => {
+                *held = Some(vector);
+                Err(Exception::new(vector))
+            }
+            SoftInts::Deliver | SoftInts::Note(_) => Ok(()),
+        }
+    }
+
+    /// A software interrupt was delivered; `before` is RFLAGS from before it.
+    fn delivered(&mut self, vector: u8, before: u64) {
+        self.mask_step(before);
+        if let SoftInts::Note(noted) = &mut self.soft_ints {
+            noted.push(vector);
+        }
+    }
+
     /// The vector's bit in the software interrupt redirection bitmap, 32 bytes below the I/O bitmap.
     fn intercepted(&mut self, vector: u8) -> Result<bool, Exception> {
         let tr = self.st.tr;
