@@ -157,20 +157,25 @@ fn ran_portable(v: &mut Vcpu, op: &LOp) -> bool {
     }
 }
 
-/// An x87 instruction.
+/// An x87 instruction. When an unmasked exception took its result's place, the store behind it does not happen.
 pub extern "C" fn x87(v: &mut Vcpu, op: &LOp) -> u32 {
-    if ran_x87(v, op) { next!(v, op) } else { exit::FAULT }
+    match ran_x87(v, op) {
+        0 => next!(v, op),
+        1 => crate::handlers::memory::leave_after(v, op),
+        _ => exit::FAULT,
+    }
 }
 
 #[inline(never)]
-fn ran_x87(v: &mut Vcpu, op: &LOp) -> bool {
+fn ran_x87(v: &mut Vcpu, op: &LOp) -> u32 {
     locate(v, op);
     let what = vec_op(op);
     match system::x87(v, what.code, what.dst, what.args, what.fields) {
-        Ok(()) => true,
+        Ok(true) => 0,
+        Ok(false) => 1,
         Err(e) => {
             raise(v, op, e);
-            false
+            2
         }
     }
 }
