@@ -32,6 +32,8 @@ pub(crate) mod dr6 {
 pub(crate) const NO_STEP: u64 = 1 << 63;
 /// In `pending_debug`: RF was loaded by the running instruction and outlives it.
 pub(crate) const KEEP_RF: u64 = 1 << 62;
+/// In `pending_debug`: RF is set only for what the next boundary may deliver in the midst of a repeated instruction.
+const REPEAT: u64 = 1 << 61;
 
 /// What a vCPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,15 @@ pub struct Step {
 impl Vcpu {
     /// Takes the one most urgent thing that waits at an instruction boundary. `st.rip` is exact.
     pub fn boundary(&mut self) -> Boundary {
+        let repeat = self.pending_debug & REPEAT != 0;
+        let next = self.look();
+        if repeat && !matches!(next, Boundary::Delivered(_)) {
+            self.st.rflags &= !RF;
+        }
+        next
+    }
+
+    fn look(&mut self) -> Boundary {
         let pending = self.events.pending();
         if pending & event::STOP != 0 {
             return Boundary::Stop;
@@ -73,11 +84,13 @@ impl Vcpu {
         self.pending_debug |= u64::from(self.mmu.take_watch_hits());
         match self.st.activity {
             Activity::WaitForSipi => return self.wait_for_sipi(),
-            Activity::Shutdown if pending & (event::INIT | event::NMI) == 0 => return Boundary::Shutdown,
+            Activity::Shutdown if pending & (event::INIT | event::NMI) == 0 => {
+                return Boundary::Shutdown;
+            }
             _ => {}
         }
-        if pending & event::SIPI != 0 {
-            // Only a vCPU that waits for it listens.
+        if pending & (event::SIPI | event::INIT) == event::SIPI {
+            // Only a vCPU that waits for it listens, or one about to.
             self.events.take(event::SIPI);
         }
         match self.take_event(pending) {
@@ -98,11 +111,16 @@ impl Vcpu {
         if unmasked && self.pending_debug != 0 {
             return Some(self.take_trap());
         }
-        if pending & event::NMI != 0 && unmasked && !self.st.nmi_blocked && self.events.take(event::NMI) != 0 {
+        if pending & event::NMI != 0
+            && unmasked
+            && !self.st.nmi_blocked
+            && self.events.take(event::NMI) != 0
+        {
             self.st.nmi_blocked = true;
             return Some(self.take_interrupt(vector::NMI));
         }
-        if pending & event::INTR != 0 && self.st.rflags & IF != 0 && self.st.shadow == Shadow::None {
+        if pending & event::INTR != 0 && self.st.rflags & IF != 0 && self.st.shadow == Shadow::None
+        {
             if let Some(vector) = self.platform.ack_interrupt(self.index) {
                 return Some(self.take_interrupt(vector));
             }
@@ -112,7 +130,8 @@ impl Vcpu {
 
     fn take_trap(&mut self) -> Boundary {
         let e = Exception::debug(std::mem::take(&mut self.pending_debug));
-        self.raise(e).map_or(Boundary::Shutdown, Boundary::Delivered)
+        self.raise(e)
+            .map_or(Boundary::Shutdown, Boundary::Delivered)
     }
 
     fn take_interrupt(&mut self, vector: u8) -> Boundary {
@@ -137,7 +156,11 @@ impl Vcpu {
             Activity::Shutdown => event::STOP | event::INIT | event::NMI,
             Activity::Active | Activity::Halted => {
                 let nmi = if self.st.nmi_blocked { 0 } else { event::NMI };
-                let intr = if self.st.rflags & IF != 0 { event::INTR } else { 0 };
+                let intr = if self.st.rflags & IF != 0 {
+                    event::INTR
+                } else {
+                    0
+                };
                 event::STOP | event::INIT | nmi | intr
             }
         }
@@ -170,7 +193,10 @@ impl Vcpu {
         }
         self.st.shadow = Shadow::None;
         self.pending_debug &= dr6::CAUSES;
-        Ok(Step { tf: self.st.rflags & TF != 0, rf })
+        Ok(Step {
+            tf: self.st.rflags & TF != 0,
+            rf,
+        })
     }
 
     /// After an instruction that completed (not one that faulted): RF ends, and with TF a single-step trap is due.
@@ -180,24 +206,33 @@ impl Vcpu {
         }
         let branches = self.st.msr.debugctl & dr6::DEBUGCTL_BTF != 0;
         let stops = !branches || self.st.rip != self.next_ip;
-        if step.tf && stops && self.pending_debug & NO_STEP == 0 && self.st.shadow != Shadow::MovSs {
+        if step.tf && stops && self.pending_debug & NO_STEP == 0 && self.st.shadow != Shadow::MovSs
+        {
             self.pending_debug |= dr6::BS;
         }
-        self.pending_debug &= dr6::CAUSES;
+        self.pending_debug &= dr6::CAUSES | REPEAT;
         self.pending_debug |= u64::from(self.mmu.take_watch_hits());
     }
 
-    /// A repeated string instruction is left before its last iteration: RF goes into the image that an interrupt or
-    /// trap pushes here (SDM vol. 3, 18.3.1.1), and keeps a code breakpoint from hitting again.
+    /// A repeated string instruction was left before its last iteration; call it before [`Vcpu::after_instruction`] and
+    /// the boundary. RF goes into the image that an interrupt or trap pushes there (SDM vol. 3, 18.3.1.1) and keeps a
+    /// code breakpoint from hitting again. If nothing is delivered, the boundary takes it away.
     pub fn interrupt_repeat(&mut self) {
-        self.st.rflags |= RF;
+        if self.st.rflags & RF == 0 {
+            self.st.rflags |= RF;
+            self.pending_debug |= REPEAT;
+        }
         self.pending_debug |= KEEP_RF;
     }
 
     /// DR6 bits of the enabled code breakpoints at RIP (SDM vol. 3, 18.2.4 and 18.2.5).
     fn code_breakpoints(&self) -> u64 {
         let rip = self.st.rip;
-        let lin = if self.st.code64() { rip } else { self.seg(Seg::Cs).base.wrapping_add(rip) & 0xffff_ffff };
+        let lin = if self.st.code64() {
+            rip
+        } else {
+            self.seg(Seg::Cs).base.wrapping_add(rip) & 0xffff_ffff
+        };
         let mut hits = 0;
         for (n, address) in self.st.dr.iter().enumerate() {
             let enabled = self.st.dr7 >> (2 * n) & 3 != 0;
@@ -240,8 +275,14 @@ impl Vcpu {
         st.seg = reset.seg;
         st.ldtr = reset.ldtr;
         st.tr = reset.tr;
-        st.gdtr = TableReg { base: 0, limit: 0xffff };
-        st.idtr = TableReg { base: 0, limit: 0xffff };
+        st.gdtr = TableReg {
+            base: 0,
+            limit: 0xffff,
+        };
+        st.idtr = TableReg {
+            base: 0,
+            limit: 0xffff,
+        };
         st.cr0 = cr0::ET | cache;
         st.cr2 = 0;
         st.cr3 = 0;
@@ -253,9 +294,20 @@ impl Vcpu {
         st.pdpte = reset.pdpte;
         st.shadow = Shadow::None;
         st.nmi_blocked = false;
-        st.activity = if self.index == 0 { Activity::Active } else { Activity::WaitForSipi };
+        st.activity = if self.index == 0 {
+            Activity::Active
+        } else {
+            Activity::WaitForSipi
+        };
         self.load_state(st);
         self.platform.apic_init(self.index);
-        if self.st.activity == Activity::Active { Boundary::Run } else { Boundary::WaitForSipi }
+        if self.st.activity == Activity::Active {
+            Boundary::Run
+        } else {
+            Boundary::WaitForSipi
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,10 @@ pub const START: u64 = 0x2_0000;
 pub const TABLES: u64 = 0x10_0000;
 
 /// Selectors of the GDT that [`Machine`] builds; from [`sel::FREE`] up it is empty.
-#[expect(missing_docs, reason = "C code, D data, the digit is the DPL; the rest is named as in the manual")]
+#[expect(
+    missing_docs,
+    reason = "C code, D data, the digit is the DPL; the rest is named as in the manual"
+)]
 pub mod sel {
     pub const C0: u16 = 0x08;
     pub const D0: u16 = 0x10;
@@ -231,12 +234,25 @@ impl Machine {
     pub fn reset(index: usize) -> Self {
         let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
         let events = Arc::new(Events::default());
-        let board = Arc::new(Board { events: Arc::clone(&events), ..Board::default() });
+        let board = Arc::new(Board {
+            events: Arc::clone(&events),
+            ..Board::default()
+        });
         let model = Arc::new(CpuModel::default());
-        let mmu = Mmu::new(index, Arc::clone(&ram), Arc::clone(&board) as Arc<dyn Bus>, model.maxphyaddr());
+        let mmu = Mmu::new(
+            index,
+            Arc::clone(&ram),
+            Arc::clone(&board) as Arc<dyn Bus>,
+            model.maxphyaddr(),
+        );
         let platform = Arc::clone(&board) as Arc<dyn Platform>;
         let v = Vcpu::new(index, model, mmu, Arc::clone(&events), platform);
-        Self { v, ram, board, events }
+        Self {
+            v,
+            ram,
+            board,
+            events,
+        }
     }
 
     /// Real mode: CS = 1000h, SS = 0, the IVT at 0 leads to F000h:vector * 10h.
@@ -321,7 +337,10 @@ impl Machine {
         let mut st = m.v.st.clone();
         for (n, segment) in st.seg.iter_mut().enumerate() {
             let real = Segment::real(0x100 * (n as u16 + 1));
-            *segment = Segment { attr: real.attr | attr::DPL, ..real };
+            *segment = Segment {
+                attr: real.attr | attr::DPL,
+                ..real
+            };
         }
         st.rflags = flags::FIXED | flags::VM | u64::from(iopl) << flags::IOPL_SHIFT;
         st.gpr[4] = STACK;
@@ -357,19 +376,37 @@ impl Machine {
         let big = attr::G | attr::DB;
         for level in 0..4_u16 {
             let dpl = access::dpl(level as u8);
-            self.write_descriptor(sel::C0 + level * 0x10, descriptor(0, 0xf_ffff, access::CODE | big | dpl));
-            self.write_descriptor(sel::D0 + level * 0x10, descriptor(0, 0xf_ffff, access::DATA | big | dpl));
+            self.write_descriptor(
+                sel::C0 + level * 0x10,
+                descriptor(0, 0xf_ffff, access::CODE | big | dpl),
+            );
+            self.write_descriptor(
+                sel::D0 + level * 0x10,
+                descriptor(0, 0xf_ffff, access::DATA | big | dpl),
+            );
         }
         for (selector, limit, attr) in [
             (sel::CONF0, 0xf_ffff, access::CONFORMING | big),
-            (sel::CONF3, 0xf_ffff, access::CONFORMING | big | access::dpl(3)),
+            (
+                sel::CONF3,
+                0xf_ffff,
+                access::CONFORMING | big | access::dpl(3),
+            ),
             (sel::C0_16, 0xffff, access::CODE),
             (sel::D0_16, 0xffff, access::DATA),
             (sel::C3_16, 0xffff, access::CODE | access::dpl(3)),
             (sel::D3_16, 0xffff, access::DATA | access::dpl(3)),
             (sel::L0, 0xf_ffff, access::CODE | attr::L | attr::G),
-            (sel::L3, 0xf_ffff, access::CODE | attr::L | attr::G | access::dpl(3)),
-            (sel::LCONF0, 0xf_ffff, access::CONFORMING | attr::L | attr::G),
+            (
+                sel::L3,
+                0xf_ffff,
+                access::CODE | attr::L | attr::G | access::dpl(3),
+            ),
+            (
+                sel::LCONF0,
+                0xf_ffff,
+                access::CONFORMING | attr::L | attr::G,
+            ),
             (sel::X0, 0xf_ffff, access::EXECUTE_ONLY | big),
             (sel::R0, 0xf_ffff, access::READ_ONLY | big),
             (sel::NP_CODE, 0xf_ffff, (access::CODE | big) & !attr::P),
@@ -393,7 +430,7 @@ impl Machine {
     /// [`Machine::page`].
     pub fn enable_paging(&mut self) {
         for table in 0..RAM >> 22 {
-            self.write(TABLES + table * 4, 4, TABLES + 0x1000 * (table + 1) | 7);
+            self.write(TABLES + table * 4, 4, (TABLES + 0x1000 * (table + 1)) | 7);
         }
         for page in 0..RAM >> 12 {
             self.write(TABLES + 0x1000 + page * 4, 4, page << 12 | 7);
@@ -417,8 +454,16 @@ impl Machine {
         let limit = (raw & 0xffff | raw >> 32 & 0xf_0000) as u32;
         Segment {
             base: raw >> 16 & 0xff_ffff | raw >> 56 << 24,
-            limit: if attr & attr::G != 0 { limit << 12 | 0xfff } else { limit },
-            attr: attr | if attr & attr::S != 0 { attr::ACCESSED } else { 0 },
+            limit: if attr & attr::G != 0 {
+                limit << 12 | 0xfff
+            } else {
+                limit
+            },
+            attr: if attr & attr::S == 0 {
+                attr
+            } else {
+                attr | attr::ACCESSED
+            },
             selector,
         }
     }
@@ -459,7 +504,9 @@ impl Machine {
     /// # Panics
     /// When the address is not RAM.
     pub fn write(&mut self, addr: u64, size: usize, value: u64) {
-        self.ram.write(PhysAddr(addr), &value.to_le_bytes()[..size]).expect("tests write RAM");
+        self.ram
+            .write(PhysAddr(addr), &value.to_le_bytes()[..size])
+            .expect("tests write RAM");
     }
 
     /// Reads guest memory behind the CPU's back.
@@ -468,7 +515,9 @@ impl Machine {
     /// When the address is not RAM.
     pub fn read(&self, addr: u64, size: usize) -> u64 {
         let mut bytes = [0; 8];
-        self.ram.read(PhysAddr(addr), &mut bytes[..size]).expect("tests read RAM");
+        self.ram
+            .read(PhysAddr(addr), &mut bytes[..size])
+            .expect("tests read RAM");
         u64::from_le_bytes(bytes)
     }
 
@@ -490,7 +539,9 @@ impl Machine {
     /// When there is less RAM than that.
     pub fn snapshot(&self) -> (CpuState, Vec<u8>) {
         let mut bytes = vec![0; 0xa_0000];
-        self.ram.read(PhysAddr(0), &mut bytes).expect("tests read RAM");
+        self.ram
+            .read(PhysAddr(0), &mut bytes)
+            .expect("tests read RAM");
         let mut st = self.v.st.clone();
         st.rflags = self.v.rflags();
         (st, bytes)

@@ -32,7 +32,8 @@ fn class(vector: u8) -> Class {
 fn combine(first: u8, second: Exception) -> Result<Exception, Shutdown> {
     match (class(first), class(second.vector)) {
         (Class::Double, _) => Err(Shutdown),
-        (Class::Contributory, Class::Contributory) | (Class::Page, Class::Contributory | Class::Page) => {
+        (Class::Contributory, Class::Contributory)
+        | (Class::Page, Class::Contributory | Class::Page) => {
             Ok(Exception::with_error(vector::DF, 0))
         }
         _ => Ok(second),

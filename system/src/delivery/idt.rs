@@ -47,7 +47,11 @@ impl Vcpu {
             return Err(gp);
         }
         let lin = self.table_address(self.st.idtr.base, u64::from(index));
-        let raw = Descriptor { selector: 0, lin, raw: self.read_system(lin, 8)? };
+        let raw = Descriptor {
+            selector: 0,
+            lin,
+            raw: self.read_system(lin, 8)?,
+        };
         let kind = raw.kind();
         let known = match kind {
             kind::INT | kind::TRAP => true,
@@ -71,6 +75,12 @@ impl Vcpu {
             offset |= self.read_system(lin.wrapping_add(8), 4)? << 32;
         }
         let ist = if long { (raw.raw >> 32 & 7) as u8 } else { 0 };
-        Ok(Gate { raw, kind, selector: (raw.raw >> 16) as u16, offset, ist })
+        Ok(Gate {
+            raw,
+            kind,
+            selector: (raw.raw >> 16) as u16,
+            offset,
+            ist,
+        })
     }
 }

@@ -18,7 +18,11 @@ impl Vcpu {
         let inner = !code.is_conforming() && code.dpl() < old;
         let cpl = if inner { code.dpl() } else { old };
         let target = CodeTarget::at(code, cpl);
-        let ss = if inner { null_segment(u16::from(cpl), cpl) } else { *self.seg(Seg::Ss) };
+        let ss = if inner {
+            null_segment(u16::from(cpl), cpl)
+        } else {
+            *self.seg(Seg::Ss)
+        };
         let rsp = if gate.ist != 0 {
             self.tss_ist(gate.ist)?
         } else if inner {

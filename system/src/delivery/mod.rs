@@ -52,12 +52,24 @@ impl Event {
             vector::BP | vector::OF | vector::MC | vector::NMI => false,
             _ => true,
         };
-        Self { vector: e.vector, error: e.error, source: Source::Exception, ip, resume }
+        Self {
+            vector: e.vector,
+            error: e.error,
+            source: Source::Exception,
+            ip,
+            resume,
+        }
     }
 
     /// An interrupt or NMI between instructions.
     pub(crate) fn external(vector: u8, ip: u64) -> Self {
-        Self { vector, error: None, source: Source::External, ip, resume: false }
+        Self {
+            vector,
+            error: None,
+            source: Source::External,
+            ip,
+            resume: false,
+        }
     }
 
     /// The RFLAGS image to push.
@@ -76,7 +88,13 @@ impl Vcpu {
         } else {
             self.deliver_protected(event)
         };
-        done.map_err(|e| if event.source == Source::Software { e } else { external(e) })?;
+        done.map_err(|e| {
+            if event.source == Source::Software {
+                e
+            } else {
+                external(e)
+            }
+        })?;
         self.st.shadow = Shadow::None;
         self.st.activity = Activity::Active;
         Ok(())

@@ -2,8 +2,8 @@
 
 use x86::{Exception, Seg};
 
-use super::idt::Gate;
 use super::Event;
+use super::idt::Gate;
 use crate::Vcpu;
 use crate::far::task::TaskSwitch;
 use crate::far::{CodeTarget, Frame, Stack};
@@ -15,7 +15,10 @@ impl Vcpu {
         let gate = self.gate(event)?;
         if gate.kind == kind::TASK_GATE {
             let tss = self.task_gate_target(&gate.raw)?;
-            let cause = TaskSwitch::Event { error: event.error, resume: event.resume };
+            let cause = TaskSwitch::Event {
+                error: event.error,
+                resume: event.resume,
+            };
             return self.switch_task(&tss, cause, event.ip);
         }
         let code = self.handler_code(&gate)?;
@@ -50,7 +53,12 @@ impl Vcpu {
     }
 
     /// On the current stack.
-    fn deliver_same(&mut self, event: &Event, gate: &Gate, code: Descriptor) -> Result<(), Exception> {
+    fn deliver_same(
+        &mut self,
+        event: &Event,
+        gate: &Gate,
+        code: Descriptor,
+    ) -> Result<(), Exception> {
         let target = CodeTarget::at(code, self.st.cpl());
         let mut frame = Frame::new(Stack::current(self), gate.size());
         self.push_return(&mut frame, event)?;
@@ -63,7 +71,12 @@ impl Vcpu {
     }
 
     /// On the stack that the TSS holds for the inner level; from virtual-8086 mode with all segment registers.
-    fn deliver_inner(&mut self, event: &Event, gate: &Gate, code: Descriptor) -> Result<(), Exception> {
+    fn deliver_inner(
+        &mut self,
+        event: &Event,
+        gate: &Gate,
+        code: Descriptor,
+    ) -> Result<(), Exception> {
         let cpl = code.dpl();
         let target = CodeTarget::at(code, cpl);
         let (stack, ss, esp) = self.tss_stack(cpl)?;

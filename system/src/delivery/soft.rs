@@ -4,8 +4,8 @@ use x86::flags::{IF, IOPL, RF, TF, VIF};
 use x86::{Exception, Seg, cr4};
 
 use super::{Event, Source};
-use crate::context::SoftInts;
 use crate::Vcpu;
+use crate::context::SoftInts;
 use crate::far::{Frame, Stack};
 
 /// Where a 32-bit TSS holds the offset of its I/O bitmap.
@@ -27,8 +27,18 @@ pub fn soft_int(v: &mut Vcpu, a: u64, _b: u64, c: u64) -> Result<u64, Exception>
         }
     }
     v.hold(vector)?;
-    let source = if c == 2 { Source::Icebp } else { Source::Software };
-    v.deliver(&Event { vector, error: None, source, ip: v.next_ip, resume: false })?;
+    let source = if c == 2 {
+        Source::Icebp
+    } else {
+        Source::Software
+    };
+    v.deliver(&Event {
+        vector,
+        error: None,
+        source,
+        ip: v.next_ip,
+        resume: false,
+    })?;
     v.delivered(vector, before);
     Ok(0)
 }
@@ -60,7 +70,9 @@ impl Vcpu {
             return Err(Exception::GP0);
         }
         let io = self.read_system(self.table_address(tr.base, u64::from(IO_BASE)), 2)? as u32;
-        let offset = (io + u32::from(vector) / 8).checked_sub(32).ok_or(Exception::GP0)?;
+        let offset = (io + u32::from(vector) / 8)
+            .checked_sub(32)
+            .ok_or(Exception::GP0)?;
         if offset > tr.limit {
             return Err(Exception::GP0);
         }

@@ -22,7 +22,9 @@ pub fn far_call(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> 
     }
     match v.far_target(selector)? {
         FarTarget::Code(target) => v.call_same(&target, offset, size)?,
-        FarTarget::Gate(gate) if !gate.code.is_conforming() && gate.code.dpl() < v.st.cpl() => v.call_inner(&gate)?,
+        FarTarget::Gate(gate) if !gate.code.is_conforming() && gate.code.dpl() < v.st.cpl() => {
+            v.call_inner(&gate)?
+        }
         FarTarget::Gate(gate) => {
             let target = CodeTarget::at(gate.code, v.st.cpl());
             v.call_same(&target, gate.offset, gate.size)?;
@@ -63,7 +65,12 @@ impl Vcpu {
         } else {
             let (descriptor, ss, esp) = self.tss_stack(cpl)?;
             let no_room = Exception::ss(error_code(ss.selector));
-            (Some(descriptor), Stack::inner(ss, esp, cpl, no_room), ss, gate.count)
+            (
+                Some(descriptor),
+                Stack::inner(ss, esp, cpl, no_room),
+                ss,
+                gate.count,
+            )
         };
         // Whether the frame fits comes before EIP, and both before the parameters are read.
         let mut room = Frame::new(stack, gate.size);

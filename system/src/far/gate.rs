@@ -27,7 +27,10 @@ impl CodeTarget {
     /// The target entered at privilege level `cpl`, which becomes CS's RPL.
     pub(crate) fn at(descriptor: Descriptor, cpl: u8) -> Self {
         let selector = descriptor.selector & !3 | u16::from(cpl);
-        Self { descriptor, segment: descriptor.segment(selector) }
+        Self {
+            descriptor,
+            segment: descriptor.segment(selector),
+        }
     }
 }
 
@@ -65,7 +68,9 @@ impl Vcpu {
             return Err(gp);
         }
         match (descriptor.kind(), self.st.long_mode()) {
-            (kind::CALL, _) | (kind::CALL16, false) => self.gate_target(&descriptor).map(FarTarget::Gate),
+            (kind::CALL, _) | (kind::CALL16, false) => {
+                self.gate_target(&descriptor).map(FarTarget::Gate)
+            }
             (kind::TASK_GATE, false) => {
                 self.check_visible(&descriptor)?;
                 if !descriptor.present() {
@@ -78,7 +83,11 @@ impl Vcpu {
                 if !descriptor.present() {
                     return Err(Exception::np(error_code(selector)));
                 }
-                if selector & 4 != 0 { Err(gp) } else { Ok(FarTarget::Task(descriptor)) }
+                if selector & 4 != 0 {
+                    Err(gp)
+                } else {
+                    Ok(FarTarget::Task(descriptor))
+                }
             }
             _ => Err(gp),
         }
@@ -149,7 +158,12 @@ impl Vcpu {
             (false, kind::CALL) => 4,
             (false, _) => 2,
         };
-        Ok(GateTarget { code, offset, count: (gate.raw >> 32 & 0x1f) as usize, size })
+        Ok(GateTarget {
+            code,
+            offset,
+            count: (gate.raw >> 32 & 0x1f) as usize,
+            size,
+        })
     }
 
     /// The available TSS that a task gate names.

@@ -152,7 +152,13 @@ impl Vcpu {
         Ok(())
     }
 
-    fn iret_to_vm86(&mut self, mut stack: Stack, rip: u64, cs: u16, image: u64) -> Result<(), Exception> {
+    fn iret_to_vm86(
+        &mut self,
+        mut stack: Stack,
+        rip: u64,
+        cs: u16,
+        image: u64,
+    ) -> Result<(), Exception> {
         let mut popped = [0; 6];
         for value in &mut popped {
             *value = stack.pop(self, 4)?;
@@ -160,7 +166,13 @@ impl Vcpu {
         let [esp, ss, es, ds, fs, gs] = popped;
         let cs = vm86_segment(cs);
         self.check_offset(&cs, rip)?;
-        for (seg, selector) in [(Seg::Ss, ss), (Seg::Es, es), (Seg::Ds, ds), (Seg::Fs, fs), (Seg::Gs, gs)] {
+        for (seg, selector) in [
+            (Seg::Ss, ss),
+            (Seg::Es, es),
+            (Seg::Ds, ds),
+            (Seg::Fs, fs),
+            (Seg::Gs, gs),
+        ] {
             self.st.seg[seg as usize] = vm86_segment(selector as u16);
         }
         self.st.gpr[4] = esp;

@@ -41,6 +41,10 @@ impl Vcpu {
 
     /// CS as a load in real or virtual-8086 mode leaves it.
     pub(crate) fn real_code(&self, selector: u16) -> Segment {
-        if self.st.vm86() { vm86_segment(selector) } else { real_segment(self.seg(Seg::Cs), selector) }
+        if self.st.vm86() {
+            vm86_segment(selector)
+        } else {
+            real_segment(self.seg(Seg::Cs), selector)
+        }
     }
 }

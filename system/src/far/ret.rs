@@ -57,7 +57,11 @@ impl Vcpu {
         let gp = Exception::gp(error_code(selector));
         let code = self.descriptor(selector)?.ok_or(gp)?;
         let level = rpl(selector);
-        let matches = if code.is_conforming() { code.dpl() <= level } else { code.dpl() == level };
+        let matches = if code.is_conforming() {
+            code.dpl() <= level
+        } else {
+            code.dpl() == level
+        };
         if !code.is_code() || level < self.st.cpl() || !matches {
             return Err(gp);
         }
@@ -71,11 +75,18 @@ impl Vcpu {
     }
 
     /// The stack segment that goes with a return's CS. It may be null in 64-bit mode below level 3.
-    pub(super) fn return_stack(&mut self, selector: u16, cs: &Segment) -> Result<ReturnStack, Exception> {
+    pub(super) fn return_stack(
+        &mut self,
+        selector: u16,
+        cs: &Segment,
+    ) -> Result<ReturnStack, Exception> {
         let level = rpl(cs.selector);
         if is_null(selector) {
             if self.st.long_mode() && cs.has(attr::L) && level != 3 {
-                return Ok(ReturnStack { descriptor: None, segment: null_segment(selector, level) });
+                return Ok(ReturnStack {
+                    descriptor: None,
+                    segment: null_segment(selector, level),
+                });
             }
             return Err(Exception::GP0);
         }
@@ -87,17 +98,32 @@ impl Vcpu {
         if !descriptor.present() {
             return Err(Exception::ss(error_code(selector)));
         }
-        Ok(ReturnStack { descriptor: Some(descriptor), segment: descriptor.segment(selector) })
+        Ok(ReturnStack {
+            descriptor: Some(descriptor),
+            segment: descriptor.segment(selector),
+        })
     }
 
     /// Sets the accessed bits of a return's two segments.
-    pub(super) fn mark_returned(&mut self, target: &CodeTarget, stack: &ReturnStack) -> Result<(), Exception> {
+    pub(super) fn mark_returned(
+        &mut self,
+        target: &CodeTarget,
+        stack: &ReturnStack,
+    ) -> Result<(), Exception> {
         self.mark_accessed(&target.descriptor)?;
-        stack.descriptor.map_or(Ok(()), |descriptor| self.mark_accessed(&descriptor))
+        stack
+            .descriptor
+            .map_or(Ok(()), |descriptor| self.mark_accessed(&descriptor))
     }
 
     /// Commits a return that loads SS and RSP. Where SS is 16 bits wide only SP is loaded.
-    pub(super) fn enter_outer(&mut self, target: &CodeTarget, stack: &ReturnStack, rip: u64, rsp: u64) {
+    pub(super) fn enter_outer(
+        &mut self,
+        target: &CodeTarget,
+        stack: &ReturnStack,
+        rip: u64,
+        rsp: u64,
+    ) {
         let old = self.st.cpl();
         let width = if self.st.long_mode() && target.segment.has(attr::L) {
             StackWidth::Rsp64

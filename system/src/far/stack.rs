@@ -21,7 +21,11 @@ pub(crate) enum StackWidth {
 impl StackWidth {
     /// Outside 64-bit mode the B bit of the stack segment decides.
     pub(crate) fn of(segment: &Segment) -> Self {
-        if segment.attr & attr::DB != 0 { Self::Esp32 } else { Self::Sp16 }
+        if segment.attr & attr::DB != 0 {
+            Self::Esp32
+        } else {
+            Self::Sp16
+        }
     }
 
     fn mask(self) -> u64 {
@@ -72,7 +76,14 @@ impl Stack {
     /// A stack of privilege level `cpl` that SS does not hold yet; `fault` tells that a push doesn't fit.
     pub(crate) fn inner(segment: Segment, rsp: u64, cpl: u8, fault: Exception) -> Self {
         let width = StackWidth::of(&segment);
-        Self { segment, width, privilege: privilege(cpl), fault, protected: true, rsp }
+        Self {
+            segment,
+            width,
+            privilege: privilege(cpl),
+            fault,
+            protected: true,
+            rsp,
+        }
     }
 
     /// A stack of 64-bit mode at privilege level `cpl`.
@@ -103,7 +114,11 @@ impl Stack {
         let offset = self.rsp & self.width.mask();
         if self.width == StackWidth::Rsp64 {
             let last = offset.wrapping_add(size - 1);
-            return if v.is_canonical(offset) && v.is_canonical(last) { Ok(offset) } else { Err(self.fault) };
+            return if v.is_canonical(offset) && v.is_canonical(last) {
+                Ok(offset)
+            } else {
+                Err(self.fault)
+            };
         }
         check_segment(&self.segment, offset, size, write, self.protected).ok_or(self.fault)?;
         Ok(u64::from(self.segment.base.wrapping_add(offset) as u32))
@@ -112,7 +127,10 @@ impl Stack {
     /// Pops `size` bytes.
     pub(crate) fn pop(&mut self, v: &mut Vcpu, size: u32) -> Result<u64, Exception> {
         let lin = self.linear(v, size, false)?;
-        let value = v.mmu.load(LinAddr(lin), size, self.privilege).map_err(fault)?;
+        let value = v
+            .mmu
+            .load(LinAddr(lin), size, self.privilege)
+            .map_err(fault)?;
         self.skip(u64::from(size));
         Ok(value)
     }
@@ -120,7 +138,11 @@ impl Stack {
 
 /// The privilege of explicit accesses at a level that may not be current yet.
 fn privilege(cpl: u8) -> Privilege {
-    if cpl == 3 { Privilege::User } else { Privilege::Supervisor }
+    if cpl == 3 {
+        Privilege::User
+    } else {
+        Privilege::Supervisor
+    }
 }
 
 /// Pushes that are not in memory yet.
@@ -135,12 +157,21 @@ pub(crate) struct Frame {
 impl Frame {
     /// A frame of `size`-byte (2, 4, 8) entries on a stack.
     pub(crate) fn new(stack: Stack, size: u32) -> Self {
-        Self { stack, size, len: 0, at: [0; ENTRIES], values: [0; ENTRIES] }
+        Self {
+            stack,
+            size,
+            len: 0,
+            at: [0; ENTRIES],
+            values: [0; ENTRIES],
+        }
     }
 
     /// Checks the next push against the segment and notes it.
     pub(crate) fn push(&mut self, v: &Vcpu, value: u64) -> Result<(), Exception> {
-        self.stack.rsp = self.stack.width.merge(self.stack.rsp, self.stack.rsp.wrapping_sub(u64::from(self.size)));
+        self.stack.rsp = self.stack.width.merge(
+            self.stack.rsp,
+            self.stack.rsp.wrapping_sub(u64::from(self.size)),
+        );
         self.at[self.len] = self.stack.linear(v, self.size, true)?;
         self.values[self.len] = value;
         self.len += 1;
@@ -151,23 +182,33 @@ impl Frame {
     /// Returns the new stack pointer.
     pub(crate) fn store(&self, v: &mut Vcpu) -> Result<u64, Exception> {
         let size = u64::from(self.size);
-        let contiguous = self.at[..self.len].windows(2).all(|pair| pair[1].wrapping_add(size) == pair[0]);
+        let contiguous = self.at[..self.len]
+            .windows(2)
+            .all(|pair| pair[1].wrapping_add(size) == pair[0]);
         if contiguous {
             let mut bytes = [0; ENTRIES * 8];
             let width = self.size as usize;
-            for (slot, value) in bytes.chunks_exact_mut(width).zip(self.values[..self.len].iter().rev()) {
+            for (slot, value) in bytes
+                .chunks_exact_mut(width)
+                .zip(self.values[..self.len].iter().rev())
+            {
                 slot.copy_from_slice(&value.to_le_bytes()[..width]);
             }
             let lowest = self.at[..self.len].last().copied().unwrap_or_default();
             let bytes = &bytes[..self.len * width];
-            if let Err(lower) = v.mmu.store_bytes(LinAddr(lowest), bytes, self.stack.privilege) {
+            if let Err(lower) = v
+                .mmu
+                .store_bytes(LinAddr(lowest), bytes, self.stack.privilege)
+            {
                 self.probe(v)?;
                 return Err(fault(lower));
             }
         } else {
             self.probe(v)?;
             for (lin, value) in self.at[..self.len].iter().zip(&self.values) {
-                v.mmu.store(LinAddr(*lin), self.size, *value, self.stack.privilege).map_err(fault)?;
+                v.mmu
+                    .store(LinAddr(*lin), self.size, *value, self.stack.privilege)
+                    .map_err(fault)?;
             }
         }
         Ok(self.stack.rsp)
@@ -176,7 +217,9 @@ impl Frame {
     /// Raises the fault of the first push, in their order, that can't be made.
     fn probe(&self, v: &mut Vcpu) -> Result<(), Exception> {
         for lin in &self.at[..self.len] {
-            v.mmu.probe_write(LinAddr(*lin), u64::from(self.size), self.stack.privilege).map_err(fault)?;
+            v.mmu
+                .probe_write(LinAddr(*lin), u64::from(self.size), self.stack.privilege)
+                .map_err(fault)?;
         }
         Ok(())
     }
@@ -185,6 +228,10 @@ impl Frame {
 impl Vcpu {
     /// How wide pushes and pops move the stack pointer now.
     pub(crate) fn stack_width(&self) -> StackWidth {
-        if self.st.code64() { StackWidth::Rsp64 } else { StackWidth::of(self.seg(Seg::Ss)) }
+        if self.st.code64() {
+            StackWidth::Rsp64
+        } else {
+            StackWidth::of(self.seg(Seg::Ss))
+        }
     }
 }

@@ -22,7 +22,12 @@ fn stack(selector: u16, dpl: u8) -> Segment {
 
 fn flat(selector: u16, dpl: u8, kind: u32) -> Segment {
     let attr = kind | attr::S | attr::P | attr::G | u32::from(dpl) << attr::DPL_SHIFT;
-    Segment { base: 0, limit: u32::MAX, attr, selector }
+    Segment {
+        base: 0,
+        limit: u32::MAX,
+        attr,
+        selector,
+    }
 }
 
 /// SYSCALL. Outside 64-bit mode it is #UD.
@@ -34,7 +39,11 @@ pub fn syscall(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception
     v.st.gpr[Gpr::Rcx as usize] = v.next_ip;
     v.st.gpr[Gpr::R11 as usize] = image;
     let base = (v.st.msr.star >> 32) as u16;
-    v.enter(code(base & 0xfffc, 0, true), stack(base.wrapping_add(8), 0), v.st.msr.lstar);
+    v.enter(
+        code(base & 0xfffc, 0, true),
+        stack(base.wrapping_add(8), 0),
+        v.st.msr.lstar,
+    );
     v.set_rflags(image & !v.st.msr.fmask & !RF);
     // TF counts as it is after SYSCALL: masked by IA32_FMASK it makes no trap.
     if v.st.rflags & TF == 0 {
@@ -80,7 +89,11 @@ pub fn sysenter(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exceptio
     let long = v.st.long_mode();
     let width = if long { u64::MAX } else { 0xffff_ffff };
     v.st.gpr[Gpr::Rsp as usize] = v.st.msr.sysenter_esp & width;
-    v.enter(code(selector, 0, long), stack(selector.wrapping_add(8), 0), v.st.msr.sysenter_eip & width);
+    v.enter(
+        code(selector, 0, long),
+        stack(selector.wrapping_add(8), 0),
+        v.st.msr.sysenter_eip & width,
+    );
     let image = v.rflags();
     v.set_rflags(image & !(VM | IF | RF));
     Ok(0)
@@ -100,7 +113,11 @@ pub fn sysexit(v: &mut Vcpu, _a: u64, _b: u64, c: u64) -> Result<u64, Exception>
     let width = if long { u64::MAX } else { 0xffff_ffff };
     let cs = base.wrapping_add(if long { 32 } else { 16 });
     v.st.gpr[Gpr::Rsp as usize] = rsp & width;
-    v.enter(code(cs | 3, 3, long), stack(cs.wrapping_add(8) | 3, 3), rip & width);
+    v.enter(
+        code(cs | 3, 3, long),
+        stack(cs.wrapping_add(8) | 3, 3),
+        rip & width,
+    );
     v.sync_mmu();
     Ok(0)
 }

@@ -54,8 +54,22 @@ struct Layout {
     ldt: u32,
 }
 
-const SMALL: Layout = Layout { size: 2, limit: 0x2b, dynamic: 0xe, selectors: 0x22, segments: 4, ldt: 0x2a };
-const LARGE: Layout = Layout { size: 4, limit: 0x67, dynamic: 0x20, selectors: 0x48, segments: 6, ldt: 0x60 };
+const SMALL: Layout = Layout {
+    size: 2,
+    limit: 0x2b,
+    dynamic: 0xe,
+    selectors: 0x22,
+    segments: 4,
+    ldt: 0x2a,
+};
+const LARGE: Layout = Layout {
+    size: 4,
+    limit: 0x67,
+    dynamic: 0x20,
+    selectors: 0x48,
+    segments: 6,
+    ldt: 0x60,
+};
 /// CR3 in a 32-bit TSS.
 const CR3: u32 = 0x1c;
 /// The T bit in a 32-bit TSS.
@@ -81,7 +95,12 @@ struct TaskState {
 impl Vcpu {
     /// Switches to the task of a TSS whose type and presence the caller has checked. `rip` is where the old task
     /// resumes.
-    pub(crate) fn switch_task(&mut self, tss: &Descriptor, cause: TaskSwitch, rip: u64) -> Result<(), Exception> {
+    pub(crate) fn switch_task(
+        &mut self,
+        tss: &Descriptor,
+        cause: TaskSwitch,
+        rip: u64,
+    ) -> Result<(), Exception> {
         let new = layout(tss.attr());
         let ts = Exception::ts(error_code(tss.selector));
         if tss.limit() < new.limit {
@@ -117,7 +136,10 @@ impl Vcpu {
         self.load_task_cr3(&state)?;
         self.commit_task(tss, &state);
         self.load_task_segments(&state)?;
-        if let TaskSwitch::Event { error: Some(error), .. } = cause {
+        if let TaskSwitch::Event {
+            error: Some(error), ..
+        } = cause
+        {
             let mut frame = Frame::new(Stack::current(self), new.size);
             frame.push(self, u64::from(error))?;
             self.st.gpr[4] = frame.store(self)?;
@@ -141,7 +163,8 @@ impl Vcpu {
         if cause.nests() {
             self.probe_system(tss.base(), 2, true)?;
         } else {
-            let descriptor = self.table_address(self.st.gdtr.base, u64::from(old_tr.selector & 0xfff8));
+            let descriptor =
+                self.table_address(self.st.gdtr.base, u64::from(old_tr.selector & 0xfff8));
             self.probe_system(descriptor, 8, true)?;
         }
         if cause != TaskSwitch::Return {
@@ -164,11 +187,23 @@ impl Vcpu {
         self.read_system(self.table_address(base, u64::from(offset)), size)
     }
 
-    fn write_tss(&mut self, base: u64, offset: u32, size: u32, value: u64) -> Result<(), Exception> {
+    fn write_tss(
+        &mut self,
+        base: u64,
+        offset: u32,
+        size: u32,
+        value: u64,
+    ) -> Result<(), Exception> {
         self.write_system(self.table_address(base, u64::from(offset)), size, value)
     }
 
-    fn save_task(&mut self, base: u64, tss: &Layout, rip: u64, image: u64) -> Result<(), Exception> {
+    fn save_task(
+        &mut self,
+        base: u64,
+        tss: &Layout,
+        rip: u64,
+        image: u64,
+    ) -> Result<(), Exception> {
         let mut values = [0; 10];
         values[0] = rip;
         values[1] = image;
@@ -177,7 +212,10 @@ impl Vcpu {
         for (offset, value) in (tss.dynamic..).step_by(tss.size as usize).zip(values) {
             self.write_tss(base, offset, tss.size, value & mask)?;
         }
-        for (offset, n) in (tss.selectors..).step_by(tss.size as usize).zip(0..tss.segments) {
+        for (offset, n) in (tss.selectors..)
+            .step_by(tss.size as usize)
+            .zip(0..tss.segments)
+        {
             self.write_tss(base, offset, 2, u64::from(self.st.seg[n].selector))?;
         }
         Ok(())
@@ -189,14 +227,21 @@ impl Vcpu {
             *value = self.read_tss(base, offset, tss.size)?;
         }
         let mut selectors = [0; 6];
-        for (offset, n) in (tss.selectors..).step_by(tss.size as usize).zip(0..tss.segments) {
+        for (offset, n) in (tss.selectors..)
+            .step_by(tss.size as usize)
+            .zip(0..tss.segments)
+        {
             selectors[n] = self.read_tss(base, offset, 2)? as u16;
         }
         let large = tss.size == 4;
         let mut gpr = [0; 8];
         gpr.copy_from_slice(&values[2..]);
         Ok(TaskState {
-            cr3: if large { Some(self.read_tss(base, CR3, 4)?) } else { None },
+            cr3: if large {
+                Some(self.read_tss(base, CR3, 4)?)
+            } else {
+                None
+            },
             rip: values[0],
             rflags: values[1] & WRITABLE | FIXED,
             gpr,
@@ -220,13 +265,20 @@ impl Vcpu {
     /// The commit point: the new task's registers, with its segments not loaded yet.
     fn commit_task(&mut self, tss: &Descriptor, state: &TaskState) {
         let tr = tss.segment(tss.selector);
-        self.st.tr = Segment { attr: tr.attr | kind::BUSY, ..tr };
+        self.st.tr = Segment {
+            attr: tr.attr | kind::BUSY,
+            ..tr
+        };
         self.st.cr0 |= cr0::TS;
         // Local breakpoints are of the old task.
         self.st.dr7 &= !0x155;
         self.sync_watches();
         self.st.gpr[..8].copy_from_slice(&state.gpr);
-        let level = if state.rflags & VM != 0 { 3 } else { rpl(state.selectors[Seg::Cs as usize]) };
+        let level = if state.rflags & VM != 0 {
+            3
+        } else {
+            rpl(state.selectors[Seg::Cs as usize])
+        };
         for (segment, selector) in self.st.seg.iter_mut().zip(state.selectors) {
             *segment = null_segment(selector, level);
         }
@@ -309,7 +361,11 @@ impl Vcpu {
         }
         let code = self.descriptor(selector)?.ok_or(ts)?;
         let level = rpl(selector);
-        let matches = if code.is_conforming() { code.dpl() <= level } else { code.dpl() == level };
+        let matches = if code.is_conforming() {
+            code.dpl() <= level
+        } else {
+            code.dpl() == level
+        };
         if !code.is_code() || !matches {
             return Err(ts);
         }

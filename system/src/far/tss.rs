@@ -17,7 +17,8 @@ impl Vcpu {
             return Err(Exception::ts(error_code(tr.selector)));
         }
         let esp = self.read_system(self.table_address(tr.base, u64::from(offset)), size)?;
-        let selector = self.read_system(self.table_address(tr.base, u64::from(offset + size)), 2)? as u16;
+        let selector =
+            self.read_system(self.table_address(tr.base, u64::from(offset + size)), 2)? as u16;
         let ts = Exception::ts(error_code(selector));
         if is_null(selector) {
             return Err(ts);

@@ -49,7 +49,12 @@ pub(crate) fn rpl(selector: u16) -> u8 {
 
 /// A segment register after a null selector was loaded; `dpl` is the new CPL when it is SS.
 pub(crate) fn null_segment(selector: u16, dpl: u8) -> Segment {
-    Segment { base: 0, limit: 0, attr: attr::UNUSABLE | u32::from(dpl) << attr::DPL_SHIFT, selector }
+    Segment {
+        base: 0,
+        limit: 0,
+        attr: attr::UNUSABLE | u32::from(dpl) << attr::DPL_SHIFT,
+        selector,
+    }
 }
 
 /// A segment register loaded in real mode: only selector and base change, so that a larger limit stays ("unreal mode").
@@ -57,13 +62,21 @@ pub(crate) fn real_segment(old: &Segment, selector: u16) -> Segment {
     if old.attr & attr::UNUSABLE != 0 {
         return Segment::real(selector);
     }
-    Segment { base: u64::from(selector) << 4, selector, attr: old.attr | attr::P, ..*old }
+    Segment {
+        base: u64::from(selector) << 4,
+        selector,
+        attr: old.attr | attr::P,
+        ..*old
+    }
 }
 
 /// A segment register loaded in virtual-8086 mode.
 pub(crate) fn vm86_segment(selector: u16) -> Segment {
     let segment = Segment::real(selector);
-    Segment { attr: segment.attr | attr::DPL, ..segment }
+    Segment {
+        attr: segment.attr | attr::DPL,
+        ..segment
+    }
 }
 
 impl Descriptor {
@@ -78,7 +91,11 @@ impl Descriptor {
     /// The limit in bytes, granularity applied.
     pub(crate) fn limit(&self) -> u32 {
         let limit = (self.raw & 0xffff | self.raw >> 32 & 0xf_0000) as u32;
-        if self.has(attr::G) { limit << 12 | 0xfff } else { limit }
+        if self.has(attr::G) {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        }
     }
 
     pub(crate) fn has(&self, mask: u32) -> bool {
@@ -121,7 +138,11 @@ impl Descriptor {
 
     /// An available or busy TSS of either size.
     pub(crate) fn is_tss(&self) -> bool {
-        self.is_system() && matches!(self.kind(), kind::TSS16 | kind::TSS16_BUSY | kind::TSS | kind::TSS_BUSY)
+        self.is_system()
+            && matches!(
+                self.kind(),
+                kind::TSS16 | kind::TSS16_BUSY | kind::TSS | kind::TSS_BUSY
+            )
     }
 
     /// A TSS that a task runs in, or is nested below one that does.
@@ -132,7 +153,12 @@ impl Descriptor {
     /// The register that holds this descriptor under `selector`.
     pub(crate) fn segment(&self, selector: u16) -> Segment {
         let accessed = if self.is_system() { 0 } else { attr::ACCESSED };
-        Segment { base: self.base(), limit: self.limit(), attr: self.attr() | accessed, selector }
+        Segment {
+            base: self.base(),
+            limit: self.limit(),
+            attr: self.attr() | accessed,
+            selector,
+        }
     }
 }
 
@@ -156,18 +182,30 @@ impl Vcpu {
     }
 
     /// The upper half of a 16-byte descriptor. `None`: it lies beyond its table's limit.
-    pub(crate) fn descriptor_high(&mut self, descriptor: &Descriptor) -> Result<Option<u64>, Exception> {
-        let limit = if descriptor.selector & 4 == 0 { u32::from(self.st.gdtr.limit) } else { self.st.ldtr.limit };
+    pub(crate) fn descriptor_high(
+        &mut self,
+        descriptor: &Descriptor,
+    ) -> Result<Option<u64>, Exception> {
+        let limit = if descriptor.selector & 4 == 0 {
+            u32::from(self.st.gdtr.limit)
+        } else {
+            self.st.ldtr.limit
+        };
         if u32::from(descriptor.selector & 0xfff8) + 15 > limit {
             return Ok(None);
         }
-        self.read_system(descriptor.lin.wrapping_add(8), 8).map(Some)
+        self.read_system(descriptor.lin.wrapping_add(8), 8)
+            .map(Some)
     }
 
     /// A linear address in a system table: 32 bits wide outside long mode.
     pub(crate) fn table_address(&self, base: u64, offset: u64) -> u64 {
         let lin = base.wrapping_add(offset);
-        if self.st.long_mode() { lin } else { lin & 0xffff_ffff }
+        if self.st.long_mode() {
+            lin
+        } else {
+            lin & 0xffff_ffff
+        }
     }
 
     /// Sets the accessed bit of a code or data descriptor in its table.
@@ -187,6 +225,9 @@ impl Vcpu {
     /// Changes the access byte of a descriptor atomically, as an implicit supervisor access.
     fn modify_descriptor(&mut self, lin: u64, f: impl FnMut(u64) -> u64) -> Result<(), Exception> {
         let lin = self.table_address(lin, 5);
-        self.mmu.rmw_locked_as(LinAddr(lin), 1, Privilege::Implicit, f).map(|_| ()).map_err(fault)
+        self.mmu
+            .rmw_locked_as(LinAddr(lin), 1, Privilege::Implicit, f)
+            .map(|_| ())
+            .map_err(fault)
     }
 }

@@ -21,7 +21,9 @@ pub fn load_seg(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> 
 
 /// The selector in segment register `a`.
 pub fn read_seg(v: &mut Vcpu, a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
-    Seg::from_index(a as usize).map(|seg| u64::from(v.seg(seg).selector)).ok_or(Exception::UD)
+    Seg::from_index(a as usize)
+        .map(|seg| u64::from(v.seg(seg).selector))
+        .ok_or(Exception::UD)
 }
 
 impl Vcpu {
@@ -44,7 +46,9 @@ impl Vcpu {
         if !descriptor.is_readable() {
             return Err(gp);
         }
-        if !descriptor.is_conforming() && (rpl(selector) > descriptor.dpl() || self.st.cpl() > descriptor.dpl()) {
+        if !descriptor.is_conforming()
+            && (rpl(selector) > descriptor.dpl() || self.st.cpl() > descriptor.dpl())
+        {
             return Err(gp);
         }
         if !descriptor.present() {

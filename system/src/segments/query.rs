@@ -36,7 +36,13 @@ pub fn lsl(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
 /// VERR (c = 0) and VERW (c = 1): a = selector; writes ZF.
 pub fn verify(v: &mut Vcpu, a: u64, _b: u64, c: u64) -> Result<u64, Exception> {
     let descriptor = v.queried(a as u16)?;
-    let allowed = descriptor.is_some_and(|d| if c == 0 { d.is_readable() } else { d.is_writable_data() });
+    let allowed = descriptor.is_some_and(|d| {
+        if c == 0 {
+            d.is_readable()
+        } else {
+            d.is_writable_data()
+        }
+    });
     v.set_status(flags::ZF, if allowed { flags::ZF } else { 0 });
     Ok(0)
 }

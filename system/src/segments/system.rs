@@ -44,7 +44,10 @@ pub fn ltr(v: &mut Vcpu, a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
         return Err(Exception::np(error_code(selector)));
     }
     v.mark_busy(descriptor.lin, true)?;
-    v.st.tr = Segment { attr: segment.attr | kind::BUSY, ..segment };
+    v.st.tr = Segment {
+        attr: segment.attr | kind::BUSY,
+        ..segment
+    };
     Ok(0)
 }
 
@@ -63,17 +66,29 @@ pub fn str(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
 impl Vcpu {
     /// #UD outside protected mode.
     pub(super) fn check_protected(&self) -> Result<(), Exception> {
-        if self.st.real_mode() || self.st.vm86() { Err(Exception::UD) } else { Ok(()) }
+        if self.st.real_mode() || self.st.vm86() {
+            Err(Exception::UD)
+        } else {
+            Ok(())
+        }
     }
 
     fn check_system_load(&self) -> Result<(), Exception> {
         self.check_protected()?;
-        if self.st.cpl() == 0 { Ok(()) } else { Err(Exception::GP0) }
+        if self.st.cpl() == 0 {
+            Ok(())
+        } else {
+            Err(Exception::GP0)
+        }
     }
 
     fn check_store_selector(&self) -> Result<(), Exception> {
         self.check_protected()?;
-        if self.st.cr4 & cr4::UMIP != 0 && self.st.cpl() != 0 { Err(Exception::GP0) } else { Ok(()) }
+        if self.st.cr4 & cr4::UMIP != 0 && self.st.cpl() != 0 {
+            Err(Exception::GP0)
+        } else {
+            Ok(())
+        }
     }
 
     /// A descriptor that must be in the GDT.
@@ -85,7 +100,11 @@ impl Vcpu {
     }
 
     /// The register that an LDT or TSS descriptor fills, its base 64 bits wide in 64-bit mode.
-    fn system_segment(&mut self, descriptor: &Descriptor, error: Exception) -> Result<Segment, Exception> {
+    fn system_segment(
+        &mut self,
+        descriptor: &Descriptor,
+        error: Exception,
+    ) -> Result<Segment, Exception> {
         let segment = descriptor.segment(descriptor.selector);
         if !self.st.code64() {
             return Ok(segment);

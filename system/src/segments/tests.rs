@@ -49,9 +49,16 @@ fn data_segment_loads_check_type_privilege_and_presence() {
             let got = load(&mut m, seg, *selector);
             assert_eq!(got, *expected, "{seg:?} = {selector:#x} at level {cpl}");
             if expected.is_err() {
-                assert_eq!(m.snapshot(), before, "{selector:#x} at level {cpl} changed something");
+                assert_eq!(
+                    m.snapshot(),
+                    before,
+                    "{selector:#x} at level {cpl} changed something"
+                );
             } else {
-                assert_eq!(read_seg(&mut m.v, seg as u64, 0, 0), Ok(u64::from(*selector)));
+                assert_eq!(
+                    read_seg(&mut m.v, seg as u64, 0, 0),
+                    Ok(u64::from(*selector))
+                );
                 assert_eq!(m.v.seg(seg).has(attr::UNUSABLE), *selector < 4);
             }
         }
@@ -78,7 +85,11 @@ fn stack_segment_loads_want_exact_privilege() {
     for (cpl, selector, expected) in cases {
         let mut m = Machine::protected(*cpl);
         let before = m.snapshot();
-        assert_eq!(load(&mut m, Seg::Ss, *selector), *expected, "SS = {selector:#x} at level {cpl}");
+        assert_eq!(
+            load(&mut m, Seg::Ss, *selector),
+            *expected,
+            "SS = {selector:#x} at level {cpl}"
+        );
         if expected.is_err() {
             assert_eq!(m.snapshot(), before);
         }
@@ -94,7 +105,11 @@ fn null_stack_segment_loads_in_64_bit_mode_below_level_3() {
         (0, false, 0, gp(0)),
     ] {
         let mut m = Machine::long(cpl, code64);
-        assert_eq!(load(&mut m, Seg::Ss, selector), expected, "SS = {selector} at level {cpl}, 64-bit {code64}");
+        assert_eq!(
+            load(&mut m, Seg::Ss, selector),
+            expected,
+            "SS = {selector} at level {cpl}, 64-bit {code64}"
+        );
         assert_eq!(m.v.st.cpl(), cpl);
     }
 }
@@ -115,7 +130,10 @@ fn loads_set_the_accessed_bit_once_and_only_on_success() {
     assert_eq!(m.read_descriptor(sel::D3), before | 1 << 40);
     let segment = *m.v.seg(Seg::Ds);
     assert!(segment.has(attr::ACCESSED));
-    assert_eq!((segment.base, segment.limit, segment.selector), (0, u32::MAX, sel::D3));
+    assert_eq!(
+        (segment.base, segment.limit, segment.selector),
+        (0, u32::MAX, sel::D3)
+    );
 }
 
 #[test]
@@ -147,7 +165,10 @@ fn selectors_of_the_ldt_use_ldtr() {
     let mut m = Machine::protected(0);
     m.write_descriptor(0xc, descriptor(0x1234_5678, 0x42, access::DATA | attr::DB));
     load(&mut m, Seg::Es, 0xc).expect("an LDT selector loads");
-    assert_eq!((m.v.seg(Seg::Es).base, m.v.seg(Seg::Es).limit), (0x1234_5678, 0x42));
+    assert_eq!(
+        (m.v.seg(Seg::Es).base, m.v.seg(Seg::Es).limit),
+        (0x1234_5678, 0x42)
+    );
     // Entry 0 of the LDT is no null selector.
     m.write_descriptor(4, descriptor(0, 1, access::DATA));
     assert_eq!(load(&mut m, Seg::Es, 4), Ok(0));
@@ -160,13 +181,19 @@ fn real_mode_loads_keep_the_limit_and_vm86_loads_set_it() {
     let mut m = Machine::real();
     m.v.st.seg[Seg::Ds as usize].limit = u32::MAX;
     load(&mut m, Seg::Ds, 0x1234).expect("anything loads in real mode");
-    assert_eq!((m.v.seg(Seg::Ds).base, m.v.seg(Seg::Ds).limit), (0x1_2340, u32::MAX));
+    assert_eq!(
+        (m.v.seg(Seg::Ds).base, m.v.seg(Seg::Ds).limit),
+        (0x1_2340, u32::MAX)
+    );
 
     let mut m = Machine::vm86(3);
     m.v.st.seg[Seg::Ds as usize].limit = u32::MAX;
     load(&mut m, Seg::Ds, 0xffff).expect("anything loads in VM86");
     let ds = *m.v.seg(Seg::Ds);
-    assert_eq!((ds.base, ds.limit, ds.dpl(), ds.selector), (0xf_fff0, 0xffff, 3, 0xffff));
+    assert_eq!(
+        (ds.base, ds.limit, ds.dpl(), ds.selector),
+        (0xf_fff0, 0xffff, 3, 0xffff)
+    );
 }
 
 #[test]
@@ -184,7 +211,8 @@ fn only_mov_and_pop_ss_cast_a_shadow() {
 fn lldt_and_ltr_faults() {
     type Load = fn(&mut crate::Vcpu, u64, u64, u64) -> Result<u64, Exception>;
     let absent = sel::FREE;
-    let cases: &[(&str, Load, u8, u16, Result<u64, Exception>)] = &[
+    type Case = (&'static str, Load, u8, u16, Result<u64, Exception>);
+    let cases: &[Case] = &[
         ("lldt", lldt, 0, sel::LDT, Ok(0)),
         ("lldt", lldt, 0, 3, Ok(0)),
         ("lldt", lldt, 3, sel::LDT, gp(0)),
@@ -192,7 +220,13 @@ fn lldt_and_ltr_faults() {
         ("lldt", lldt, 0, sel::TSS_B, gp(sel::TSS_B)),
         ("lldt", lldt, 0, sel::D0, gp(sel::D0)),
         ("lldt", lldt, 0, sel::BEYOND, gp(sel::BEYOND)),
-        ("lldt", lldt, 0, absent, Err(Exception::np(u32::from(absent)))),
+        (
+            "lldt",
+            lldt,
+            0,
+            absent,
+            Err(Exception::np(u32::from(absent))),
+        ),
         ("ltr", ltr, 0, sel::TSS_B, Ok(0)),
         ("ltr", ltr, 0, sel::TSS_C, Ok(0)),
         ("ltr", ltr, 3, sel::TSS_B, gp(0)),
@@ -202,14 +236,24 @@ fn lldt_and_ltr_faults() {
         ("ltr", ltr, 0, sel::LDT, gp(sel::LDT)),
         ("ltr", ltr, 0, sel::D0, gp(sel::D0)),
         ("ltr", ltr, 0, sel::BEYOND, gp(sel::BEYOND)),
-        ("ltr", ltr, 0, absent + 8, Err(Exception::np(u32::from(absent + 8)))),
+        (
+            "ltr",
+            ltr,
+            0,
+            absent + 8,
+            Err(Exception::np(u32::from(absent + 8))),
+        ),
     ];
     for (name, f, cpl, selector, expected) in cases {
         let mut m = Machine::protected(*cpl);
         m.write_descriptor(absent, descriptor(LDT, 0xff, access::LDT & !attr::P));
         m.write_descriptor(absent + 8, descriptor(TSS, 0xff, access::TSS & !attr::P));
         let before = m.snapshot();
-        assert_eq!(f(&mut m.v, u64::from(*selector), 0, 0), *expected, "{name} {selector:#x} at level {cpl}");
+        assert_eq!(
+            f(&mut m.v, u64::from(*selector), 0, 0),
+            *expected,
+            "{name} {selector:#x} at level {cpl}"
+        );
         if expected.is_err() {
             assert_eq!(m.snapshot(), before);
         }
@@ -251,7 +295,11 @@ fn system_descriptors_have_16_bytes_in_64_bit_mode() {
     ] {
         m.write_descriptor(selector, low);
         m.write(GDT + u64::from(selector) + 8, 8, high);
-        assert_eq!(lldt(&mut m.v, u64::from(selector), 0, 0), gp(selector), "{high:#x}");
+        assert_eq!(
+            lldt(&mut m.v, u64::from(selector), 0, 0),
+            gp(selector),
+            "{high:#x}"
+        );
     }
     m.write_descriptor(free, descriptor(0, 0x67, access::TSS16));
     m.write_descriptor(free + 8, 0);
@@ -260,11 +308,21 @@ fn system_descriptors_have_16_bytes_in_64_bit_mode() {
 
 #[test]
 fn umip_hides_selectors_from_programs() {
-    for (cpl, umip, expected) in [(0, true, Ok(())), (3, false, Ok(())), (3, true, Err(Exception::GP0))] {
+    for (cpl, umip, expected) in [
+        (0, true, Ok(())),
+        (3, false, Ok(())),
+        (3, true, Err(Exception::GP0)),
+    ] {
         let mut m = Machine::protected(cpl);
         m.v.st.cr4 = if umip { cr4::UMIP } else { 0 };
-        assert_eq!(sldt(&mut m.v, 0, 0, 0), expected.map(|()| u64::from(sel::LDT)));
-        assert_eq!(str(&mut m.v, 0, 0, 0), expected.map(|()| u64::from(sel::TSS)));
+        assert_eq!(
+            sldt(&mut m.v, 0, 0, 0),
+            expected.map(|()| u64::from(sel::LDT))
+        );
+        assert_eq!(
+            str(&mut m.v, 0, 0, 0),
+            expected.map(|()| u64::from(sel::TSS))
+        );
     }
 }
 
@@ -299,7 +357,11 @@ fn lar_and_lsl_answer_for_visible_descriptors_of_known_types() {
     ];
     for (selector, cpl, expected) in cases {
         for (long, wanted) in [(false, &expected[..2]), (true, &expected[2..])] {
-            let mut m = if long { Machine::long(*cpl, true) } else { Machine::protected(*cpl) };
+            let mut m = if long {
+                Machine::long(*cpl, true)
+            } else {
+                Machine::protected(*cpl)
+            };
             m.write_descriptor(call, descriptor(0, 0, access::CALL));
             m.write_descriptor(small, descriptor(0, 0, access::CALL16));
             m.write_descriptor(int, descriptor(0, 0, access::INT));
@@ -309,7 +371,15 @@ fn lar_and_lsl_answer_for_visible_descriptors_of_known_types() {
             let place = format!("{selector:#x} at level {cpl}, long {long}");
             let got = lar(&mut m.v, u64::from(*selector), OLD, 4).expect("LAR raises nothing here");
             assert_eq!(zf(&m), wanted[0], "LAR {place}");
-            assert_eq!(got, if wanted[0] { raw >> 32 & 0xff_ff00 } else { OLD }, "LAR {place}");
+            assert_eq!(
+                got,
+                if wanted[0] {
+                    raw >> 32 & 0xff_ff00
+                } else {
+                    OLD
+                },
+                "LAR {place}"
+            );
             let got = lsl(&mut m.v, u64::from(*selector), OLD, 4).expect("LSL raises nothing here");
             assert_eq!(zf(&m), wanted[1], "LSL {place}");
             let limit = u64::from(m.segment(*selector).limit);
@@ -317,7 +387,10 @@ fn lar_and_lsl_answer_for_visible_descriptors_of_known_types() {
         }
     }
     let mut m = Machine::protected(0);
-    assert_eq!(lsl(&mut m.v, u64::from(sel::D0), OLD, 2), Ok(0x1111_2222_3333_ffff));
+    assert_eq!(
+        lsl(&mut m.v, u64::from(sel::D0), OLD, 2),
+        Ok(0x1111_2222_3333_ffff)
+    );
     let mut m = Machine::real();
     assert_eq!(lar(&mut m.v, 0, 0, 4), Err(Exception::UD));
     assert_eq!(lsl(&mut m.v, 0, 0, 4), Err(Exception::UD));
@@ -384,8 +457,15 @@ fn loaded_segments_limit_accesses() {
         m.write_descriptor(sel::FREE, descriptor(0x1000, *limit, *attr));
         m.set_segment(Seg::Ds, sel::FREE);
         let got = m.v.linear(Seg::Ds, *offset, *size, *write);
-        let expected = if *allowed { Ok(0x1000 + offset) } else { Err(Exception::GP0) };
-        assert_eq!(got, expected, "attr {attr:#x} limit {limit:#x} offset {offset:#x}");
+        let expected = if *allowed {
+            Ok(0x1000 + offset)
+        } else {
+            Err(Exception::GP0)
+        };
+        assert_eq!(
+            got, expected,
+            "attr {attr:#x} limit {limit:#x} offset {offset:#x}"
+        );
         if attr & attr::CODE == 0 && attr & attr::RW != 0 {
             m.set_segment(Seg::Ss, sel::FREE);
             let got = m.v.linear(Seg::Ss, *offset, *size, *write);
@@ -398,12 +478,26 @@ fn loaded_segments_limit_accesses() {
 fn non_canonical_addresses_raise_ss_through_ss_and_gp_otherwise() {
     let m = Machine::long(0, true);
     for seg in Seg::ALL {
-        let expected = if seg == Seg::Ss { Exception::SS0 } else { Exception::GP0 };
+        let expected = if seg == Seg::Ss {
+            Exception::SS0
+        } else {
+            Exception::GP0
+        };
         for offset in [0x8000_0000_0000, 0xffff_7fff_ffff_ffff, 0x7fff_ffff_fffd] {
-            assert_eq!(m.v.linear(seg, offset, 4, false), Err(expected), "{seg:?}:{offset:#x}");
+            assert_eq!(
+                m.v.linear(seg, offset, 4, false),
+                Err(expected),
+                "{seg:?}:{offset:#x}"
+            );
         }
-        assert_eq!(m.v.linear(seg, 0x7fff_ffff_fffc, 4, true), Ok(0x7fff_ffff_fffc));
-        assert_eq!(m.v.linear(seg, 0xffff_8000_0000_0000, 4, true), Ok(0xffff_8000_0000_0000));
+        assert_eq!(
+            m.v.linear(seg, 0x7fff_ffff_fffc, 4, true),
+            Ok(0x7fff_ffff_fffc)
+        );
+        assert_eq!(
+            m.v.linear(seg, 0xffff_8000_0000_0000, 4, true),
+            Ok(0xffff_8000_0000_0000)
+        );
     }
     let mut m = Machine::long(0, true);
     m.v.st.seg[Seg::Fs as usize].base = 0x7fff_ffff_f000;

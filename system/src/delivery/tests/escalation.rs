@@ -40,14 +40,16 @@ fn faults_push_rf_and_traps_and_interrupts_do_not() {
 #[test]
 fn page_faults_load_cr2_and_debug_exceptions_dr6() {
     let mut m = Machine::protected(3);
-    m.v.raise(Exception::page_fault(0xdead_b000, 7)).expect("the gate is good");
+    m.v.raise(Exception::page_fault(0xdead_b000, 7))
+        .expect("the gate is good");
     assert_eq!((m.v.st.cr2, m.read(STACK0 - 24, 4)), (0xdead_b000, 7));
 
     let mut m = Machine::protected(0);
     m.v.st.dr6 = 0xffff_0ff0 | dr6::BT | 2;
     m.v.st.dr7 = 0x400 | dr6::DR7_GD;
     m.v.st.msr.debugctl = dr6::DEBUGCTL_LBR | dr6::DEBUGCTL_BTF;
-    m.v.raise(Exception::debug(dr6::BS | 1)).expect("the gate is good");
+    m.v.raise(Exception::debug(dr6::BS | 1))
+        .expect("the gate is good");
     assert_eq!(m.v.st.dr6, 0xffff_0ff0 | dr6::BT | dr6::BS | 1);
     assert_eq!((m.v.st.dr7, m.v.st.msr.debugctl), (0x400, 0));
 
@@ -77,10 +79,20 @@ fn a_benign_first_exception_gives_way_to_the_second() {
 
 #[test]
 fn two_contributory_faults_are_a_double_fault() {
-    for first in [vector::DE, vector::TS, vector::NP, vector::SS, vector::GP, vector::PF] {
+    for first in [
+        vector::DE,
+        vector::TS,
+        vector::NP,
+        vector::SS,
+        vector::GP,
+        vector::PF,
+    ] {
         let mut m = Machine::protected(3);
         m.gate(first, 0, access::INT, 0);
-        assert_eq!(m.v.raise(Exception::with_error(first, 0)), Ok(Exception::with_error(vector::DF, 0)));
+        assert_eq!(
+            m.v.raise(Exception::with_error(first, 0)),
+            Ok(Exception::with_error(vector::DF, 0))
+        );
         assert!(handles(&m, sel::C0, vector::DF));
         // Error code 0, EIP of the first fault.
         assert_eq!(m.frame::<2>(STACK0 - 24, 4), [0, START]);
@@ -108,19 +120,31 @@ fn two_page_faults_are_a_double_fault() {
     m.v.st.gdtr.limit = 0xffff;
     m.gate(vector::PF, 0x2000, access::INT, 0);
     m.page(0x3000, 2);
-    assert_eq!(m.v.raise(Exception::page_fault(0x1_2345, 0)), Ok(Exception::with_error(vector::DF, 0)));
+    assert_eq!(
+        m.v.raise(Exception::page_fault(0x1_2345, 0)),
+        Ok(Exception::with_error(vector::DF, 0))
+    );
     assert_eq!(m.v.st.cr2, 0x3000, "CR2 is the second's");
 }
 
 #[test]
 fn a_fault_in_delivering_a_double_fault_shuts_down() {
-    for mut m in [Machine::protected(0), Machine::protected(3), Machine::real(), Machine::vm86(3), Machine::long(3, true)] {
+    for mut m in [
+        Machine::protected(0),
+        Machine::protected(3),
+        Machine::real(),
+        Machine::vm86(3),
+        Machine::long(3, true),
+    ] {
         m.v.st.idtr.limit = 0;
         m.v.st.rip = 0x1234;
         let before = m.v.st.clone();
         assert_eq!(m.v.raise(Exception::GP0), Err(Shutdown));
         assert!(m.shut_down());
-        assert_eq!((m.v.st.rip, m.v.st.gpr, m.v.st.seg), (before.rip, before.gpr, before.seg));
+        assert_eq!(
+            (m.v.st.rip, m.v.st.gpr, m.v.st.seg),
+            (before.rip, before.gpr, before.seg)
+        );
         assert_eq!(m.v.boundary(), Boundary::Shutdown);
     }
 }
@@ -134,7 +158,10 @@ fn a_stack_that_cannot_take_the_frame_ends_in_a_triple_fault_without_a_tss_stack
     let mut m = Machine::long(0, true);
     m.v.st.gpr[4] = 0x8000_0000_0000;
     m.gate64(vector::DF, sel::L0, access::INT, 1);
-    assert_eq!(m.v.raise(Exception::UD), Ok(Exception::with_error(vector::DF, 0)));
+    assert_eq!(
+        m.v.raise(Exception::UD),
+        Ok(Exception::with_error(vector::DF, 0))
+    );
 }
 
 #[test]
@@ -142,14 +169,26 @@ fn double_fault_through_a_task_gate_switches_and_pushes_zero() {
     let mut m = Machine::protected(3);
     m.v.st.cr0 |= cr0::NE;
     m.gate(vector::GP, 0, access::INT, 0);
-    m.write(IDT + u64::from(vector::DF) * 8, 8, gate(sel::TSS_B, 0, access::TASK_GATE, 0));
+    m.write(
+        IDT + u64::from(vector::DF) * 8,
+        8,
+        gate(sel::TSS_B, 0, access::TASK_GATE, 0),
+    );
     let at = crate::testing::TSS_B;
     m.write(at + 0x20, 4, 0x4444);
     m.write(at + 0x38, 4, 0x7000);
-    for (offset, selector) in [(0x48, sel::D0), (0x4c, sel::C0), (0x50, sel::D0), (0x54, sel::D0)] {
+    for (offset, selector) in [
+        (0x48, sel::D0),
+        (0x4c, sel::C0),
+        (0x50, sel::D0),
+        (0x54, sel::D0),
+    ] {
         m.write(at + offset, 2, u64::from(selector));
     }
-    assert_eq!(m.v.raise(Exception::GP0), Ok(Exception::with_error(vector::DF, 0)));
+    assert_eq!(
+        m.v.raise(Exception::GP0),
+        Ok(Exception::with_error(vector::DF, 0))
+    );
     assert!(m.at(sel::C0, 0x4444));
     assert_eq!((m.v.st.gpr[4], m.read(0x6ffc, 4)), (0x6ffc, 0));
     // The old task resumes at the fault, with RF.
@@ -162,10 +201,16 @@ fn shutdown_ends_with_init_or_nmi() {
     let mut m = Machine::protected(0);
     m.v.st.idtr.limit = 0;
     assert_eq!(m.v.raise(Exception::GP0), Err(Shutdown));
-    assert_eq!(m.v.wake_mask() & (event::INTR | event::NMI | event::INIT), event::NMI | event::INIT);
+    assert_eq!(
+        m.v.wake_mask() & (event::INTR | event::NMI | event::INIT),
+        event::NMI | event::INIT
+    );
     m.v.st.idtr.limit = 0x7ff;
     m.events.raise(event::NMI);
-    assert_eq!(m.v.boundary(), Boundary::Delivered(Exception::new(vector::NMI)));
+    assert_eq!(
+        m.v.boundary(),
+        Boundary::Delivered(Exception::new(vector::NMI))
+    );
     assert!(handles(&m, sel::C0, vector::NMI));
     assert!(!m.shut_down());
 }

@@ -27,7 +27,11 @@ fn long_mode_gates_by_level_and_mode() {
             hardware(&mut m, 14, error).expect("the gate is good");
             let rf = if error.is_some() { RF } else { 0 };
             let frame = m.frame::<5>(top - 40, 8);
-            assert_eq!(frame, [START, u64::from(cs), SEEN | rf, STACK + 0xb, u64::from(ss)], "level {cpl}");
+            assert_eq!(
+                frame,
+                [START, u64::from(cs), SEEN | rf, STACK + 0xb, u64::from(ss)],
+                "level {cpl}"
+            );
             let mut rsp = top - 40;
             if let Some(error) = error {
                 rsp -= 8;
@@ -39,7 +43,11 @@ fn long_mode_gates_by_level_and_mode() {
             let kept = if kind & 1 != 0 { SEEN } else { SEEN & !IF };
             assert_eq!(m.v.rflags(), kept & !(TF | NT));
             if level < u16::from(cpl) {
-                assert_eq!(m.v.seg(Seg::Ss).selector, level, "SS is null with the new level");
+                assert_eq!(
+                    m.v.seg(Seg::Ss).selector,
+                    level,
+                    "SS is null with the new level"
+                );
                 assert!(m.v.seg(Seg::Ss).has(attr::UNUSABLE));
             } else {
                 assert_eq!(m.v.seg(Seg::Ss).selector, ss, "SS stays");
@@ -55,7 +63,11 @@ fn interrupt_stacks_serve_all_levels() {
         m.gate64(14, sel::L0, access::INT, ist);
         hardware(&mut m, 14, None).expect("the gate is good");
         let top = IST1 + u64::from(ist - 1) * 0x1000;
-        assert_eq!((m.v.st.gpr[4], m.read(top - 16, 8)), (top - 40, STACK), "IST {ist} from level {cpl}");
+        assert_eq!(
+            (m.v.st.gpr[4], m.read(top - 16, 8)),
+            (top - 40, STACK),
+            "IST {ist} from level {cpl}"
+        );
     }
 }
 
@@ -72,18 +84,62 @@ fn long_mode_delivery_faults() {
     type Change = Box<dyn Fn(&mut Machine)>;
     let idt = |vector: u32| vector * 8 + 2;
     let tss = u32::from(sel::TSS);
-    let target = |selector: u16| -> Change { Box::new(move |m| m.gate64(0x40, selector, access::INT | access::dpl(3), 0)) };
-    let kind = |attr: u32, ist: u8| -> Change { Box::new(move |m| m.gate64(0x40, sel::L0, attr | access::dpl(3), ist)) };
+    let target = |selector: u16| -> Change {
+        Box::new(move |m| m.gate64(0x40, selector, access::INT | access::dpl(3), 0))
+    };
+    let kind = |attr: u32, ist: u8| -> Change {
+        Box::new(move |m| m.gate64(0x40, sel::L0, attr | access::dpl(3), ist))
+    };
     let cases: Vec<(&str, u8, Change, Exception)> = vec![
-        ("limit", 3, Box::new(|m| m.v.st.idtr.limit = 0x40 * 16 + 14), Exception::gp(idt(0x40))),
-        ("task gate", 3, kind(access::TASK_GATE, 0), Exception::gp(idt(0x40))),
-        ("16-bit gate", 3, kind(access::INT16, 0), Exception::gp(idt(0x40))),
-        ("absent", 3, kind(access::INT & !attr::P, 0), Exception::np(idt(0x40))),
+        (
+            "limit",
+            3,
+            Box::new(|m| m.v.st.idtr.limit = 0x40 * 16 + 14),
+            Exception::gp(idt(0x40)),
+        ),
+        (
+            "task gate",
+            3,
+            kind(access::TASK_GATE, 0),
+            Exception::gp(idt(0x40)),
+        ),
+        (
+            "16-bit gate",
+            3,
+            kind(access::INT16, 0),
+            Exception::gp(idt(0x40)),
+        ),
+        (
+            "absent",
+            3,
+            kind(access::INT & !attr::P, 0),
+            Exception::np(idt(0x40)),
+        ),
         ("null", 3, target(0), Exception::GP0),
-        ("beyond", 3, target(sel::BEYOND), Exception::gp(u32::from(sel::BEYOND))),
-        ("compatibility code", 3, target(sel::C0), Exception::gp(u32::from(sel::C0))),
-        ("data", 3, target(sel::D0), Exception::gp(u32::from(sel::D0))),
-        ("outer", 0, target(sel::L3), Exception::gp(u32::from(sel::L3 & !3))),
+        (
+            "beyond",
+            3,
+            target(sel::BEYOND),
+            Exception::gp(u32::from(sel::BEYOND)),
+        ),
+        (
+            "compatibility code",
+            3,
+            target(sel::C0),
+            Exception::gp(u32::from(sel::C0)),
+        ),
+        (
+            "data",
+            3,
+            target(sel::D0),
+            Exception::gp(u32::from(sel::D0)),
+        ),
+        (
+            "outer",
+            0,
+            target(sel::L3),
+            Exception::gp(u32::from(sel::L3 & !3)),
+        ),
         (
             "L and D",
             0,
@@ -94,7 +150,12 @@ fn long_mode_delivery_faults() {
             }),
             Exception::gp(u32::from(sel::L0)),
         ),
-        ("TSS too small for RSP0", 3, Box::new(|m| m.v.st.tr.limit = 10), Exception::ts(tss)),
+        (
+            "TSS too small for RSP0",
+            3,
+            Box::new(|m| m.v.st.tr.limit = 10),
+            Exception::ts(tss),
+        ),
         (
             "TSS too small for IST1",
             0,
@@ -104,10 +165,30 @@ fn long_mode_delivery_faults() {
             }),
             Exception::ts(tss),
         ),
-        ("non-canonical RSP0", 3, Box::new(|m| m.write(TSS + 4, 8, 1 << 48)), Exception::SS0),
-        ("non-canonical RSP", 0, Box::new(|m| m.v.st.gpr[4] = 0x8000_0000_0040), Exception::SS0),
-        ("non-canonical RIP", 3, Box::new(|m| m.write(IDT + 0x40 * 16 + 8, 8, 0x8000)), Exception::GP0),
-        ("page fault", 3, Box::new(|m| m.write(TSS + 4, 8, 0x5000_0000)), Exception::page_fault(0x4fff_fff8, 2)),
+        (
+            "non-canonical RSP0",
+            3,
+            Box::new(|m| m.write(TSS + 4, 8, 1 << 48)),
+            Exception::SS0,
+        ),
+        (
+            "non-canonical RSP",
+            0,
+            Box::new(|m| m.v.st.gpr[4] = 0x8000_0000_0040),
+            Exception::SS0,
+        ),
+        (
+            "non-canonical RIP",
+            3,
+            Box::new(|m| m.write(IDT + 0x40 * 16 + 8, 8, 0x8000)),
+            Exception::GP0,
+        ),
+        (
+            "page fault",
+            3,
+            Box::new(|m| m.write(TSS + 4, 8, 0x5000_0000)),
+            Exception::page_fault(0x4fff_fff8, 2),
+        ),
     ];
     for (what, cpl, change, expected) in cases {
         let build = || {
@@ -131,7 +212,10 @@ fn page_fault_error_code_tells_a_supervisor_write_of_the_frame() {
     m.write(TSS + 4, 8, 0x4000_1000);
     let before = m.snapshot();
     let raw = m.read_descriptor(sel::L0);
-    assert_eq!(hardware(&mut m, 14, None), Err(Exception::page_fault(0x4000_0ff8, 2)));
+    assert_eq!(
+        hardware(&mut m, 14, None),
+        Err(Exception::page_fault(0x4000_0ff8, 2))
+    );
     m.write_descriptor(sel::L0, raw);
     assert_eq!(m.snapshot(), before);
 }

@@ -23,7 +23,13 @@ fn with_flags(mut m: Machine) -> Machine {
 
 /// Delivers what is no software interrupt.
 fn hardware(m: &mut Machine, vector: u8, error: Option<u32>) -> Result<(), Exception> {
-    let event = Event { vector, error, source: Source::Exception, ip: START, resume: error.is_some() };
+    let event = Event {
+        vector,
+        error,
+        source: Source::Exception,
+        ip: START,
+        resume: error.is_some(),
+    };
     m.v.deliver(&event)
 }
 
@@ -38,12 +44,20 @@ fn fails(build: &dyn Fn() -> Machine, what: &str, vector: u8, expected: Exceptio
     for software in [false, true] {
         let mut m = build();
         let before = m.snapshot();
-        let got = if software { int(&mut m, vector) } else { hardware(&mut m, vector, None) };
+        let got = if software {
+            int(&mut m, vector)
+        } else {
+            hardware(&mut m, vector, None)
+        };
         let mut expected = expected;
         if !software && expected.cr2.is_none() {
             expected.error = expected.error.map(|code| code | 1);
         }
         assert_eq!(got, Err(expected), "{what}, software {software}");
-        assert_eq!(m.snapshot(), before, "{what} changed something, software {software}");
+        assert_eq!(
+            m.snapshot(),
+            before,
+            "{what} changed something, software {software}"
+        );
     }
 }

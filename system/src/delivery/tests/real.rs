@@ -60,5 +60,8 @@ fn a_full_stack_is_ss_and_sp_wraps_between_words() {
     let mut m = Machine::real();
     m.v.st.gpr[4] = 2;
     hardware(&mut m, 0x21, None).expect("SP wraps");
-    assert_eq!((m.v.st.gpr[4], m.read(0xfffc, 2), m.read(0xfffe, 2)), (0xfffc, START & 0xffff, 0x1000));
+    assert_eq!(
+        (m.v.st.gpr[4], m.read(0xfffc, 2), m.read(0xfffe, 2)),
+        (0xfffc, START & 0xffff, 0x1000)
+    );
 }

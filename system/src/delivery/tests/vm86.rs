@@ -17,7 +17,17 @@ fn leaving_vm86_pushes_all_segments_and_nulls_four() {
         assert_eq!(m.v.st.gpr[4], at);
         let mask = if size == 2 { 0xffff } else { u64::MAX };
         // EIP CS EFLAGS ESP SS ES DS FS GS.
-        let expected = [0x1236, 0x200, flags & mask, STACK, 0x300, 0x100, 0x400, 0x500, 0x600];
+        let expected = [
+            0x1236,
+            0x200,
+            flags & mask,
+            STACK,
+            0x300,
+            0x100,
+            0x400,
+            0x500,
+            0x600,
+        ];
         assert_eq!(m.frame::<9>(at, size as usize), expected);
         for seg in [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs] {
             assert!(m.v.seg(seg).has(attr::UNUSABLE));
@@ -77,7 +87,12 @@ fn handlers_of_vm86_must_be_nonconforming_level_0() {
             m.gate(0x21, target, access::INT, 3);
             m
         };
-        fails(&build, "VM86 to another level", 0x21, Exception::gp(u32::from(target & !3)));
+        fails(
+            &build,
+            "VM86 to another level",
+            0x21,
+            Exception::gp(u32::from(target & !3)),
+        );
     }
 }
 
@@ -87,7 +102,11 @@ fn vme(iopl: u8, intercepted: bool) -> Machine {
     m.gate(0x21, sel::C0, access::INT, 3);
     m.write(0x21 * 4, 4, 0x5678_1234);
     // 32 bytes below the I/O bitmap's offset.
-    m.write(TSS + 0x68 + 0x21 / 8, 1, if intercepted { 1 << (0x21 & 7) } else { 0 });
+    m.write(
+        TSS + 0x68 + 0x21 / 8,
+        1,
+        if intercepted { 1 << (0x21 & 7) } else { 0 },
+    );
     m
 }
 
@@ -106,7 +125,10 @@ fn vme_redirects_int_n_to_the_programs_own_handler() {
         m.v.st.rflags |= bit(flag, IF) | bit(vif, VIF) | TF;
         int(&mut m, 0x21).expect("the bitmap redirects");
         assert_eq!(m.v.st.gpr[4], STACK - 6);
-        assert_eq!(m.frame::<3>(0x3000 + STACK - 6, 2), [0x1236, 0x200, FIXED | TF | IOPL | bit(pushed, IF)]);
+        assert_eq!(
+            m.frame::<3>(0x3000 + STACK - 6, 2),
+            [0x1236, 0x200, FIXED | TF | IOPL | bit(pushed, IF)]
+        );
         assert!(m.at(0x5678, 0x1234));
         let after = FIXED | VM | u64::from(iopl) << 12 | bit(flag_after, IF) | bit(vif_after, VIF);
         assert_eq!(m.v.rflags(), after, "IOPL {iopl}");

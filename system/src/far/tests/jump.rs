@@ -18,7 +18,10 @@ fn jumps_in_real_mode_and_vm86() {
     m.v.st.seg[Seg::Cs as usize].limit = 0xf_ffff;
     jump(&mut m, 0xabcd, 0x1_2345, 4).expect("inside the larger limit");
     assert!(m.at(0xabcd, 0x1_2345));
-    assert_eq!((m.v.seg(Seg::Cs).base, m.v.seg(Seg::Cs).limit), (0xa_bcd0, 0xf_ffff));
+    assert_eq!(
+        (m.v.seg(Seg::Cs).base, m.v.seg(Seg::Cs).limit),
+        (0xa_bcd0, 0xf_ffff)
+    );
     jump(&mut m, 0x10, 0x9_ffff, 2).expect("the offset has 16 bits");
     assert!(m.at(0x10, 0xffff));
 
@@ -26,8 +29,20 @@ fn jumps_in_real_mode_and_vm86() {
     jump(&mut m, 0xabcd, 0x2345, 2).expect("nothing to check");
     assert!(m.at(0xabcd, 0x2345));
     assert_eq!((m.v.seg(Seg::Cs).base, m.v.st.cpl()), (0xa_bcd0, 3));
-    fails(&Machine::real, "real", far_jump, [0x10, 0x1_0000, 4], Exception::GP0);
-    fails(&|| Machine::vm86(0), "VM86", far_jump, [0x10, 0x1_0000, 4], Exception::GP0);
+    fails(
+        &Machine::real,
+        "real",
+        far_jump,
+        [0x10, 0x1_0000, 4],
+        Exception::GP0,
+    );
+    fails(
+        &|| Machine::vm86(0),
+        "VM86",
+        far_jump,
+        [0x10, 0x1_0000, 4],
+        Exception::GP0,
+    );
 }
 
 #[test]
@@ -65,7 +80,13 @@ fn direct_jumps_stay_at_their_level() {
                 assert_eq!(m.v.st.cpl(), *cpl);
                 assert_eq!(m.read_descriptor(*selector) >> 40 & 1, 1);
             }
-            Err(e) => fails(&build, &format!("{selector:#x}"), far_jump, [u64::from(*selector), 0, 4], *e),
+            Err(e) => fails(
+                &build,
+                &format!("{selector:#x}"),
+                far_jump,
+                [u64::from(*selector), 0, 4],
+                *e,
+            ),
         }
     }
 }
@@ -81,7 +102,13 @@ fn jump_offsets_are_limited() {
     assert_eq!(jump(&mut m, GATE, 0xfff, 4), Ok(0));
     assert_eq!(jump(&mut m, GATE, 0x5_0fff, 2), Ok(0), "only 16 bits count");
     assert_eq!(m.v.st.rip, 0xfff);
-    fails(&build, "limit", far_jump, [u64::from(GATE), 0x1000, 4], Exception::GP0);
+    fails(
+        &build,
+        "limit",
+        far_jump,
+        [u64::from(GATE), 0x1000, 4],
+        Exception::GP0,
+    );
 }
 
 #[test]
@@ -94,15 +121,33 @@ fn jumps_between_64_bit_and_compatibility_mode() {
     jump(&mut m, sel::L0, 0xffff_8000_0000_0000, 8).expect("a canonical target");
     assert_eq!(m.v.st.rip, 0xffff_8000_0000_0000);
     let build = || Machine::long(0, true);
-    fails(&build, "non-canonical", far_jump, [u64::from(sel::L0), 1 << 47, 8], Exception::GP0);
-    fails(&build, "beyond 4 GiB", far_jump, [u64::from(sel::C0), 1 << 32, 8], Exception::GP0);
+    fails(
+        &build,
+        "non-canonical",
+        far_jump,
+        [u64::from(sel::L0), 1 << 47, 8],
+        Exception::GP0,
+    );
+    fails(
+        &build,
+        "beyond 4 GiB",
+        far_jump,
+        [u64::from(sel::C0), 1 << 32, 8],
+        Exception::GP0,
+    );
     let build = || {
         let mut m = Machine::long(0, true);
         let raw = m.read_descriptor(sel::L0);
         m.write_descriptor(sel::L0, raw | u64::from(attr::DB) << 40);
         m
     };
-    fails(&build, "L and D", far_jump, [u64::from(sel::L0), 0, 4], Exception::gp(u32::from(sel::L0)));
+    fails(
+        &build,
+        "L and D",
+        far_jump,
+        [u64::from(sel::L0), 0, 4],
+        Exception::gp(u32::from(sel::L0)),
+    );
     let mut m = Machine::long(0, true);
     m.v.st.cr4 |= cr4::LA57;
     assert_eq!(jump(&mut m, sel::L0, 1 << 47, 8), Ok(0));
@@ -112,7 +157,8 @@ fn jumps_between_64_bit_and_compatibility_mode() {
 fn jumps_through_call_gates_stay_at_their_level() {
     let gp = |selector: u16| Err(Exception::gp(u32::from(selector & !3)));
     // CPL, gate type, gate DPL, gate RPL, target, result.
-    let cases: &[(u8, u32, u8, u16, u16, Result<u16, Exception>)] = &[
+    type Case = (u8, u32, u8, u16, u16, Result<u16, Exception>);
+    let cases: &[Case] = &[
         (0, access::CALL, 0, 0, sel::C0, Ok(sel::C0)),
         (3, access::CALL, 3, 3, sel::C3, Ok(sel::C3)),
         (3, access::CALL16, 3, 0, sel::C3 & !3, Ok(sel::C3)),
@@ -122,12 +168,26 @@ fn jumps_through_call_gates_stay_at_their_level() {
         (0, access::CALL, 0, 0, sel::CONF3, gp(sel::CONF3)),
         (3, access::CALL, 2, 0, sel::C3, gp(GATE)),
         (0, access::CALL, 2, 3, sel::C0, gp(GATE)),
-        (0, access::CALL & !attr::P, 0, 0, sel::C0, Err(Exception::np(u32::from(GATE)))),
+        (
+            0,
+            access::CALL & !attr::P,
+            0,
+            0,
+            sel::C0,
+            Err(Exception::np(u32::from(GATE))),
+        ),
         (0, access::CALL, 0, 0, 0, gp(0)),
         (0, access::CALL, 0, 0, sel::BEYOND, gp(sel::BEYOND)),
         (0, access::CALL, 0, 0, sel::D0, gp(sel::D0)),
         (0, access::CALL, 0, 0, sel::TSS, gp(sel::TSS)),
-        (0, access::CALL, 0, 0, sel::NP_CODE, Err(Exception::np(u32::from(sel::NP_CODE)))),
+        (
+            0,
+            access::CALL,
+            0,
+            0,
+            sel::NP_CODE,
+            Err(Exception::np(u32::from(sel::NP_CODE))),
+        ),
         (0, access::INT, 0, 0, sel::C0, gp(GATE)),
         (0, access::TRAP16, 0, 0, sel::C0, gp(GATE)),
     ];
@@ -143,10 +203,20 @@ fn jumps_through_call_gates_stay_at_their_level() {
                 let mut m = build();
                 // The offset in the instruction is ignored.
                 jump(&mut m, selector, 0xffff_ffff, 4).expect("a good gate");
-                let offset = if *kind == access::CALL16 { 0x3456 } else { 0x12_3456 };
+                let offset = if *kind == access::CALL16 {
+                    0x3456
+                } else {
+                    0x12_3456
+                };
                 assert!(m.at(*cs, offset), "gate to {target:#x} at level {cpl}");
             }
-            Err(e) => fails(&build, &format!("gate to {target:#x}"), far_jump, [u64::from(selector), 0, 4], *e),
+            Err(e) => fails(
+                &build,
+                &format!("gate to {target:#x}"),
+                far_jump,
+                [u64::from(selector), 0, 4],
+                *e,
+            ),
         }
     }
     let build = || {
@@ -155,15 +225,28 @@ fn jumps_through_call_gates_stay_at_their_level() {
         m.write_descriptor(GATE, gate(sel::FREE + 8, 0x1000, access::CALL, 0));
         m
     };
-    fails(&build, "EIP beyond the limit", far_jump, [u64::from(GATE), 0, 4], Exception::GP0);
+    fails(
+        &build,
+        "EIP beyond the limit",
+        far_jump,
+        [u64::from(GATE), 0, 4],
+        Exception::GP0,
+    );
 }
 
 #[test]
 fn call_gates_of_long_mode_have_16_bytes() {
     let code = |selector: u16| Exception::gp(u32::from(selector));
     // Selector of the gate, its kind, target, upper half, result.
-    let cases: &[(u16, u32, u16, u64, Result<u64, Exception>)] = &[
-        (GATE, access::CALL, sel::L0, 0xffff_8000, Ok(0xffff_8000_0012_3456)),
+    type Case = (u16, u32, u16, u64, Result<u64, Exception>);
+    let cases: &[Case] = &[
+        (
+            GATE,
+            access::CALL,
+            sel::L0,
+            0xffff_8000,
+            Ok(0xffff_8000_0012_3456),
+        ),
         (GATE, access::CALL, sel::L0, 0x8000, Err(Exception::GP0)),
         (GATE, access::CALL, sel::L0, 1 << 40, Err(code(GATE))),
         (GATE, access::CALL, sel::C0, 0, Err(code(sel::C0))),
@@ -186,7 +269,13 @@ fn call_gates_of_long_mode_have_16_bytes() {
                     jump(&mut m, *selector, 0, 4).expect("a good gate");
                     assert!(m.at(*target, *rip) && m.v.st.code64());
                 }
-                Err(e) => fails(&build, &format!("{kind:#x}"), far_jump, [u64::from(*selector), 0, 4], *e),
+                Err(e) => fails(
+                    &build,
+                    &format!("{kind:#x}"),
+                    far_jump,
+                    [u64::from(*selector), 0, 4],
+                    *e,
+                ),
             }
         }
     }

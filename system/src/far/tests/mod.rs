@@ -19,6 +19,10 @@ type Helper = fn(&mut Vcpu, u64, u64, u64) -> Result<u64, Exception>;
 fn fails(build: &dyn Fn() -> Machine, what: &str, f: Helper, args: [u64; 3], expected: Exception) {
     let mut m = build();
     let before = m.snapshot();
-    assert_eq!(f(&mut m.v, args[0], args[1], args[2]), Err(expected), "{what}");
+    assert_eq!(
+        f(&mut m.v, args[0], args[1], args[2]),
+        Err(expected),
+        "{what}"
+    );
     assert_eq!(m.snapshot(), before, "{what} changed something");
 }

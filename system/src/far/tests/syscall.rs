@@ -12,6 +12,9 @@ const TARGET: u64 = 0xffff_8000_0000_1000;
 const FLAT_CODE: u32 = 0xb | attr::S | attr::P | attr::G;
 const FLAT_DATA: u32 = 0x3 | attr::S | attr::P | attr::G | attr::DB;
 
+/// A machine with a name.
+type Named = (&'static str, fn() -> Machine);
+
 fn with_msrs(mut m: Machine) -> Machine {
     m.v.st.msr.star = 0x0023_0010 << 32;
     m.v.st.msr.lstar = TARGET;
@@ -24,7 +27,13 @@ fn with_msrs(mut m: Machine) -> Machine {
 }
 
 fn flat(segment: &Segment, selector: u16, attr: u32) -> bool {
-    *segment == Segment { base: 0, limit: u32::MAX, attr, selector }
+    *segment
+        == Segment {
+            base: 0,
+            limit: u32::MAX,
+            attr,
+            selector,
+        }
 }
 
 #[test]
@@ -40,13 +49,16 @@ fn syscall_enters_level_0_in_64_bit_mode() {
         assert_eq!(m.v.st.gpr[Gpr::R11 as usize], FIXED | CF | IF | TF | NT);
         assert_eq!((m.v.rflags(), m.v.st.gpr[4]), (FIXED | CF, STACK));
         assert_eq!((m.v.st.cpl(), m.v.mmu.state().cpl), (0, 0));
-        assert_eq!(m.v.pending_debug, NO_STEP, "IA32_FMASK takes TF before it traps");
+        assert_eq!(
+            m.v.pending_debug, NO_STEP,
+            "IA32_FMASK takes TF before it traps"
+        );
     }
 }
 
 #[test]
 fn syscall_and_sysret_are_undefined_outside_64_bit_mode() {
-    let builds: [(&str, fn() -> Machine); 5] = [
+    let builds: [Named; 5] = [
         ("compatibility mode, level 3", || Machine::long(3, false)),
         ("compatibility mode, level 0", || Machine::long(0, false)),
         ("protected mode", || Machine::protected(0)),
@@ -78,7 +90,10 @@ fn sysret_returns_to_level_3_in_either_mode() {
         assert!(m.at(cs, rip));
         assert!(flat(m.v.seg(Seg::Cs), cs, attr));
         assert!(flat(m.v.seg(Seg::Ss), 0x2b, FLAT_DATA | attr::DPL));
-        assert_eq!((m.v.rflags(), m.v.st.cpl(), m.v.mmu.state().cpl), (FIXED | IF | CF, 3, 3));
+        assert_eq!(
+            (m.v.rflags(), m.v.st.cpl(), m.v.mmu.state().cpl),
+            (FIXED | IF | CF, 3, 3)
+        );
     }
 }
 
@@ -97,16 +112,33 @@ fn sysret_faults_at_level_0() {
         m.v.st.gpr[Gpr::Rcx as usize] = 1 << 47;
         m
     };
-    fails(&non_canonical, "non-canonical RCX", sysret, [0, 0, 8], Exception::GP0);
+    fails(
+        &non_canonical,
+        "non-canonical RCX",
+        sysret,
+        [0, 0, 8],
+        Exception::GP0,
+    );
     assert_eq!(non_canonical().v.st.cpl(), 0);
     let mut m = non_canonical();
-    assert_eq!(sysret(&mut m.v, 0, 0, 4), Ok(0), "the 32-bit form takes ECX");
-    fails(&|| with_msrs(Machine::long(3, true)), "level 3", sysret, [0, 0, 8], Exception::GP0);
+    assert_eq!(
+        sysret(&mut m.v, 0, 0, 4),
+        Ok(0),
+        "the 32-bit form takes ECX"
+    );
+    fails(
+        &|| with_msrs(Machine::long(3, true)),
+        "level 3",
+        sysret,
+        [0, 0, 8],
+        Exception::GP0,
+    );
 }
 
 #[test]
 fn sysenter_works_from_all_protected_modes() {
-    let cases: [(&str, fn() -> Machine, bool); 5] = [
+    type Case = (&'static str, fn() -> Machine, bool);
+    let cases: [Case; 5] = [
         ("64-bit mode", || Machine::long(3, true), true),
         ("compatibility mode", || Machine::long(3, false), true),
         ("protected mode", || Machine::protected(3), false),
@@ -123,7 +155,11 @@ fn sysenter_works_from_all_protected_modes() {
         assert!(flat(m.v.seg(Seg::Cs), 0x10, FLAT_CODE | size), "{what}");
         assert!(flat(m.v.seg(Seg::Ss), 0x18, FLAT_DATA), "{what}");
         assert_eq!(m.v.st.gpr[4], 0xffff_8000_0000_9000 & width);
-        assert_eq!(m.v.rflags() & (IF | VM | CF | TF), CF | TF, "TF stays and traps in the kernel");
+        assert_eq!(
+            m.v.rflags() & (IF | VM | CF | TF),
+            CF | TF,
+            "TF stays and traps in the kernel"
+        );
         assert_eq!((m.v.st.cpl(), m.v.mmu.state().cpl), (0, 0));
     }
 }
@@ -143,14 +179,31 @@ fn sysenter_and_sysexit_want_their_msr_and_protected_mode() {
         fails(&build, what, sysenter, [0; 3], Exception::GP0);
         fails(&build, what, sysexit, [0, 0, 4], Exception::GP0);
     }
-    fails(&|| with_msrs(Machine::protected(3)), "level 3", sysexit, [0, 0, 4], Exception::GP0);
-    fails(&|| with_msrs(Machine::vm86(3)), "VM86", sysexit, [0, 0, 4], Exception::GP0);
+    fails(
+        &|| with_msrs(Machine::protected(3)),
+        "level 3",
+        sysexit,
+        [0, 0, 4],
+        Exception::GP0,
+    );
+    fails(
+        &|| with_msrs(Machine::vm86(3)),
+        "VM86",
+        sysexit,
+        [0, 0, 4],
+        Exception::GP0,
+    );
 }
 
 #[test]
 fn sysexit_returns_to_level_3_in_either_mode() {
     for (build, size, cs, code) in [
-        ((|| Machine::protected(0)) as fn() -> Machine, 4, 0x23, attr::DB),
+        (
+            (|| Machine::protected(0)) as fn() -> Machine,
+            4,
+            0x23,
+            attr::DB,
+        ),
         (|| Machine::long(0, true), 4, 0x23, attr::DB),
         (|| Machine::long(0, true), 8, 0x33, attr::L),
         (|| Machine::long(0, false), 4, 0x23, attr::DB),
