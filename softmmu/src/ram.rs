@@ -491,6 +491,8 @@ impl GuestRam {
 
     /// Replaces a paging-structure entry if it is still `old`. In ROM it says yes and changes nothing.
     pub(crate) fn replace_entry(&self, addr: PhysAddr, size: u32, old: u64, new: u64) -> bool {
+        #[cfg(test)]
+        crate::tests::interleave();
         let Some(frame) = self.frame(addr) else {
             return true;
         };

@@ -1,6 +1,6 @@
 //! Accesses through an MMU: hits, crossings, device memory, ROM, breakpoints, strings, code.
 
-use x86::{PhysAddr, cr4};
+use x86::{PhysAddr, cr0, cr4};
 
 use super::{A, Bench, D, P, Rng, U, W, lin};
 use crate::{
@@ -183,6 +183,29 @@ fn linear_addresses_wrap_at_4_gib_outside_long_mode() {
     bench.ram.write_u16(PhysAddr(0), 0x5566).expect("RAM");
     assert_eq!(bench.mmu.load32(lin(0xffff_fffe)), Ok(0x5566_fffe));
     assert_eq!(bench.bus.take(), [(false, 0xffff_fffe, 2, 0xfffe)]);
+}
+
+#[test]
+fn a_fault_after_the_wrap_is_told_at_0() {
+    let mut bench = Bench::new();
+    // 32-bit paging: the last page is there, the first isn't.
+    bench
+        .ram
+        .write_u32(PhysAddr(0x1000 + 1023 * 4), 0x2000 | 3)
+        .expect("RAM");
+    bench
+        .ram
+        .write_u32(PhysAddr(0x2000 + 1023 * 4), 0x5000 | 3)
+        .expect("RAM");
+    bench.mmu.write_cr3(0x1000, false).expect("paging is off");
+    bench.mmu.write_cr0(cr0::PE | cr0::PG).expect("no PDPTEs");
+    bench.mmu.store16(lin(0xffff_fffe), 1).expect("mapped");
+    let fault = |error| Fault::Page(PageFault { lin: lin(0), error });
+    assert_eq!(bench.mmu.store32(lin(0xffff_fffe), 1), Err(fault(pf::W)));
+    assert_eq!(
+        bench.mmu.probe_read(lin(0xffff_fffe), 4, CUR),
+        Err(fault(0))
+    );
 }
 
 #[test]

@@ -31,6 +31,23 @@ impl Rng {
     }
 }
 
+thread_local! {
+    static OTHER_CPU: std::cell::RefCell<Option<Box<dyn FnOnce()>>> = const { std::cell::RefCell::new(None) };
+}
+
+/// What another vCPU does the next time this thread comes to an [`interleave`].
+pub(crate) fn at_next_interleave(f: impl FnOnce() + 'static) {
+    OTHER_CPU.with_borrow_mut(|other| *other = Some(Box::new(f)));
+}
+
+/// Stands where an access of another vCPU makes a difference; does what a test has asked for, once.
+pub(crate) fn interleave() {
+    let other = OTHER_CPU.with_borrow_mut(Option::take);
+    if let Some(other) = other {
+        other();
+    }
+}
+
 /// Device memory that remembers what was asked: (write, address, size, value). Reads give the address's bytes.
 #[derive(Default)]
 pub(crate) struct Recorder(pub(crate) Mutex<Vec<(bool, u64, u8, u64)>>);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use x86::PhysAddr;
 
 use super::{Bench, P, Recorder, Rng, U, W, lin, long_state};
-use crate::{Access, AccessKind, Bus, CodeStamp, GuestRam, Mmu, walk};
+use crate::{Access, AccessKind, Bus, CodeStamp, GuestRam, Mmu, pf, walk};
 
 fn mmu(cpu: usize, ram: &Arc<GuestRam>) -> Mmu {
     Mmu::new(
@@ -15,6 +15,15 @@ fn mmu(cpu: usize, ram: &Arc<GuestRam>) -> Mmu {
         Arc::new(Recorder::default()) as Arc<dyn Bus>,
         40,
     )
+}
+
+/// Tells the other threads to stop when this one ends, also by a failed assertion.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]
@@ -43,6 +52,7 @@ fn flags_never_land_in_an_entry_that_has_changed() {
                 }
             });
         }
+        let _stop = Stop(&done);
         let mut rounds = 0;
         while rounds < 3000 || walks.load(Ordering::Relaxed) < 1000 {
             rounds += 1;
@@ -69,8 +79,108 @@ fn flags_never_land_in_an_entry_that_has_changed() {
                 std::thread::yield_now();
             }
         }
-        done.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn walks_that_race_for_flags_all_succeed() {
+    let mut bench = Bench::long_mode();
+    let root = bench.mmu.state().cr3;
+    let places: Vec<_> = (1..=4)
+        .map(|level| PhysAddr(bench.place(root, 0x1000, level)))
+        .collect();
+    bench.write(places[0].0, 0x5000 | P | W);
+    let ram = Arc::clone(&bench.ram);
+    let state = long_state(root);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let walkers: Vec<_> = [AccessKind::Read, AccessKind::Write]
+            .into_iter()
+            .map(|kind| {
+                let (ram, state) = (&ram, &state);
+                scope.spawn(move || {
+                    for _ in 0..40_000 {
+                        let access = Access {
+                            kind,
+                            user: false,
+                            implicit: false,
+                        };
+                        let found = walk(ram, state, lin(0x1000), access).expect("always mapped");
+                        assert!(found.dirty || kind == AccessKind::Read);
+                    }
+                })
+            })
+            .collect();
+        let (ram, done) = (&ram, &done);
+        scope.spawn(move || {
+            // A kernel that ages its pages: takes the flags away, leaves the rest.
+            while !done.load(Ordering::Relaxed) {
+                for &place in &places {
+                    let seen = ram.read_u64(place).expect("RAM");
+                    ram.replace_entry(place, 8, seen, seen & !0x60);
+                }
+            }
+        });
+        let _stop = Stop(done);
+        for walker in walkers {
+            walker.join().expect("walker");
+        }
+    });
+}
+
+#[test]
+fn a_walk_whose_entry_changes_under_it_starts_over() {
+    // On each level: between reading the entry and flagging it, another vCPU moves the page, unmaps it, or sets
+    // the flags itself.
+    for level in 1..=4u32 {
+        let mut bench = Bench::long_mode();
+        let root = bench.mmu.state().cr3;
+        let places: Vec<u64> = (1..=4)
+            .map(|level| bench.place(root, 0x1000, level))
+            .collect();
+        bench.write(places[0], 0x5000 | P | W);
+        let other = bench.new_table();
+        let state = long_state(root);
+        let access = Access {
+            kind: AccessKind::Write,
+            user: false,
+            implicit: false,
+        };
+        let place = places[level as usize - 1];
+        let race = |value: u64| {
+            for &upper in &places[level as usize..] {
+                bench.write(upper, bench.read(upper) | 0x20);
+            }
+            let old = bench.read(place) & !0x60;
+            bench.write(place, old);
+            let ram = Arc::clone(&bench.ram);
+            super::at_next_interleave(move || ram.write_u64(PhysAddr(place), value).expect("RAM"));
+            let found = walk(&bench.ram, &state, lin(0x1000), access);
+            let left = bench.read(place);
+            bench.write(place, old);
+            (
+                found.map(|found| found.page.0).map_err(|fault| fault.error),
+                left,
+            )
+        };
+        let old = bench.read(place);
+        // The flags come from elsewhere: all is well.
+        assert_eq!(race(old | 0x20).0, Ok(0x5000), "level {level}");
+        // Gone: a fault, and nothing was set in it.
+        assert_eq!(race(0), (Err(pf::W), 0), "level {level}");
+        // Elsewhere: an empty table or another page.
+        let moved = if level == 1 {
+            0x6000 | P | W
+        } else {
+            other | P | W
+        };
+        let (found, left) = race(moved);
+        if level == 1 {
+            assert_eq!((found, left), (Ok(0x6000), moved | 0x60));
+        } else {
+            assert_eq!((found, left), (Err(pf::W), moved | 0x20), "level {level}");
+        }
+    }
 }
 
 #[test]
@@ -184,8 +294,10 @@ fn cross_modified_code_is_never_missed() {
     assert!(ram.set_kick(Box::new(move |cpu| told[cpu].store(true, Ordering::SeqCst))));
     let published = AtomicU64::new(0);
     let executed = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (ram, kick, published, executed) = (&ram, &kick, &published, &executed);
+        let failed = &failed;
         scope.spawn(move || {
             let mut mmu = mmu(1, ram);
             let mut rng = Rng(5);
@@ -199,7 +311,8 @@ fn cross_modified_code_is_never_missed() {
                 mmu.store64(lin(CODE.0), number).expect("RAM");
                 published.store(number, Ordering::SeqCst);
                 if rng.below(4) == 0 {
-                    while executed.load(Ordering::SeqCst) < number {
+                    while executed.load(Ordering::SeqCst) < number && !failed.load(Ordering::SeqCst)
+                    {
                         if kick[1].swap(false, Ordering::SeqCst) {
                             mmu.sync();
                         }
@@ -210,6 +323,7 @@ fn cross_modified_code_is_never_missed() {
             mmu.park();
         });
         scope.spawn(move || {
+            let _stop = Stop(failed);
             let mut mmu = mmu(0, ram);
             let mut block = translate(&mut mmu);
             let mut kept = 0u64;
