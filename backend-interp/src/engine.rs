@@ -304,6 +304,10 @@ impl Interp {
                     }
                 }
                 exit::FAULT => return Err(v.exception.take().unwrap_or(Exception::UD)),
+                exit::AGAIN => {
+                    v.interrupt_repeat();
+                    return Ok(());
+                }
                 _ => return Ok(()),
             }
         }

@@ -40,7 +40,10 @@ fn called(v: &mut Vcpu, op: &LOp) -> bool {
             true
         }
         Err(e) => {
-            raise(v, op, e);
+            // Not `raise`: a task switch that fails late has moved `ip` into the new task.
+            v.st.rip = v.ip;
+            v.budget -= i64::from(op.ord);
+            v.exception = Some(e);
             false
         }
     }
