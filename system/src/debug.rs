@@ -1,29 +1,20 @@
 //! Debug registers: access rules, and what breakpoints want of the MMU and the engine (SDM vol. 3, 18.2).
 
 use softmmu::Watch;
-use x86::{Exception, LinAddr, Seg, cr4, flags};
+use x86::{Exception, LinAddr, cr4};
 
 use crate::Vcpu;
+use crate::boundary::dr6;
 use crate::control::privileged;
 
-/// DR6: the access to a debug register that DR7.GD forbids.
-pub const DR6_BD: u64 = 1 << 13;
-/// DR6: single step.
-pub const DR6_BS: u64 = 1 << 14;
-/// DR6: task switch.
-pub const DR6_BT: u64 = 1 << 15;
 /// DR6: the bits that read as one (BLD and RTM among them, which work the other way round).
-pub const DR6_ONES: u64 = 0xffff_0ff0;
+const DR6_ONES: u64 = 0xffff_0ff0;
 /// DR6: the bits that software may change.
 const DR6_WRITABLE: u64 = 0xe00f;
-/// DR7: general detect.
-pub const DR7_GD: u64 = 1 << 13;
 /// DR7: the bit that reads as one.
 const DR7_ONES: u64 = 0x400;
 /// DR7: the bits that software may change.
 const DR7_WRITABLE: u64 = 0xffff_23ff;
-/// DR7: L0-L3 and G0-G3.
-const DR7_ENABLES: u64 = 0xff;
 
 /// What a breakpoint waits for (DR7.R/W).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +62,8 @@ fn register(v: &Vcpu, n: u64) -> Result<usize, Exception> {
         0..=7 => n,
         _ => return Err(Exception::UD),
     };
-    if v.st.dr7 & DR7_GD != 0 {
-        return Err(Exception::debug(DR6_BD));
+    if v.st.dr7 & dr6::DR7_GD != 0 {
+        return Err(Exception::debug(dr6::BD));
     }
     Ok(n as usize)
 }
@@ -115,48 +106,14 @@ impl Vcpu {
         }
     }
 
-    /// Collects the data breakpoints that the last instruction hit into [`Vcpu::pending_debug`], for the trap after it.
-    pub fn collect_watch_hits(&mut self) {
+    /// Collects the data breakpoints that were hit into [`Vcpu::pending_debug`], for the trap after the iteration.
+    pub(crate) fn collect_watch_hits(&mut self) {
         self.pending_debug |= u64::from(self.mmu.take_watch_hits());
     }
 
-    /// The DR6 bits of the instruction breakpoints at an offset in CS, unless RFLAGS.RF masks them: #DB, a fault.
-    pub fn instruction_breakpoint(&self, rip: u64) -> Option<u64> {
-        if self.st.dr7 & DR7_ENABLES == 0 || self.st.rflags & flags::RF != 0 {
-            return None;
-        }
-        let lin = if self.st.code64() {
-            rip
-        } else {
-            self.seg(Seg::Cs).base.wrapping_add(rip & 0xffff_ffff) & 0xffff_ffff
-        };
-        let hit = |n: &usize| {
-            breakpoint(self, *n).is_some_and(|b| b.kind == Kind::Execute && b.len == 1 && b.address == lin)
-        };
-        let bits = (0..4).filter(hit).fold(0, |bits, n| bits | 1 << n);
-        (bits != 0).then_some(bits)
-    }
-
-    /// Whether the engine must run one instruction at a time: single step, an enabled breakpoint, a trap that waits.
-    pub fn stepping(&self) -> bool {
-        self.st.rflags & flags::TF != 0 || self.st.dr7 & DR7_ENABLES != 0 || self.pending_debug != 0
-    }
-
-    /// Whether a breakpoint watches the linear addresses from `lin` on.
-    pub fn watched(&self, lin: u64, len: u64) -> bool {
-        if self.st.dr7 & DR7_ENABLES == 0 {
-            return false;
-        }
-        let touches = |b: Breakpoint| {
-            matches!(b.kind, Kind::Write | Kind::ReadWrite)
-                && (b.address.wrapping_sub(lin) < len || lin.wrapping_sub(b.address) < b.len)
-        };
-        (0..4).filter_map(|n| breakpoint(self, n)).any(touches)
-    }
-
     /// Collects the I/O breakpoints that an access to `size` bytes from a port hit into [`Vcpu::pending_debug`].
-    pub fn hit_io_breakpoints(&mut self, port: u16, size: u64) {
-        if self.st.dr7 & DR7_ENABLES == 0 {
+    pub(crate) fn hit_io_breakpoints(&mut self, port: u16, size: u64) {
+        if self.st.dr7 & dr6::DR7_ENABLED == 0 {
             return;
         }
         let port = u64::from(port);
@@ -167,5 +124,88 @@ impl Vcpu {
                 self.pending_debug |= 1 << n;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use x86::{Exception, cr4};
+
+    use super::{read_dr, write_dr};
+    use crate::testing::Machine;
+
+    #[test]
+    fn fixed_bits_and_upper_halves() {
+        let mut m = Machine::long(0, true);
+        assert_eq!(write_dr(&mut m.v, 6, 0xffff_ffff, 0), Ok(0));
+        assert_eq!(read_dr(&mut m.v, 6, 0, 0), Ok(0xffff_efff));
+        assert_eq!(write_dr(&mut m.v, 6, 0, 0), Ok(0));
+        assert_eq!(read_dr(&mut m.v, 6, 0, 0), Ok(0xffff_0ff0));
+        assert_eq!(write_dr(&mut m.v, 6, 1 << 32, 0), Err(Exception::GP0));
+        assert_eq!(write_dr(&mut m.v, 7, 1 << 32, 0), Err(Exception::GP0));
+        assert_eq!(write_dr(&mut m.v, 7, 0xffff_dfff, 0), Ok(0));
+        assert_eq!(read_dr(&mut m.v, 7, 0, 0), Ok(0xffff_07ff));
+        assert_eq!(write_dr(&mut m.v, 3, u64::MAX, 0), Ok(0));
+        assert_eq!(read_dr(&mut m.v, 3, 0, 0), Ok(u64::MAX));
+    }
+
+    #[test]
+    fn access_rules() {
+        let mut m = Machine::protected(3);
+        assert_eq!(read_dr(&mut m.v, 0, 0, 0), Err(Exception::GP0));
+        let mut m = Machine::protected(0);
+        assert_eq!(read_dr(&mut m.v, 4, 0, 0), Ok(0xffff_0ff0), "DR6");
+        assert_eq!(read_dr(&mut m.v, 5, 0, 0), Ok(0x400), "DR7");
+        m.v.st.cr4 |= cr4::DE;
+        assert_eq!(read_dr(&mut m.v, 4, 0, 0), Err(Exception::UD));
+        assert_eq!(write_dr(&mut m.v, 5, 0, 0), Err(Exception::UD));
+        assert_eq!(read_dr(&mut m.v, 8, 0, 0), Err(Exception::UD));
+        m.v.st.dr7 |= 1 << 13;
+        assert_eq!(read_dr(&mut m.v, 0, 0, 0), Err(Exception::debug(1 << 13)), "general detect");
+        assert_eq!(write_dr(&mut m.v, 7, 0, 0), Err(Exception::debug(1 << 13)));
+        assert_eq!(read_dr(&mut m.v, 4, 0, 0), Err(Exception::UD), "#UD comes first");
+    }
+
+    #[test]
+    fn data_breakpoints_reach_the_mmu() {
+        let mut m = Machine::protected(0);
+        // DR1: writes of 4 bytes, DR2: reads and writes of 1 byte, DR3 would be execution.
+        for (n, value) in [(1, 0x3_0005), (2, 0x3_0010), (3, 0x3_0020), (7, 0xfc | 0x0d << 20 | 0x3 << 24)] {
+            assert_eq!(write_dr(&mut m.v, n, value, 0), Ok(0));
+        }
+        let mut hits = |write: bool, at: u64, size: u32| {
+            m.v.pending_debug = 0;
+            if write {
+                m.v.write(at, size, 0).expect("RAM");
+            } else {
+                m.v.read(at, size).expect("RAM");
+            }
+            m.v.collect_watch_hits();
+            m.v.pending_debug
+        };
+        assert_eq!(hits(true, 0x3_0007, 1), 2, "DR1 is aligned down to 30004h");
+        assert_eq!(hits(true, 0x3_0000, 4), 0);
+        assert_eq!(hits(true, 0x3_0002, 4), 2, "an overlap");
+        assert_eq!(hits(false, 0x3_0004, 4), 0, "reads don't count");
+        assert_eq!(hits(false, 0x3_000f, 2), 4);
+        assert_eq!(hits(true, 0x3_0020, 4), 0);
+        assert_eq!(write_dr(&mut m.v, 7, 0, 0), Ok(0));
+        m.v.write(0x3_0004, 4, 0).expect("RAM");
+        m.v.collect_watch_hits();
+        assert_eq!(m.v.pending_debug, 0);
+    }
+
+    #[test]
+    fn io_breakpoints_need_cr4_de() {
+        let mut m = Machine::protected(0);
+        m.v.st.dr[0] = 0x3f9;
+        m.v.st.dr7 = 0x402 | 0x6 << 16;
+        m.v.hit_io_breakpoints(0x3f8, 1);
+        assert_eq!(m.v.pending_debug, 0);
+        m.v.st.cr4 |= cr4::DE;
+        m.v.hit_io_breakpoints(0x3fa, 1);
+        assert_eq!(m.v.pending_debug, 0, "two ports from 3F8h");
+        m.v.hit_io_breakpoints(0x3f6, 4);
+        assert_eq!(m.v.pending_debug, 1);
     }
 }

@@ -195,3 +195,155 @@ pub fn random(v: &mut Vcpu, _a: u64, _b: u64, c: u64) -> Result<u64, Exception> 
     v.set_status(STATUS, CF);
     Ok(z >> (64 - 8 * operand_size(c)))
 }
+
+#[cfg(test)]
+mod tests {
+    use x86::flags::{AF, CF, OF, PF, SF, ZF};
+    use x86::{Exception, Gpr, vector};
+
+    use super::{bcd, bound, enter, into, popa, pusha, random};
+    use crate::testing::{HANDLER, Machine, STACK, sel};
+
+    #[test]
+    fn decimal_adjustments() {
+        // Op, AX, CF and AF before; AX and flags (CF, AF, SF, ZF, PF) after.
+        let cases = [
+            (0, 0x000a, 0, 0x0100, CF | AF | ZF | PF),
+            (0, 0x00ff, 0, 0x0205, CF | AF | PF),
+            (0, 0x1204, 0, 0x1204, 0),
+            (0, 0x0204, AF, 0x030a, CF | AF | PF),
+            (1, 0x020a, 0, 0x0104, CF | AF),
+            (1, 0x0003, AF, 0xfe0d, CF | AF),
+            (1, 0x0509, CF, 0x0509, PF),
+            (2, 0x9c, 0, 0x02, CF | AF),
+            (2, 0x1b, 0, 0x21, AF | PF),
+            (2, 0xfa, 0, 0x60, CF | AF | PF),
+            (2, 0x15, CF, 0x75, CF),
+            (3, 0x47, AF | CF, 0xe1, CF | AF | SF | PF),
+            (3, 0x05, AF, 0xff, CF | AF | SF | PF),
+            (3, 0x2f, 0, 0x29, AF),
+        ];
+        for (op, ax, before, after, flags) in cases {
+            let mut m = Machine::protected(0);
+            m.v.st.gpr[0] = 0xffff_0000 | ax;
+            m.v.set_status(CF | AF, before);
+            assert_eq!(bcd(&mut m.v, op, 0, 0), Ok(0));
+            assert_eq!(m.v.st.gpr[0] & 0xffff, after, "op {op} of {ax:#x}");
+            assert_eq!(m.v.status() & !OF, flags, "flags of op {op} of {ax:#x}");
+            assert_eq!(m.v.st.gpr[0] >> 16, 0xffff);
+        }
+    }
+
+    #[test]
+    fn aam_and_aad() {
+        let mut m = Machine::protected(0);
+        m.v.st.gpr[0] = 0x1163;
+        assert_eq!(bcd(&mut m.v, 4, 10, 0), Ok(0));
+        assert_eq!((m.v.st.gpr[0], m.v.status()), (0x0909, PF));
+        assert_eq!(bcd(&mut m.v, 5, 10, 0), Ok(0));
+        assert_eq!((m.v.st.gpr[0], m.v.status()), (99, PF));
+        assert_eq!(bcd(&mut m.v, 4, 0, 0), Err(Exception::DE));
+        m.v.st.gpr[0] = 0xff01;
+        assert_eq!(bcd(&mut m.v, 5, 1, 0), Ok(0));
+        assert_eq!((m.v.st.gpr[0], m.v.status()), (0, ZF | PF));
+    }
+
+    #[test]
+    fn bound_compares_signed() {
+        let mut m = Machine::protected(0);
+        m.write(0x3_0000, 4, 0x0005_fffe);
+        let br = Err(Exception::new(vector::BR));
+        for (index, result) in [(0xfffd, br), (0xfffe, Ok(0)), (0, Ok(0)), (5, Ok(0)), (6, br)] {
+            assert_eq!(bound(&mut m.v, index, 0x3_0000, 2), result, "{index:#x}");
+        }
+        m.write(0x3_0000, 8, 0x7fff_ffff_8000_0000);
+        assert_eq!(bound(&mut m.v, 0x8000_0000, 0x3_0000, 4), Ok(0));
+    }
+
+    #[test]
+    fn enter_builds_nested_frames() {
+        let mut m = Machine::protected(0);
+        m.v.st.gpr[Gpr::Rbp as usize] = 0x3_0000;
+        m.write_frame(0x3_0000 - 8, 4, &[0x2222, 0x1111]);
+        assert_eq!(enter(&mut m.v, 0x20, 3, 4), Ok(0));
+        let frame = STACK - 4;
+        assert_eq!(m.frame::<4>(STACK - 16, 4), [frame, 0x2222, 0x1111, 0x3_0000]);
+        assert_eq!(m.v.st.gpr[Gpr::Rbp as usize], frame);
+        assert_eq!(m.v.st.gpr[Gpr::Rsp as usize], STACK - 16 - 0x20);
+
+        let mut m = Machine::long(3, true);
+        m.v.st.gpr[Gpr::Rbp as usize] = 0x1_2345_6789;
+        assert_eq!(enter(&mut m.v, 0x10, 32, 8), Ok(0));
+        assert_eq!(m.read(STACK - 8, 8), 0x1_2345_6789, "level 32 is 0");
+        assert_eq!(m.v.st.gpr[Gpr::Rsp as usize], STACK - 0x18);
+    }
+
+    #[test]
+    fn enter_probes_before_it_writes() {
+        let mut m = Machine::protected(0);
+        m.enable_paging();
+        m.v.st.gpr[Gpr::Rbp as usize] = 0x3_0000;
+        m.page(STACK - 0x2000, 6);
+        let before = m.snapshot();
+        let fault = enter(&mut m.v, 0x1ff0, 1, 4).expect_err("the stack's new end isn't there");
+        assert_eq!((fault.vector, fault.cr2), (vector::PF, Some(STACK - 8 - 0x1ff0)));
+        assert!(m.snapshot() == before);
+    }
+
+    #[test]
+    fn pusha_and_popa() {
+        let mut m = Machine::protected(0);
+        for n in 0..8 {
+            if n != 4 {
+                m.v.st.gpr[n] = 0x1111_0000 + n as u64;
+            }
+        }
+        assert_eq!(pusha(&mut m.v, 0, 0, 4), Ok(0));
+        let low = 0x1111_0000;
+        let pushed = [low + 7, low + 6, low + 5, STACK, low + 3, low + 2, low + 1, low];
+        assert_eq!(m.frame::<8>(STACK - 32, 4), pushed);
+        assert_eq!(m.v.st.gpr[4], STACK - 32);
+        m.v.st.gpr = [0x2222_2222; 16];
+        m.v.st.gpr[4] = STACK - 32;
+        assert_eq!(popa(&mut m.v, 0, 0, 2), Ok(0));
+        // AX, CX, DX, BX, SP, BP, SI, DI.
+        let words = [0, 0x8000, 0x1111, 5, 0, 6, 0x1111, 7];
+        for n in (0..8).filter(|n| *n != 4) {
+            assert_eq!(m.v.st.gpr[n], 0x2222_0000 | words[n], "register {n}");
+        }
+        assert_eq!(m.v.st.gpr[4], STACK - 16);
+    }
+
+    #[test]
+    fn stack_instructions_wrap_at_64_kib() {
+        let mut m = Machine::real();
+        m.v.st.gpr[4] = 0xdead_0008;
+        assert_eq!(pusha(&mut m.v, 0, 0, 2), Ok(0));
+        assert_eq!(m.v.st.gpr[4], 0xdead_fff8);
+        assert_eq!(m.read(0xfff8, 2), m.v.st.gpr[7] & 0xffff, "DI, at SS:FFF8");
+        m.v.st.gpr[4] = 7;
+        assert_eq!(pusha(&mut m.v, 0, 0, 2), Err(Exception::SS0), "a word at FFFFh");
+    }
+
+    #[test]
+    fn into_by_of() {
+        let mut m = Machine::protected(0);
+        assert_eq!(into(&mut m.v, 0, 1, 0), Ok(0));
+        assert_eq!(m.v.st.rip, m.v.next_ip);
+        m.v.set_status(OF, OF);
+        assert_eq!(into(&mut m.v, 0, 1, 0), Ok(0));
+        assert!(m.at(sel::C0, HANDLER + 4));
+    }
+
+    #[test]
+    fn random_numbers_follow_the_seed() {
+        let mut m = Machine::protected(0);
+        m.v.random = 0;
+        m.v.set_status(ZF | SF, ZF | SF);
+        // The first outputs of SplitMix64 from seed 0.
+        assert_eq!(random(&mut m.v, 0, 0, 8), Ok(0xe220_a839_7b1d_cdaf));
+        assert_eq!(random(&mut m.v, 1, 0, 8), Ok(0x6e78_9e6a_a1b9_65f4));
+        assert_eq!(m.v.status(), CF);
+        assert!(random(&mut m.v, 0, 0, 2).is_ok_and(|v| v < 0x1_0000));
+    }
+}

@@ -83,3 +83,75 @@ pub fn port_out(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> 
     // An interrupt controller may have been told something.
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use x86::{Exception, flags};
+
+    use super::{port_in, port_out};
+    use crate::testing::{Machine, TSS};
+
+    const GP: Result<u64, Exception> = Err(Exception::GP0);
+
+    #[test]
+    fn sizes_and_the_last_port() {
+        let mut m = Machine::real();
+        for (size, all) in [(1, 0xff), (2, 0xffff), (4, 0xffff_ffff)] {
+            assert_eq!(port_in(&mut m.v, 0x70, 0, size), Ok(all));
+            assert_eq!(port_out(&mut m.v, 0x80, 0x1122_3344_5566_7788, size), Ok(0));
+        }
+        assert_eq!(port_out(&mut m.v, 0xfffe, 0x4433_2211, 4), Ok(0));
+        assert_eq!(port_in(&mut m.v, 0xffff, 0, 2), Ok(0xffff));
+        let wrapped = [(0xfffe, 1, 0x11), (0xffff, 1, 0x22), (0, 1, 0x33), (1, 1, 0x44)];
+        let outs = m.board.outs.lock();
+        assert_eq!(outs[..3], [(0x80, 1, 0x88), (0x80, 2, 0x7788), (0x80, 4, 0x5566_7788)]);
+        assert_eq!(outs[3..], wrapped);
+    }
+
+    #[test]
+    fn privilege_and_the_bitmap() {
+        let mut m = Machine::protected(3);
+        let map = TSS + 0x88;
+        for i in 0..64 {
+            m.write(map + i * 8, 8, u64::MAX);
+        }
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), GP);
+        m.write(map + 0x60 / 8, 1, 0b1111_1110);
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), Ok(0xff));
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 2), GP, "61h isn't allowed");
+        m.write(map + 0x60 / 8, 2, 0xfe3f);
+        assert_eq!(port_out(&mut m.v, 0x66, 0, 2), Ok(0));
+        assert_eq!(port_out(&mut m.v, 0x66, 0, 4), GP, "bits in two bytes");
+        m.write(map + 0x60 / 8, 2, 0xfc3f);
+        assert_eq!(port_out(&mut m.v, 0x66, 0, 4), Ok(0));
+        m.v.st.rflags |= flags::IOPL;
+        assert_eq!(port_in(&mut m.v, 0x64, 0, 1), Ok(0xff));
+    }
+
+    #[test]
+    fn the_tss_must_hold_the_bitmap() {
+        let mut m = Machine::protected(3);
+        for i in 0..64 {
+            m.write(TSS + 0x88 + i * 8, 8, 0);
+        }
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), Ok(0xff));
+        let tr = m.v.st.tr;
+        m.v.st.tr.limit = 0x88 + 0xc + 1;
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), Ok(0xff));
+        m.v.st.tr.limit = 0x88 + 0xc;
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), GP, "two bytes are read");
+        m.v.st.tr.limit = 0x66;
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), GP);
+        m.v.st.tr = tr;
+        m.v.st.tr.attr = tr.attr & !0xf | 3;
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), GP, "a 16-bit TSS");
+    }
+
+    #[test]
+    fn vm86_always_asks_the_bitmap() {
+        let mut m = Machine::vm86(3);
+        m.write(TSS + 0x88 + 0x60 / 8, 2, 1);
+        assert_eq!(port_in(&mut m.v, 0x60, 0, 1), GP);
+        assert_eq!(port_in(&mut m.v, 0x61, 0, 1), Ok(0xff));
+    }
+}

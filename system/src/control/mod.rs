@@ -3,6 +3,8 @@
 mod flags;
 mod registers;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use x86::{Exception, Gpr};
 

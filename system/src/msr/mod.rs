@@ -5,6 +5,8 @@
 mod efer;
 mod machine_check;
 mod mtrr;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use x86::{Exception, Gpr, Seg, msr};
