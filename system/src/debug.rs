@@ -49,7 +49,11 @@ fn breakpoint(v: &Vcpu, n: usize) -> Option<Breakpoint> {
         _ => Kind::ReadWrite,
     };
     let len = [1, 2, 8, 4][(control >> 2 & 3) as usize];
-    let address = if kind == Kind::Execute { v.st.dr[n] } else { v.st.dr[n] & !(len - 1) };
+    let address = if kind == Kind::Execute {
+        v.st.dr[n]
+    } else {
+        v.st.dr[n] & !(len - 1)
+    };
     Some(Breakpoint { kind, address, len })
 }
 
@@ -97,9 +101,11 @@ impl Vcpu {
     pub fn sync_watches(&mut self) {
         for n in 0..4 {
             let watch = breakpoint(self, n).and_then(|b| match b.kind {
-                Kind::Write | Kind::ReadWrite => {
-                    Some(Watch { lin: LinAddr(b.address), len: b.len as u8, on_read: b.kind == Kind::ReadWrite })
-                }
+                Kind::Write | Kind::ReadWrite => Some(Watch {
+                    lin: LinAddr(b.address),
+                    len: b.len as u8,
+                    on_read: b.kind == Kind::ReadWrite,
+                }),
                 Kind::Execute | Kind::Io => None,
             });
             self.mmu.set_watch(n, watch);
@@ -119,7 +125,9 @@ impl Vcpu {
         let port = u64::from(port);
         for n in 0..4 {
             if breakpoint(self, n).is_some_and(|b| {
-                b.kind == Kind::Io && port < (b.address & 0xffff) + b.len && (b.address & 0xffff) < port + size
+                b.kind == Kind::Io
+                    && port < (b.address & 0xffff) + b.len
+                    && (b.address & 0xffff) < port + size
             }) {
                 self.pending_debug |= 1 << n;
             }
@@ -161,16 +169,29 @@ mod tests {
         assert_eq!(write_dr(&mut m.v, 5, 0, 0), Err(Exception::UD));
         assert_eq!(read_dr(&mut m.v, 8, 0, 0), Err(Exception::UD));
         m.v.st.dr7 |= 1 << 13;
-        assert_eq!(read_dr(&mut m.v, 0, 0, 0), Err(Exception::debug(1 << 13)), "general detect");
+        assert_eq!(
+            read_dr(&mut m.v, 0, 0, 0),
+            Err(Exception::debug(1 << 13)),
+            "general detect"
+        );
         assert_eq!(write_dr(&mut m.v, 7, 0, 0), Err(Exception::debug(1 << 13)));
-        assert_eq!(read_dr(&mut m.v, 4, 0, 0), Err(Exception::UD), "#UD comes first");
+        assert_eq!(
+            read_dr(&mut m.v, 4, 0, 0),
+            Err(Exception::UD),
+            "#UD comes first"
+        );
     }
 
     #[test]
     fn data_breakpoints_reach_the_mmu() {
         let mut m = Machine::protected(0);
         // DR1: writes of 4 bytes, DR2: reads and writes of 1 byte, DR3 would be execution.
-        for (n, value) in [(1, 0x3_0005), (2, 0x3_0010), (3, 0x3_0020), (7, 0xfc | 0x0d << 20 | 0x3 << 24)] {
+        for (n, value) in [
+            (1, 0x3_0005),
+            (2, 0x3_0010),
+            (3, 0x3_0020),
+            (7, 0xfc | 0x0d << 20 | 0x3 << 24),
+        ] {
             assert_eq!(write_dr(&mut m.v, n, value, 0), Ok(0));
         }
         let mut hits = |write: bool, at: u64, size: u32| {

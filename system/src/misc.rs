@@ -19,14 +19,24 @@ pub fn bcd(v: &mut Vcpu, a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
         0 | 1 => {
             let mut ax = ax;
             if low_wrong {
-                ax = if a == 0 { ax.wrapping_add(0x106) } else { ax.wrapping_sub(0x106) };
+                ax = if a == 0 {
+                    ax.wrapping_add(0x106)
+                } else {
+                    ax.wrapping_sub(0x106)
+                };
                 new_flags = AF | CF;
             }
             ax & 0xff0f
         }
         2 | 3 => {
             let add = a == 2;
-            let step = |value: u8, by: u8| if add { value.wrapping_add(by) } else { value.wrapping_sub(by) };
+            let step = |value: u8, by: u8| {
+                if add {
+                    value.wrapping_add(by)
+                } else {
+                    value.wrapping_sub(by)
+                }
+            };
             let mut result = al;
             if low_wrong {
                 let overflow = if add { al > 0xf9 } else { al < 6 };
@@ -60,10 +70,20 @@ pub fn bcd(v: &mut Vcpu, a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
 /// BOUND: index `a`, bounds of `c` bytes each at linear address `b`: #BR unless lower <= index <= upper.
 pub fn bound(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     let size = if c == 2 { 2 } else { 4 };
-    let signed = |value: u64| if size == 2 { i64::from(value as i16) } else { i64::from(value as i32) };
+    let signed = |value: u64| {
+        if size == 2 {
+            i64::from(value as i16)
+        } else {
+            i64::from(value as i32)
+        }
+    };
     let lower = signed(v.read(b, size)?);
     let upper = signed(v.read(b.wrapping_add(u64::from(size)) & wrap(v), size)?);
-    if (lower..=upper).contains(&signed(a)) { Ok(0) } else { Err(Exception::new(vector::BR)) }
+    if (lower..=upper).contains(&signed(a)) {
+        Ok(0)
+    } else {
+        Err(Exception::new(vector::BR))
+    }
 }
 
 /// INTO of `b` bytes: the next instruction when OF is clear, else #OF as by INT 4.
@@ -77,7 +97,11 @@ pub fn into(v: &mut Vcpu, _a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
 
 /// The bits of a linear address.
 fn wrap(v: &Vcpu) -> u64 {
-    if v.st.long_mode() { u64::MAX } else { 0xffff_ffff }
+    if v.st.long_mode() {
+        u64::MAX
+    } else {
+        0xffff_ffff
+    }
 }
 
 /// The bits of the stack pointer that stack instructions use.
@@ -98,12 +122,21 @@ fn operand_size(c: u64) -> u64 {
 /// Replaces the low part of a register; 32 bits clear the upper half.
 fn set_part(v: &mut Vcpu, register: Gpr, mask: u64, value: u64) {
     let gpr = &mut v.st.gpr[register as usize];
-    *gpr = if mask == 0xffff { (*gpr & !mask) | (value & mask) } else { value & mask };
+    *gpr = if mask == 0xffff {
+        (*gpr & !mask) | (value & mask)
+    } else {
+        value & mask
+    };
 }
 
 /// A checked stack location, `down` bytes below `pointer`.
 fn stack(v: &Vcpu, pointer: u64, down: u64, size: u64, write: bool) -> Result<u64, Exception> {
-    v.linear(Seg::Ss, pointer.wrapping_sub(down) & stack_mask(v), size, write)
+    v.linear(
+        Seg::Ss,
+        pointer.wrapping_sub(down) & stack_mask(v),
+        size,
+        write,
+    )
 }
 
 /// ENTER: frame size `a`, nesting level `b` mod 32, operand size `c`. All places are checked before the first write.
@@ -253,7 +286,13 @@ mod tests {
         let mut m = Machine::protected(0);
         m.write(0x3_0000, 4, 0x0005_fffe);
         let br = Err(Exception::new(vector::BR));
-        for (index, result) in [(0xfffd, br), (0xfffe, Ok(0)), (0, Ok(0)), (5, Ok(0)), (6, br)] {
+        for (index, result) in [
+            (0xfffd, br),
+            (0xfffe, Ok(0)),
+            (0, Ok(0)),
+            (5, Ok(0)),
+            (6, br),
+        ] {
             assert_eq!(bound(&mut m.v, index, 0x3_0000, 2), result, "{index:#x}");
         }
         m.write(0x3_0000, 8, 0x7fff_ffff_8000_0000);
@@ -267,7 +306,10 @@ mod tests {
         m.write_frame(0x3_0000 - 8, 4, &[0x2222, 0x1111]);
         assert_eq!(enter(&mut m.v, 0x20, 3, 4), Ok(0));
         let frame = STACK - 4;
-        assert_eq!(m.frame::<4>(STACK - 16, 4), [frame, 0x2222, 0x1111, 0x3_0000]);
+        assert_eq!(
+            m.frame::<4>(STACK - 16, 4),
+            [frame, 0x2222, 0x1111, 0x3_0000]
+        );
         assert_eq!(m.v.st.gpr[Gpr::Rbp as usize], frame);
         assert_eq!(m.v.st.gpr[Gpr::Rsp as usize], STACK - 16 - 0x20);
 
@@ -286,7 +328,10 @@ mod tests {
         m.page(STACK - 0x2000, 6);
         let before = m.snapshot();
         let fault = enter(&mut m.v, 0x1ff0, 1, 4).expect_err("the stack's new end isn't there");
-        assert_eq!((fault.vector, fault.cr2), (vector::PF, Some(STACK - 8 - 0x1ff0)));
+        assert_eq!(
+            (fault.vector, fault.cr2),
+            (vector::PF, Some(STACK - 8 - 0x1ff0))
+        );
         assert!(m.snapshot() == before);
     }
 
@@ -300,7 +345,16 @@ mod tests {
         }
         assert_eq!(pusha(&mut m.v, 0, 0, 4), Ok(0));
         let low = 0x1111_0000;
-        let pushed = [low + 7, low + 6, low + 5, STACK, low + 3, low + 2, low + 1, low];
+        let pushed = [
+            low + 7,
+            low + 6,
+            low + 5,
+            STACK,
+            low + 3,
+            low + 2,
+            low + 1,
+            low,
+        ];
         assert_eq!(m.frame::<8>(STACK - 32, 4), pushed);
         assert_eq!(m.v.st.gpr[4], STACK - 32);
         m.v.st.gpr = [0x2222_2222; 16];
@@ -322,7 +376,11 @@ mod tests {
         assert_eq!(m.v.st.gpr[4], 0xdead_fff8);
         assert_eq!(m.read(0xfff8, 2), m.v.st.gpr[7] & 0xffff, "DI, at SS:FFF8");
         m.v.st.gpr[4] = 7;
-        assert_eq!(pusha(&mut m.v, 0, 0, 2), Err(Exception::SS0), "a word at FFFFh");
+        assert_eq!(
+            pusha(&mut m.v, 0, 0, 2),
+            Err(Exception::SS0),
+            "a word at FFFFh"
+        );
     }
 
     #[test]

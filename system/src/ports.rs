@@ -33,18 +33,26 @@ pub fn check_io(v: &mut Vcpu, port: u16, size: u64) -> Result<(), Exception> {
     }
     let bits = v.read_system(at(offset), 2)?;
     let wanted = ((1 << size) - 1) << (port & 7);
-    if bits & wanted != 0 { Err(Exception::GP0) } else { Ok(()) }
+    if bits & wanted != 0 {
+        Err(Exception::GP0)
+    } else {
+        Ok(())
+    }
 }
 
 /// Reads `size` (1, 2, 4) bytes from a port, privilege checked already.
 pub fn read_port(v: &mut Vcpu, port: u16, size: u8) -> u64 {
     v.hit_io_breakpoints(port, u64::from(size));
     if port.checked_add(u16::from(size) - 1).is_some() {
-        return u64::from(v.platform.pio_read(v.index, port, size)) & (u64::MAX >> (64 - 8 * u32::from(size)));
+        return u64::from(v.platform.pio_read(v.index, port, size))
+            & (u64::MAX >> (64 - 8 * u32::from(size)));
     }
     // Beyond the last port the address wraps.
     (0..size).fold(0, |value, i| {
-        let byte = v.platform.pio_read(v.index, port.wrapping_add(u16::from(i)), 1) & 0xff;
+        let byte = v
+            .platform
+            .pio_read(v.index, port.wrapping_add(u16::from(i)), 1)
+            & 0xff;
         value | u64::from(byte) << (8 * u32::from(i))
     })
 }
@@ -59,7 +67,8 @@ pub fn write_port(v: &mut Vcpu, port: u16, size: u8, value: u64) {
     }
     for i in 0..size {
         let byte = value >> (8 * u32::from(i)) & 0xff;
-        v.platform.pio_write(v.index, port.wrapping_add(u16::from(i)), 1, byte);
+        v.platform
+            .pio_write(v.index, port.wrapping_add(u16::from(i)), 1, byte);
     }
 }
 
@@ -102,9 +111,17 @@ mod tests {
         }
         assert_eq!(port_out(&mut m.v, 0xfffe, 0x4433_2211, 4), Ok(0));
         assert_eq!(port_in(&mut m.v, 0xffff, 0, 2), Ok(0xffff));
-        let wrapped = [(0xfffe, 1, 0x11), (0xffff, 1, 0x22), (0, 1, 0x33), (1, 1, 0x44)];
+        let wrapped = [
+            (0xfffe, 1, 0x11),
+            (0xffff, 1, 0x22),
+            (0, 1, 0x33),
+            (1, 1, 0x44),
+        ];
         let outs = m.board.outs.lock();
-        assert_eq!(outs[..3], [(0x80, 1, 0x88), (0x80, 2, 0x7788), (0x80, 4, 0x5566_7788)]);
+        assert_eq!(
+            outs[..3],
+            [(0x80, 1, 0x88), (0x80, 2, 0x7788), (0x80, 4, 0x5566_7788)]
+        );
         assert_eq!(outs[3..], wrapped);
     }
 

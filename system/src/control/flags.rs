@@ -1,7 +1,7 @@
 //! The flags that need privilege: CLI, STI, PUSHF, POPF with VM86's and PVI's virtual interrupts, CLAC, STAC.
 
-use x86::{Exception, Shadow, cr4};
 use x86::flags::{AC, DF, FIXED, ID, IF, IOPL, IOPL_SHIFT, NT, RF, STATUS, TF, VIF, VIP, VM};
+use x86::{Exception, Shadow, cr4};
 
 use super::recheck_events;
 use crate::Vcpu;
@@ -24,7 +24,11 @@ fn target(v: &Vcpu) -> Result<Target, Exception> {
         return Ok(Target::Real);
     }
     let extension = if v.st.vm86() { cr4::VME } else { cr4::PVI };
-    if cpl == 3 && v.st.cr4 & extension != 0 { Ok(Target::Virtual) } else { Err(Exception::GP0) }
+    if cpl == 3 && v.st.cr4 & extension != 0 {
+        Ok(Target::Virtual)
+    } else {
+        Err(Exception::GP0)
+    }
 }
 
 /// CLI.

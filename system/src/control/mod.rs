@@ -14,8 +14,8 @@ use crate::cpuid::Feature;
 pub(crate) use flags::iopl;
 pub use flags::{cli, popf, pushf_image, set_ac, sti};
 pub use registers::{
-    clts, lgdt, lidt, lmsw, read_cr, read_seg_base, set_cr0, sgdt, sidt, smsw, swapgs, write_cr, write_seg_base,
-    xgetbv, xsetbv,
+    clts, lgdt, lidt, lmsw, read_cr, read_seg_base, set_cr0, sgdt, sidt, smsw, swapgs, write_cr,
+    write_seg_base, xgetbv, xsetbv,
 };
 pub(crate) use system::set_pkru;
 pub use system::{
@@ -24,7 +24,11 @@ pub use system::{
 
 /// #GP(0) unless the current privilege level is 0 (in VM86 it is 3).
 pub(crate) fn privileged(v: &Vcpu) -> Result<(), Exception> {
-    if v.st.cpl() == 0 { Ok(()) } else { Err(Exception::GP0) }
+    if v.st.cpl() == 0 {
+        Ok(())
+    } else {
+        Err(Exception::GP0)
+    }
 }
 
 /// Whether an address may go to a base register or an address MSR. This depends on what the model can do, not on

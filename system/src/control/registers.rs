@@ -71,7 +71,9 @@ pub fn set_cr0(v: &mut Vcpu, value: u64) -> Result<(), Exception> {
         }
     }
     if new_efer != v.st.efer {
-        v.mmu.write_cr0_efer(new, new_efer).map_err(|_| Exception::GP0)?;
+        v.mmu
+            .write_cr0_efer(new, new_efer)
+            .map_err(|_| Exception::GP0)?;
     } else if changed & !(cr0::TS | cr0::MP | cr0::EM | cr0::NE | cr0::AM) != 0 {
         v.mmu.write_cr0(new).map_err(|_| Exception::GP0)?;
     }
@@ -90,7 +92,9 @@ fn set_cr3(v: &mut Vcpu, value: u64) -> Result<(), Exception> {
     if v.st.long_mode() && value >> v.model.maxphyaddr() != 0 {
         return Err(Exception::GP0);
     }
-    v.mmu.write_cr3(value, noflush).map_err(|_| Exception::GP0)?;
+    v.mmu
+        .write_cr3(value, noflush)
+        .map_err(|_| Exception::GP0)?;
     v.st.cr3 = value;
     v.st.pdpte = v.mmu.state().pdptes;
     Ok(())
@@ -176,7 +180,11 @@ fn valid_xcr0(v: &Vcpu, value: u64) -> bool {
 
 /// #GP(0) when user-mode instruction prevention is on.
 fn umip(v: &Vcpu) -> Result<(), Exception> {
-    if v.st.cr4 & cr4::UMIP != 0 { privileged(v) } else { Ok(()) }
+    if v.st.cr4 & cr4::UMIP != 0 {
+        privileged(v)
+    } else {
+        Ok(())
+    }
 }
 
 /// LGDT: limit `a`, base `b`.
@@ -196,19 +204,30 @@ fn table(v: &Vcpu, limit: u64, base: u64) -> Result<x86::TableReg, Exception> {
     if v.st.code64() && !canonical_base(v, base) {
         return Err(Exception::GP0);
     }
-    Ok(x86::TableReg { base, limit: limit as u16 })
+    Ok(x86::TableReg {
+        base,
+        limit: limit as u16,
+    })
 }
 
 /// SGDT: the base, or with `a` = 1 the limit.
 pub fn sgdt(v: &mut Vcpu, a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
     umip(v)?;
-    Ok(if a == 0 { v.st.gdtr.base } else { u64::from(v.st.gdtr.limit) })
+    Ok(if a == 0 {
+        v.st.gdtr.base
+    } else {
+        u64::from(v.st.gdtr.limit)
+    })
 }
 
 /// SIDT: the base, or with `a` = 1 the limit.
 pub fn sidt(v: &mut Vcpu, a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
     umip(v)?;
-    Ok(if a == 0 { v.st.idtr.base } else { u64::from(v.st.idtr.limit) })
+    Ok(if a == 0 {
+        v.st.idtr.base
+    } else {
+        u64::from(v.st.idtr.limit)
+    })
 }
 
 /// SWAPGS.
@@ -221,13 +240,19 @@ pub fn swapgs(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception>
 
 /// RDFSBASE, RDGSBASE: the base of segment register `a`.
 pub fn read_seg_base(v: &mut Vcpu, a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
-    let seg = usize::try_from(a).ok().and_then(Seg::from_index).ok_or(Exception::UD)?;
+    let seg = usize::try_from(a)
+        .ok()
+        .and_then(Seg::from_index)
+        .ok_or(Exception::UD)?;
     Ok(v.seg(seg).base)
 }
 
 /// WRFSBASE, WRGSBASE: segment register `a`'s base = `b`.
 pub fn write_seg_base(v: &mut Vcpu, a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
-    let seg = usize::try_from(a).ok().and_then(Seg::from_index).ok_or(Exception::UD)?;
+    let seg = usize::try_from(a)
+        .ok()
+        .and_then(Seg::from_index)
+        .ok_or(Exception::UD)?;
     if !canonical_base(v, b) {
         return Err(Exception::GP0);
     }

@@ -20,7 +20,10 @@ pub fn cpuid(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception> 
         // SDM vol. 3, 10.11.7.1: the way to ask for the microcode's revision.
         v.st.msr.bios_sign_id = MICROCODE;
     }
-    for (register, value) in [Gpr::Rax, Gpr::Rbx, Gpr::Rcx, Gpr::Rdx].into_iter().zip(values) {
+    for (register, value) in [Gpr::Rax, Gpr::Rbx, Gpr::Rcx, Gpr::Rdx]
+        .into_iter()
+        .zip(values)
+    {
         v.st.gpr[register as usize] = u64::from(value);
     }
     Ok(0)
@@ -94,10 +97,15 @@ pub fn invpcid(v: &mut Vcpu, a: u64, b: u64, _c: u64) -> Result<u64, Exception> 
     privileged(v)?;
     let mut descriptor = [0; 16];
     v.read_bytes(b, &mut descriptor)?;
-    let [low, high] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| descriptor[at + i])));
+    let [low, high] =
+        [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| descriptor[at + i])));
     let pcid = (low & 0xfff) as u16;
     let pcide = v.st.cr4 & cr4::PCIDE != 0;
-    if a > 3 || low >> 12 != 0 || (a < 2 && !pcide && pcid != 0) || (a == 0 && !canonical_base(v, high)) {
+    if a > 3
+        || low >> 12 != 0
+        || (a < 2 && !pcide && pcid != 0)
+        || (a == 0 && !canonical_base(v, high))
+    {
         return Err(Exception::GP0);
     }
     match a {

@@ -22,7 +22,11 @@ fn cr0_combinations() {
     assert_eq!(set(cr0::PG), GP, "PG without PE");
     assert_eq!(set(cr0::NW), GP, "NW without CD");
     assert_eq!(set(1 << 32), GP, "upper half");
-    assert_eq!(set(cr0::PE | cr0::NE | 1 << 6), Ok(0), "reserved bits of the lower half are ignored");
+    assert_eq!(
+        set(cr0::PE | cr0::NE | 1 << 6),
+        Ok(0),
+        "reserved bits of the lower half are ignored"
+    );
     assert_eq!(m.v.st.cr0, cr0::PE | cr0::NE | cr0::ET);
     assert_eq!(read_cr(&mut m.v, 0, 0, 0), Ok(0x31));
     let mut user = Machine::protected(3);
@@ -60,22 +64,38 @@ fn long_mode_is_entered_and_left() {
     assert_eq!(m.v.mmu.state().efer, efer::LME);
 
     let mut m = Machine::long(0, true);
-    assert_eq!(write_cr(&mut m.v, 0, cr0::PE, 0), GP, "64-bit code can't turn paging off");
+    assert_eq!(
+        write_cr(&mut m.v, 0, cr0::PE, 0),
+        GP,
+        "64-bit code can't turn paging off"
+    );
 }
 
 #[test]
 fn cr3_and_pcid() {
     let mut m = Machine::long(0, true);
-    assert_eq!(write_cr(&mut m.v, 3, TABLES | 1 << 63, 0), GP, "bit 63 without PCIDE");
+    assert_eq!(
+        write_cr(&mut m.v, 3, TABLES | 1 << 63, 0),
+        GP,
+        "bit 63 without PCIDE"
+    );
     assert_eq!(write_cr(&mut m.v, 3, 1 << 46, 0), GP, "beyond MAXPHYADDR");
     assert_eq!(write_cr(&mut m.v, 3, TABLES | 5, 0), Ok(0));
-    assert_eq!(write_cr(&mut m.v, 4, cr4::PAE | cr4::PCIDE, 0), GP, "the low bits of CR3 must be clear");
+    assert_eq!(
+        write_cr(&mut m.v, 4, cr4::PAE | cr4::PCIDE, 0),
+        GP,
+        "the low bits of CR3 must be clear"
+    );
     assert_eq!(write_cr(&mut m.v, 3, TABLES, 0), Ok(0));
     assert_eq!(write_cr(&mut m.v, 4, cr4::PAE | cr4::PCIDE, 0), Ok(0));
     assert_eq!(write_cr(&mut m.v, 3, TABLES | 7 | 1 << 63, 0), Ok(0));
     assert_eq!(m.v.st.cr3, TABLES | 7, "bit 63 isn't stored");
     let mut legacy = Machine::protected(0);
-    assert_eq!(write_cr(&mut legacy.v, 4, cr4::PCIDE, 0), GP, "PCIDE wants long mode");
+    assert_eq!(
+        write_cr(&mut legacy.v, 4, cr4::PCIDE, 0),
+        GP,
+        "PCIDE wants long mode"
+    );
 }
 
 #[test]
@@ -88,7 +108,11 @@ fn pae_loads_its_pdptes() {
     let state = m.v.paging_state();
     m.v.mmu.restore(state);
     let on = cr0::PE | cr0::ET | cr0::PG;
-    assert_eq!(write_cr(&mut m.v, 0, on, 0), GP, "a reserved bit in a PDPTE");
+    assert_eq!(
+        write_cr(&mut m.v, 0, on, 0),
+        GP,
+        "a reserved bit in a PDPTE"
+    );
     assert_eq!(m.v.st.cr0 & cr0::PG, 0);
     m.write(TABLES + 8, 8, 0);
     assert_eq!(write_cr(&mut m.v, 0, on, 0), Ok(0));
@@ -104,7 +128,11 @@ fn cr4_bits_follow_the_model() {
     let mut m = with_model(m, "default,+pku,+la57");
     assert_eq!(write_cr(&mut m.v, 4, cr4::PKE | cr4::LA57, 0), Ok(0));
     let mut long = with_model(Machine::long(0, true), "default,+la57");
-    assert_eq!(write_cr(&mut long.v, 4, cr4::PAE | cr4::LA57, 0), GP, "LA57 can't change in long mode");
+    assert_eq!(
+        write_cr(&mut long.v, 4, cr4::PAE | cr4::LA57, 0),
+        GP,
+        "LA57 can't change in long mode"
+    );
 }
 
 #[test]
@@ -128,9 +156,15 @@ fn lmsw_smsw_clts() {
     let mut m = Machine::protected(0);
     m.v.st.cr0 = cr0::PE | cr0::ET | cr0::AM;
     assert_eq!(lmsw(&mut m.v, 0xffff_fffe, 0, 0), Ok(0));
-    assert_eq!(m.v.st.cr0, cr0::PE | cr0::ET | cr0::AM | cr0::MP | cr0::EM | cr0::TS);
+    assert_eq!(
+        m.v.st.cr0,
+        cr0::PE | cr0::ET | cr0::AM | cr0::MP | cr0::EM | cr0::TS
+    );
     assert_eq!(clts(&mut m.v, 0, 0, 0), Ok(0));
-    assert_eq!(smsw(&mut m.v, 0, 0, 0), Ok(cr0::PE | cr0::ET | cr0::AM | cr0::MP | cr0::EM));
+    assert_eq!(
+        smsw(&mut m.v, 0, 0, 0),
+        Ok(cr0::PE | cr0::ET | cr0::AM | cr0::MP | cr0::EM)
+    );
     let mut m = Machine::protected(3);
     assert_eq!(lmsw(&mut m.v, 1, 0, 0), GP);
     assert_eq!(clts(&mut m.v, 0, 0, 0), GP);
@@ -151,7 +185,11 @@ fn descriptor_table_registers() {
     let mut m = Machine::protected(1);
     assert_eq!(lgdt(&mut m.v, 0, 0, 0), GP);
     let mut wide = with_model(Machine::long(0, true), "default,+la57");
-    assert_eq!(lgdt(&mut wide.v, 1, 1 << 47, 0), Ok(0), "57 bits though CR4.LA57 is clear");
+    assert_eq!(
+        lgdt(&mut wide.v, 1, 1 << 47, 0),
+        Ok(0),
+        "57 bits though CR4.LA57 is clear"
+    );
 }
 
 #[test]
@@ -196,7 +234,10 @@ fn fs_and_gs_bases() {
     m.v.st.msr.kernel_gs_base = 0x1234;
     m.v.st.seg[Seg::Gs as usize].base = 0x5678;
     assert_eq!(swapgs(&mut m.v, 0, 0, 0), Ok(0));
-    assert_eq!((m.v.st.msr.kernel_gs_base, m.v.seg(Seg::Gs).base), (0x5678, 0x1234));
+    assert_eq!(
+        (m.v.st.msr.kernel_gs_base, m.v.seg(Seg::Gs).base),
+        (0x5678, 0x1234)
+    );
 }
 
 #[test]
@@ -245,7 +286,11 @@ fn cli_and_sti_by_mode_and_iopl() {
             _ => (GP, base),
         };
         assert_eq!((sti(&mut m.v, 0, 0, 0), m.v.st.rflags), expected, "STI {n}");
-        let shadow = if set == 'R' { Shadow::Sti } else { Shadow::None };
+        let shadow = if set == 'R' {
+            Shadow::Sti
+        } else {
+            Shadow::None
+        };
         assert_eq!(m.v.st.shadow, shadow, "STI {n}");
     }
 }
@@ -271,14 +316,25 @@ fn pushf_images() {
     assert_eq!(pushf_image(&mut m.v, 0, 0, 2), Ok(all & 0xffff));
     let mut m = Machine::vm86(3);
     m.v.st.rflags |= flags::RF | flags::IF;
-    assert_eq!(pushf_image(&mut m.v, 0, 0, 4), Ok(flags::FIXED | flags::IF | flags::IOPL), "neither VM nor RF");
+    assert_eq!(
+        pushf_image(&mut m.v, 0, 0, 4),
+        Ok(flags::FIXED | flags::IF | flags::IOPL),
+        "neither VM nor RF"
+    );
     let mut m = Machine::vm86(1);
     assert_eq!(pushf_image(&mut m.v, 0, 0, 2), GP);
     m.v.st.cr4 = cr4::VME;
     m.v.st.rflags |= flags::IF;
-    assert_eq!(pushf_image(&mut m.v, 0, 0, 2), Ok(flags::FIXED | flags::IOPL), "IF is VIF's");
+    assert_eq!(
+        pushf_image(&mut m.v, 0, 0, 2),
+        Ok(flags::FIXED | flags::IOPL),
+        "IF is VIF's"
+    );
     m.v.st.rflags |= flags::VIF;
-    assert_eq!(pushf_image(&mut m.v, 0, 0, 2), Ok(flags::FIXED | flags::IOPL | flags::IF));
+    assert_eq!(
+        pushf_image(&mut m.v, 0, 0, 2),
+        Ok(flags::FIXED | flags::IOPL | flags::IF)
+    );
     assert_eq!(pushf_image(&mut m.v, 0, 0, 4), GP);
 }
 
@@ -288,11 +344,26 @@ fn popf_changes_what_the_level_allows() {
     // Machine, IOPL, size, the bits that change when all ones are popped over zeros.
     let cases: [(Machine, u64, u64, u64); 7] = [
         (Machine::real(), 0, 2, status | flags::IF | flags::IOPL),
-        (Machine::protected(0), 0, 4, status | flags::IF | flags::IOPL | flags::AC | flags::ID),
+        (
+            Machine::protected(0),
+            0,
+            4,
+            status | flags::IF | flags::IOPL | flags::AC | flags::ID,
+        ),
         (Machine::protected(1), 0, 4, status | flags::AC | flags::ID),
-        (Machine::protected(1), 1, 4, status | flags::IF | flags::AC | flags::ID),
+        (
+            Machine::protected(1),
+            1,
+            4,
+            status | flags::IF | flags::AC | flags::ID,
+        ),
         (Machine::protected(3), 2, 2, status),
-        (Machine::vm86(3), 3, 4, status | flags::IF | flags::AC | flags::ID),
+        (
+            Machine::vm86(3),
+            3,
+            4,
+            status | flags::IF | flags::AC | flags::ID,
+        ),
         (Machine::long(3, true), 0, 8, status | flags::AC | flags::ID),
     ];
     for (n, (mut m, level, size, changed)) in cases.into_iter().enumerate() {
@@ -302,7 +373,14 @@ fn popf_changes_what_the_level_allows() {
         assert_eq!(m.v.rflags(), base | changed, "ones, {n}");
         m.v.st.rflags = base | changed | flags::VIF | flags::VIP;
         assert_eq!(popf(&mut m.v, 0, 0, size), Ok(0));
-        let kept = base & (flags::VM | flags::FIXED | if changed & flags::IOPL != 0 { 0 } else { flags::IOPL });
+        let kept = base
+            & (flags::VM
+                | flags::FIXED
+                | if changed & flags::IOPL != 0 {
+                    0
+                } else {
+                    flags::IOPL
+                });
         assert_eq!(m.v.rflags(), kept | flags::VIF | flags::VIP, "zeros, {n}");
     }
 }
@@ -315,8 +393,15 @@ fn popf_with_virtual_interrupts() {
     let base = m.v.st.rflags;
     assert_eq!(popf(&mut m.v, 0, 0, 4), GP, "32 bits");
     assert_eq!(popf(&mut m.v, flags::TF, 0, 2), GP);
-    assert_eq!(popf(&mut m.v, flags::IF | flags::IOPL | flags::CF, 0, 2), Ok(0));
-    assert_eq!(m.v.rflags(), base | flags::VIF | flags::CF, "IF and IOPL stay");
+    assert_eq!(
+        popf(&mut m.v, flags::IF | flags::IOPL | flags::CF, 0, 2),
+        Ok(0)
+    );
+    assert_eq!(
+        m.v.rflags(),
+        base | flags::VIF | flags::CF,
+        "IF and IOPL stay"
+    );
     m.v.st.rflags |= flags::VIP;
     assert_eq!(popf(&mut m.v, flags::IF, 0, 2), GP, "an interrupt waits");
     assert_eq!(popf(&mut m.v, 0, 0, 2), Ok(0));
@@ -342,7 +427,10 @@ fn time_stamp_and_its_privilege() {
     m.v.st.msr.tsc_aux = 0x77;
     m.v.st.gpr = [u64::MAX; 16];
     assert_eq!(rdtsc(&mut m.v, 1, 0, 0), Ok(0));
-    assert_eq!((m.v.st.gpr[0], m.v.st.gpr[2], m.v.st.gpr[1]), (7, 0x1_0000, 0x77));
+    assert_eq!(
+        (m.v.st.gpr[0], m.v.st.gpr[2], m.v.st.gpr[1]),
+        (7, 0x1_0000, 0x77)
+    );
     m.v.st.cr4 |= cr4::TSD;
     assert_eq!(rdtsc(&mut m.v, 0, 0, 0), GP);
     assert_eq!(rdpid(&mut m.v, 0, 0, 0), Ok(0x77));
@@ -366,7 +454,10 @@ fn protection_keys() {
     m.v.st.cr4 |= cr4::PKE;
     m.v.st.gpr[0] = 0xffff_ffff_5555_5554;
     assert_eq!(wrpkru(&mut m.v, 0, 0, 0), Ok(0));
-    assert_eq!((m.v.st.pkru, m.v.mmu.state().pkru), (0x5555_5554, 0x5555_5554));
+    assert_eq!(
+        (m.v.st.pkru, m.v.mmu.state().pkru),
+        (0x5555_5554, 0x5555_5554)
+    );
     m.v.st.gpr[2] = 9;
     assert_eq!(wrpkru(&mut m.v, 0, 0, 0), GP, "EDX");
     assert_eq!(rdpkru(&mut m.v, 0, 0, 0), Ok(0));
@@ -432,7 +523,10 @@ fn monitor_and_mwait() {
     m.v.st.gpr = [0; 16];
     assert_eq!(monitor(&mut m.v, 0x3_0000, 0, 0), Ok(0));
     assert_eq!(mwait(&mut m.v, 0, 0, 0), Ok(0));
-    assert!(monitor(&mut m.v, 0x4000_0000, 0, 0).is_err_and(|e| e.vector == 14), "as a load");
+    assert!(
+        monitor(&mut m.v, 0x4000_0000, 0, 0).is_err_and(|e| e.vector == 14),
+        "as a load"
+    );
     m.v.st.gpr[1] = 2;
     assert_eq!(monitor(&mut m.v, 0x3_0000, 0, 0), GP);
     assert_eq!(mwait(&mut m.v, 0, 0, 0), GP);

@@ -242,7 +242,10 @@ impl Features {
     pub fn remove(&mut self, feature: Feature) {
         if self.has(feature) {
             self.0[feature as usize / 64] &= !(1 << (feature as usize % 64));
-            for row in Feature::TABLE.iter().filter(|row| row.needs.contains(&feature)) {
+            for row in Feature::TABLE
+                .iter()
+                .filter(|row| row.needs.contains(&feature))
+            {
                 self.remove(row.feature);
             }
         }
@@ -250,18 +253,26 @@ impl Features {
 
     /// The features in table order.
     pub fn iter(&self) -> impl Iterator<Item = Feature> + '_ {
-        Feature::TABLE.iter().map(|row| row.feature).filter(|f| self.has(*f))
+        Feature::TABLE
+            .iter()
+            .map(|row| row.feature)
+            .filter(|f| self.has(*f))
     }
 
     /// The bits that the set's features have in a word.
     pub fn word(&self, word: Word) -> u64 {
-        self.iter().map(Feature::row).filter(|row| row.word == word).fold(0, |bits, row| bits | 1 << row.bit)
+        self.iter()
+            .map(Feature::row)
+            .filter(|row| row.word == word)
+            .fold(0, |bits, row| bits | 1 << row.bit)
     }
 }
 
 impl std::fmt::Debug for Features {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.iter().map(|feature| feature.row().name)).finish()
+        f.debug_set()
+            .entries(self.iter().map(|feature| feature.row().name))
+            .finish()
     }
 }
 
@@ -279,7 +290,11 @@ mod tests {
             for name in row.aliases.iter().chain([&row.name]) {
                 assert!(names.insert(*name), "{name}");
             }
-            assert!(places.insert(format!("{:?} {}", row.word, row.bit)), "{}", row.name);
+            assert!(
+                places.insert(format!("{:?} {}", row.word, row.bit)),
+                "{}",
+                row.name
+            );
         }
     }
 
@@ -294,7 +309,11 @@ mod tests {
         };
         for row in Feature::TABLE {
             for need in row.needs {
-                assert!(rank(need.row().group) <= rank(row.group), "{} needs {need:?}", row.name);
+                assert!(
+                    rank(need.row().group) <= rank(row.group),
+                    "{} needs {need:?}",
+                    row.name
+                );
             }
         }
     }
@@ -303,7 +322,14 @@ mod tests {
     fn needs_are_followed_both_ways() {
         let mut set = Features::default();
         set.insert(Feature::Xsaves);
-        for f in [Feature::Xsaves, Feature::Xsavec, Feature::Xsave, Feature::Fxsr, Feature::Fpu, Feature::Msr] {
+        for f in [
+            Feature::Xsaves,
+            Feature::Xsavec,
+            Feature::Xsave,
+            Feature::Fxsr,
+            Feature::Fpu,
+            Feature::Msr,
+        ] {
             assert!(set.has(f), "{f:?}");
         }
         assert_eq!(set.iter().count(), 6);

@@ -41,7 +41,10 @@ pub struct Dynamic {
 impl Dynamic {
     /// What the vCPU's state says.
     pub fn of(v: &Vcpu) -> Self {
-        let base = v.platform.apic_msr_read(v.index, msr::APIC_BASE).unwrap_or(0);
+        let base = v
+            .platform
+            .apic_msr_read(v.index, msr::APIC_BASE)
+            .unwrap_or(0);
         Self {
             osxsave: v.st.cr4 & cr4::OSXSAVE != 0,
             ospke: v.st.cr4 & cr4::PKE != 0,
@@ -67,7 +70,11 @@ pub fn ratio(tsc_hz: u64, crystal_hz: u64) -> (u32, u32) {
         let numerator = (exact + crystal / 2) / crystal;
         // The error in Hz, scaled so that different denominators compare.
         let error = (numerator * crystal).abs_diff(exact) * 1_000_000 / u128::from(denominator);
-        (error, denominator, u32::try_from(numerator).unwrap_or(u32::MAX))
+        (
+            error,
+            denominator,
+            u32::try_from(numerator).unwrap_or(u32::MAX),
+        )
     };
     let (_, denominator, numerator) = (1..=limit).map(candidate).min().unwrap_or((0, 1, 1));
     (numerator, denominator)
@@ -76,15 +83,22 @@ pub fn ratio(tsc_hz: u64, crystal_hz: u64) -> (u32, u32) {
 /// Four registers from a text of 16 bytes.
 fn text(bytes: &[u8; 16]) -> [u32; 4] {
     std::array::from_fn(|i| {
-        u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]])
+        u32::from_le_bytes([
+            bytes[i * 4],
+            bytes[i * 4 + 1],
+            bytes[i * 4 + 2],
+            bytes[i * 4 + 3],
+        ])
     })
 }
 
-const BRAND: &[u8; 48] = b"Doppel Virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+const BRAND: &[u8; 48] =
+    b"Doppel Virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// A cache as leaf 4 describes it; `sharing` is how many APIC ids share it.
 fn cache(kind: u32, level: u32, ways: u32, sets: u32, sharing: u32, ids: u32) -> [u32; 4] {
-    let eax = kind | level << 5 | 1 << 8 | (sharing - 1).min(0xfff) << 14 | (ids - 1).min(0x3f) << 26;
+    let eax =
+        kind | level << 5 | 1 << 8 | (sharing - 1).min(0xfff) << 14 | (ids - 1).min(0x3f) << 26;
     let inclusive = u32::from(level == 3) << 1;
     [eax, (ways - 1) << 22 | (LINE - 1), sets - 1, inclusive]
 }
@@ -132,7 +146,12 @@ impl CpuModel {
                 0 => {
                     let max = u32::from(self.word(Word::L7s1Eax) != 0);
                     let ospke = u32::from(dynamic.ospke) << 4;
-                    [max, self.word(Word::L7Ebx), self.word(Word::L7Ecx) | ospke, self.word(Word::L7Edx)]
+                    [
+                        max,
+                        self.word(Word::L7Ebx),
+                        self.word(Word::L7Ecx) | ospke,
+                        self.word(Word::L7Edx),
+                    ]
                 }
                 1 => [self.word(Word::L7s1Eax), 0, 0, 0],
                 _ => [0; 4],
@@ -148,10 +167,17 @@ impl CpuModel {
             0xd if self.has(Feature::Xsave) => self.xstate(subleaf, dynamic),
             0x15 => {
                 let (numerator, denominator) = self.ratio;
-                [denominator, numerator, u32::try_from(self.crystal_hz).unwrap_or(u32::MAX), 0]
+                [
+                    denominator,
+                    numerator,
+                    u32::try_from(self.crystal_hz).unwrap_or(u32::MAX),
+                    0,
+                ]
             }
             0x16 => {
-                let mhz = u32::try_from((self.tsc_hz + 500_000) / 1_000_000).unwrap_or(0xffff).min(0xffff);
+                let mhz = u32::try_from((self.tsc_hz + 500_000) / 1_000_000)
+                    .unwrap_or(0xffff)
+                    .min(0xffff);
                 [mhz, mhz, 100, 0]
             }
             _ => [0; 4],
@@ -174,7 +200,12 @@ impl CpuModel {
         match subleaf {
             0 => {
                 let (low, high) = halves(self.xcr0());
-                [low, layout::standard_size(dynamic.xcr0), layout::standard_size(self.xcr0()), high]
+                [
+                    low,
+                    layout::standard_size(dynamic.xcr0),
+                    layout::standard_size(self.xcr0()),
+                    high,
+                ]
             }
             1 => {
                 let (low, high) = halves(self.xss());
@@ -188,7 +219,12 @@ impl CpuModel {
             n => match layout::by_number(n).filter(|c| (self.xcr0() | self.xss()) & c.bit() != 0) {
                 Some(c) => {
                     let supervisor = u32::from(self.xss() & c.bit() != 0);
-                    [c.size, if supervisor != 0 { 0 } else { c.offset }, supervisor | u32::from(c.aligned) << 1, 0]
+                    [
+                        c.size,
+                        if supervisor != 0 { 0 } else { c.offset },
+                        supervisor | u32::from(c.aligned) << 1,
+                        0,
+                    ]
                 }
                 None => [0; 4],
             },
@@ -251,11 +287,23 @@ mod tests {
     use crate::cpuid::CpuModel;
 
     fn leaf(model: &CpuModel, leaf: u32, subleaf: u32) -> [u32; 4] {
-        model.cpuid(leaf, subleaf, &Dynamic { apic_enabled: true, xcr0: 3, ..Dynamic::default() })
+        model.cpuid(
+            leaf,
+            subleaf,
+            &Dynamic {
+                apic_enabled: true,
+                xcr0: 3,
+                ..Dynamic::default()
+            },
+        )
     }
 
     fn ascii(regs: &[u32]) -> String {
-        regs.iter().flat_map(|r| r.to_le_bytes()).map(char::from).filter(|c| *c != '\0').collect()
+        regs.iter()
+            .flat_map(|r| r.to_le_bytes())
+            .map(char::from)
+            .filter(|c| *c != '\0')
+            .collect()
     }
 
     #[test]
@@ -272,7 +320,12 @@ mod tests {
     fn version_and_features() {
         let m = CpuModel::default().with_cpus(3);
         let id = |d: Dynamic| m.cpuid(1, 0, &d);
-        let [a, b, c, d] = id(Dynamic { apic_id: 2, apic_enabled: true, osxsave: true, ..Dynamic::default() });
+        let [a, b, c, d] = id(Dynamic {
+            apic_id: 2,
+            apic_enabled: true,
+            osxsave: true,
+            ..Dynamic::default()
+        });
         assert_eq!((a, b), (0xf06f0, 0x0204_0800));
         // SSE3 PCLMUL SSSE3 CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE OSXSAVE RDRAND HV.
         assert_eq!(c, 0xcffa_2203);
@@ -287,7 +340,14 @@ mod tests {
     #[test]
     fn structured_features() {
         let m = CpuModel::parse("default,+pku,+la57").expect("both exist");
-        let [a, b, c, d] = m.cpuid(7, 0, &Dynamic { ospke: true, ..Dynamic::default() });
+        let [a, b, c, d] = m.cpuid(
+            7,
+            0,
+            &Dynamic {
+                ospke: true,
+                ..Dynamic::default()
+            },
+        );
         // FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA.
         assert_eq!((a, b), (0, 0x219c_278b));
         // UMIP PKU OSPKE LA57 RDPID.
@@ -296,8 +356,15 @@ mod tests {
         assert_eq!(d, 0xbc00_0010);
         assert_eq!(leaf(&m, 0x8000_0008, 0)[0], 0x392e);
         assert_eq!(leaf(&CpuModel::default(), 0x8000_0008, 0)[0], 0x302e);
-        assert_eq!(leaf(&m, 0x8000_0001, 0), [0, 0, 0x121, 0x2c10_0000 & !0x800]);
-        let long = Dynamic { code64: true, xd_disabled: true, ..Dynamic::default() };
+        assert_eq!(
+            leaf(&m, 0x8000_0001, 0),
+            [0, 0, 0x121, 0x2c10_0000 & !0x800]
+        );
+        let long = Dynamic {
+            code64: true,
+            xd_disabled: true,
+            ..Dynamic::default()
+        };
         assert_eq!(m.cpuid(0x8000_0001, 0, &long)[3], 0x2c00_0800);
     }
 
@@ -305,20 +372,46 @@ mod tests {
     fn topology() {
         let m = CpuModel::default().with_cpus(6);
         for n in [0xb, 0x1f] {
-            let at = |sub| m.cpuid(n, sub, &Dynamic { apic_id: 5, ..Dynamic::default() });
+            let at = |sub| {
+                m.cpuid(
+                    n,
+                    sub,
+                    &Dynamic {
+                        apic_id: 5,
+                        ..Dynamic::default()
+                    },
+                )
+            };
             assert_eq!(at(0), [0, 1, 0x100, 5]);
             assert_eq!(at(1), [3, 6, 0x201, 5]);
             assert_eq!(at(2), [0, 0, 2, 5]);
         }
         // L3: unified, 8 ids share it, 8 ids in the package, 16 ways of 64 bytes, 16384 sets: 16 MiB.
-        assert_eq!(leaf(&m, 4, 3), [3 | 3 << 5 | 1 << 8 | 7 << 14 | 7 << 26, 15 << 22 | 63, 16383, 2]);
+        assert_eq!(
+            leaf(&m, 4, 3),
+            [
+                3 | 3 << 5 | 1 << 8 | 7 << 14 | 7 << 26,
+                15 << 22 | 63,
+                16383,
+                2
+            ]
+        );
         assert_eq!(leaf(&m, 4, 4), [0; 4]);
     }
 
     #[test]
     fn extended_state() {
         let m = CpuModel::parse("default,+pku").expect("pku exists");
-        let at = |sub, xcr0| m.cpuid(0xd, sub, &Dynamic { xcr0, ..Dynamic::default() });
+        let at = |sub, xcr0| {
+            m.cpuid(
+                0xd,
+                sub,
+                &Dynamic {
+                    xcr0,
+                    ..Dynamic::default()
+                },
+            )
+        };
         assert_eq!(at(0, 1), [0x203, 576, 2696, 0]);
         assert_eq!(at(0, 0x203), [0x203, 2696, 2696, 0]);
         assert_eq!(at(1, 0x203), [15, 584, 0, 0]);
@@ -334,7 +427,13 @@ mod tests {
         assert_eq!(leaf(&m, 0x15, 0), [1, 96, 25_000_000, 0]);
         assert_eq!(leaf(&m, 0x16, 0), [2400, 2400, 100, 0]);
         assert_eq!(leaf(&m, 0x4000_0010, 0), [2_400_000, 25_000, 0, 0]);
-        for hz in [1_000_000_000u64, 2_445_406_123, 3_692_999_777, 799_999_999, 5_800_000_001] {
+        for hz in [
+            1_000_000_000u64,
+            2_445_406_123,
+            3_692_999_777,
+            799_999_999,
+            5_800_000_001,
+        ] {
             let (n, d) = ratio(hz, 25_000_000);
             assert!(25_000u64 * u64::from(n) <= u64::from(u32::MAX), "{hz}");
             let told = 25_000_000.0 * f64::from(n) / f64::from(d);
@@ -348,7 +447,10 @@ mod tests {
         let m = CpuModel::default();
         assert_eq!(leaf(&m, 0x20, 1), leaf(&m, 0x1f, 1));
         assert_eq!(leaf(&m, 0x8000_0009, 0), leaf(&m, 0x1f, 0));
-        let limited = Dynamic { limited: true, ..Dynamic::default() };
+        let limited = Dynamic {
+            limited: true,
+            ..Dynamic::default()
+        };
         assert_eq!(m.cpuid(0, 0, &limited)[0], 2);
     }
 }

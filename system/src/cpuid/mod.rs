@@ -34,10 +34,20 @@ impl CpuModel {
     /// The features of some groups; one CPU, a TSC of 1 GHz and a crystal of 25 MHz.
     fn of_groups(groups: &[Group]) -> Self {
         let mut features = Features::default();
-        for row in Feature::TABLE.iter().filter(|row| groups.contains(&row.group)) {
+        for row in Feature::TABLE
+            .iter()
+            .filter(|row| groups.contains(&row.group))
+        {
             features.insert(row.feature);
         }
-        let model = Self { features, maxphyaddr: 46, cpus: 1, tsc_hz: 0, crystal_hz: 0, ratio: (0, 0) };
+        let model = Self {
+            features,
+            maxphyaddr: 46,
+            cpus: 1,
+            tsc_hz: 0,
+            crystal_hz: 0,
+            ratio: (0, 0),
+        };
         model.with_clock(1_000_000_000, 25_000_000)
     }
 
@@ -75,10 +85,26 @@ impl CpuModel {
 
     /// What the decoder calls the instruction-set extensions of this model; an instruction that needs another is #UD.
     pub fn features_iced(&self) -> Vec<CpuidFeature> {
-        use CpuidFeature::{CPUID, INTEL186, INTEL286, INTEL386, INTEL486, INTEL8086, MULTIBYTENOP, PAUSE, RDPMC};
-        let always = [INTEL8086, INTEL186, INTEL286, INTEL386, INTEL486, CPUID, MULTIBYTENOP, PAUSE, RDPMC];
+        use CpuidFeature::{
+            CPUID, INTEL186, INTEL286, INTEL386, INTEL486, INTEL8086, MULTIBYTENOP, PAUSE, RDPMC,
+        };
+        let always = [
+            INTEL8086,
+            INTEL186,
+            INTEL286,
+            INTEL386,
+            INTEL486,
+            CPUID,
+            MULTIBYTENOP,
+            PAUSE,
+            RDPMC,
+        ];
         let mut list = always.to_vec();
-        list.extend(self.features.iter().flat_map(|f| f.row().iced.iter().copied()));
+        list.extend(
+            self.features
+                .iter()
+                .flat_map(|f| f.row().iced.iter().copied()),
+        );
         list
     }
 
@@ -151,7 +177,10 @@ impl CpuModel {
             (Feature::Smap, cr4::SMAP),
             (Feature::Pku, cr4::PKE),
         ];
-        pairs.into_iter().filter(|(f, _)| self.has(*f)).fold(cr4::PCE, |bits, (_, bit)| bits | bit)
+        pairs
+            .into_iter()
+            .filter(|(f, _)| self.has(*f))
+            .fold(cr4::PCE, |bits, (_, bit)| bits | bit)
     }
 
     /// The bits that EFER may have, LMA (read-only) included.
@@ -161,7 +190,10 @@ impl CpuModel {
             (Feature::Lm, efer::LME | efer::LMA),
             (Feature::Nx, efer::NXE),
         ];
-        pairs.into_iter().filter(|(f, _)| self.has(*f)).fold(0, |bits, (_, bit)| bits | bit)
+        pairs
+            .into_iter()
+            .filter(|(f, _)| self.has(*f))
+            .fold(0, |bits, (_, bit)| bits | bit)
     }
 }
 
@@ -173,14 +205,26 @@ mod tests {
     #[test]
     fn the_default_model_is_v2_and_a_little_more() {
         let model = CpuModel::default();
-        for f in [Feature::Sse42, Feature::Bmi2, Feature::Xsaves, Feature::Fsrm, Feature::Hypervisor, Feature::Invtsc] {
+        for f in [
+            Feature::Sse42,
+            Feature::Bmi2,
+            Feature::Xsaves,
+            Feature::Fsrm,
+            Feature::Hypervisor,
+            Feature::Invtsc,
+        ] {
             assert!(model.has(f), "{f:?}");
         }
         for f in [Feature::Pku, Feature::La57, Feature::Avx, Feature::Monitor] {
             assert!(!model.has(f), "{f:?}");
         }
         let iced = model.features_iced();
-        for f in [CpuidFeature::AES, CpuidFeature::X64, CpuidFeature::RDPID, CpuidFeature::INTEL386] {
+        for f in [
+            CpuidFeature::AES,
+            CpuidFeature::X64,
+            CpuidFeature::RDPID,
+            CpuidFeature::INTEL386,
+        ] {
             assert!(iced.contains(&f), "{f:?}");
         }
         assert!(!iced.contains(&CpuidFeature::AVX));
@@ -204,6 +248,9 @@ mod tests {
     #[test]
     fn linux_finds_no_hole() {
         // RDCL, IBRS, L1DFL, SSB, MDS, PSCHANGE, TAA, SBDR, FBSDP, PSDP, BHI, PBRSB, GDS, RFDS, ITS.
-        assert_eq!(CpuModel::default().arch_capabilities(), 0x4000_0000_0d10_e17b);
+        assert_eq!(
+            CpuModel::default().arch_capabilities(),
+            0x4000_0000_0d10_e17b
+        );
     }
 }

@@ -21,17 +21,30 @@ impl fmt::Display for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownModel(name) => {
-                write!(f, "there is no CPU model `{name}`; models are default, v1 and v2")
+                write!(
+                    f,
+                    "there is no CPU model `{name}`; models are default, v1 and v2"
+                )
             }
             Self::UnknownFeature(name, close) if close.is_empty() => {
-                write!(f, "there is no CPU feature `{name}`; features have the names of Linux' /proc/cpuinfo")
+                write!(
+                    f,
+                    "there is no CPU feature `{name}`; features have the names of Linux' /proc/cpuinfo"
+                )
             }
             Self::UnknownFeature(name, close) => {
-                write!(f, "there is no CPU feature `{name}`; did you mean {}?", close.join(" or "))
+                write!(
+                    f,
+                    "there is no CPU feature `{name}`; did you mean {}?",
+                    close.join(" or ")
+                )
             }
             Self::NotBuilt(name) => write!(f, "`{name}` is not built yet"),
             Self::Sign(part) => {
-                write!(f, "`{part}` after the CPU model: write +{part} to switch it on, -{part} to switch it off")
+                write!(
+                    f,
+                    "`{part}` after the CPU model: write +{part} to switch it on, -{part} to switch it off"
+                )
             }
         }
     }
@@ -41,7 +54,10 @@ impl std::error::Error for ModelError {}
 
 /// A name without what people write differently.
 fn plain(name: &str) -> String {
-    name.chars().filter(|c| !matches!(c, '-' | '_' | '.')).flat_map(char::to_lowercase).collect()
+    name.chars()
+        .filter(|c| !matches!(c, '-' | '_' | '.'))
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 /// The number of insertions, deletions and replacements between two names.
@@ -64,7 +80,12 @@ fn distance(a: &str, b: &str) -> usize {
 fn feature(name: &str) -> Result<Feature, ModelError> {
     let wanted = plain(name);
     let names = || {
-        Feature::TABLE.iter().flat_map(|row| row.aliases.iter().chain([&row.name]).map(move |n| (row.feature, *n)))
+        Feature::TABLE.iter().flat_map(|row| {
+            row.aliases
+                .iter()
+                .chain([&row.name])
+                .map(move |n| (row.feature, *n))
+        })
     };
     if let Some((feature, _)) = names().find(|(_, n)| plain(n) == wanted) {
         return Ok(feature);
@@ -72,11 +93,16 @@ fn feature(name: &str) -> Result<Feature, ModelError> {
     let limit = (wanted.len() / 3).clamp(1, 3);
     let mut close: Vec<_> = names()
         .map(|(_, n)| (distance(&plain(n), &wanted), n))
-        .filter(|(d, n)| *d <= limit && *d < wanted.len() || (wanted.len() >= 3 && plain(n).starts_with(&wanted)))
+        .filter(|(d, n)| {
+            *d <= limit && *d < wanted.len() || (wanted.len() >= 3 && plain(n).starts_with(&wanted))
+        })
         .collect();
     close.sort_unstable();
     close.truncate(5);
-    Err(ModelError::UnknownFeature(name.to_owned(), close.into_iter().map(|(_, n)| n).collect()))
+    Err(ModelError::UnknownFeature(
+        name.to_owned(),
+        close.into_iter().map(|(_, n)| n).collect(),
+    ))
 }
 
 /// See [`CpuModel::parse`].
@@ -118,7 +144,12 @@ mod tests {
         let v2 = parse("v2").expect("v2 exists");
         assert!(v2.has(Feature::Sse42) && v2.has(Feature::LahfLm) && !v2.has(Feature::Bmi1));
         let m = parse("v2,+pku,-sse4.2,+sha-ni,-SSE4_1").expect("all exist");
-        assert!(m.has(Feature::Pku) && m.has(Feature::Sha) && !m.has(Feature::Sse42) && !m.has(Feature::Sse41));
+        assert!(
+            m.has(Feature::Pku)
+                && m.has(Feature::Sha)
+                && !m.has(Feature::Sse42)
+                && !m.has(Feature::Sse41)
+        );
         assert!(m.has(Feature::Ssse3));
     }
 
@@ -127,17 +158,34 @@ mod tests {
         let text = |t: &str| parse(t).expect_err("wrong").to_string();
         assert_eq!(text("v3"), "`v3` is not built yet");
         assert_eq!(text("default,+avx2"), "`avx2` is not built yet");
-        assert_eq!(text("core2"), "there is no CPU model `core2`; models are default, v1 and v2");
-        assert_eq!(text("default,+smeb"), "there is no CPU feature `smeb`; did you mean smep?");
+        assert_eq!(
+            text("core2"),
+            "there is no CPU model `core2`; models are default, v1 and v2"
+        );
+        assert_eq!(
+            text("default,+smeb"),
+            "there is no CPU feature `smeb`; did you mean smep?"
+        );
         assert!(text("default,+avx512-v").contains("avx512f or avx512vl"));
         assert!(text("default,+qqqqqq").starts_with("there is no CPU feature `qqqqqq`; features"));
-        assert_eq!(parse("default,pku").err(), Some(ModelError::Sign("pku".into())));
-        assert_eq!(parse("").err(), Some(ModelError::UnknownModel(String::new())));
+        assert_eq!(
+            parse("default,pku").err(),
+            Some(ModelError::Sign("pku".into()))
+        );
+        assert_eq!(
+            parse("").err(),
+            Some(ModelError::UnknownModel(String::new()))
+        );
     }
 
     #[test]
     fn edit_distance() {
-        for (a, b, d) in [("", "abc", 3), ("kitten", "sitting", 3), ("smep", "smap", 1), ("x", "x", 0)] {
+        for (a, b, d) in [
+            ("", "abc", 3),
+            ("kitten", "sitting", 3),
+            ("smep", "smap", 1),
+            ("x", "x", 0),
+        ] {
             assert_eq!(distance(a, b), d);
             assert_eq!(distance(b, a), d);
         }

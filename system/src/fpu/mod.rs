@@ -12,7 +12,7 @@ mod x87;
 use x86::{Exception, MXCSR_MASK, cr0};
 
 use crate::Vcpu;
-use crate::images::{sse_available, x87_available};
+use crate::images::sse_available;
 
 pub(crate) use registers::{keep, load};
 pub use vector::vec_portable;
@@ -25,7 +25,11 @@ const TOP: u16 = 7 << 11;
 
 /// FWAIT and other waiting instructions: #MF when an unmasked exception is pending and CR0.NE is set.
 pub fn fpu_check(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
-    if v.st.fpu.fsw & ES != 0 && v.st.cr0 & cr0::NE != 0 { Err(Exception::MF) } else { Ok(0) }
+    if v.st.fpu.fsw & ES != 0 && v.st.cr0 & cr0::NE != 0 {
+        Err(Exception::MF)
+    } else {
+        Ok(0)
+    }
 }
 
 /// STMXCSR: MXCSR.
@@ -62,11 +66,6 @@ pub fn emms(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
 /// has its top bit set, all or none.
 pub fn mask_mov(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     let mmx = c & 0x100 != 0;
-    if !mmx {
-        sse_available(v)?;
-    } else {
-        x87_available(v)?;
-    }
     let register = |n: u64| -> [u8; 16] {
         if mmx {
             let mut bytes = v.st.fpu.regs[n as usize & 7];

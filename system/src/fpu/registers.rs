@@ -1,8 +1,8 @@
 //! The x87 state as `portable` wants it, and back.
 
-use x86::Fpu;
 use portable::float::F80;
 use portable::x87::X87;
+use x86::Fpu;
 
 use crate::Vcpu;
 use crate::cpuid::Feature;
@@ -13,7 +13,9 @@ pub(crate) fn load(fpu: &Fpu) -> X87 {
         cw: fpu.fcw,
         sw: fpu.fsw,
         tw: fpu.ftw,
-        regs: fpu.regs.map(|r| F80::from_bytes(std::array::from_fn(|i| r[i]))),
+        regs: fpu
+            .regs
+            .map(|r| F80::from_bytes(std::array::from_fn(|i| r[i]))),
         fop: fpu.fop,
         fip: fpu.fip,
         fcs: fpu.fcs,

@@ -25,11 +25,33 @@ fn run(m: &mut Machine, code: Code, dst: Operand, args: [Operand; 3]) -> Result<
         Operand::VecTemp(t) => offset::vec_temp(usize::from(t.0)) as u16,
         _ => 0,
     };
-    vec_portable(&mut m.v, code, dst, args, [field(dst), field(args[0]), field(args[1]), field(args[2])])
+    vec_portable(
+        &mut m.v,
+        code,
+        dst,
+        args,
+        [field(dst), field(args[0]), field(args[1]), field(args[2])],
+    )
 }
 
-fn run_x87(m: &mut Machine, code: Code, dst: Operand, args: [Operand; 3]) -> Result<bool, Exception> {
-    x87(&mut m.v, code, dst, args, [offset::vec_temp(2) as u16, offset::vec_temp(1) as u16, offset::temp(5) as u16, 0])
+fn run_x87(
+    m: &mut Machine,
+    code: Code,
+    dst: Operand,
+    args: [Operand; 3],
+) -> Result<bool, Exception> {
+    x87(
+        &mut m.v,
+        code,
+        dst,
+        args,
+        [
+            offset::vec_temp(2) as u16,
+            offset::vec_temp(1) as u16,
+            offset::temp(5) as u16,
+            0,
+        ],
+    )
 }
 
 fn set32(bytes: &mut [u8; 64], lanes: [u32; 4]) {
@@ -49,18 +71,62 @@ fn vector_operands_and_upper_halves() {
     set32(&mut m.v.st.vec[3], [1, 2, 3, 4]);
     set32(&mut m.v.vec_temps[5], [10, 20, 30, u32::MAX]);
     let memory = Operand::VecTemp(VecTemp(5));
-    assert_eq!(run(&mut m, Code::Paddd_xmm_xmmm128, Operand::Vec(3), [memory, NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Paddd_xmm_xmmm128,
+            Operand::Vec(3),
+            [memory, NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(get32(&m.v.st.vec[3]), [11, 22, 33, 3]);
-    assert_eq!(m.v.st.vec[3][16..], [0x77; 48], "legacy SSE leaves the upper part");
+    assert_eq!(
+        m.v.st.vec[3][16..],
+        [0x77; 48],
+        "legacy SSE leaves the upper part"
+    );
     // MOVSS from memory clears the rest, from a register it doesn't.
-    assert_eq!(run(&mut m, Code::Movss_xmm_xmmm32, Operand::Vec(3), [Operand::Vec(4), NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Movss_xmm_xmmm32,
+            Operand::Vec(3),
+            [Operand::Vec(4), NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(get32(&m.v.st.vec[3]), [0, 22, 33, 3]);
-    assert_eq!(run(&mut m, Code::Movss_xmm_xmmm32, Operand::Vec(3), [memory, NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Movss_xmm_xmmm32,
+            Operand::Vec(3),
+            [memory, NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(get32(&m.v.st.vec[3]), [10, 0, 0, 0]);
     let imm = Operand::Imm(0x1b);
-    assert_eq!(run(&mut m, Code::Pshufd_xmm_xmmm128_imm8, Operand::Vec(6), [memory, imm, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pshufd_xmm_xmmm128_imm8,
+            Operand::Vec(6),
+            [memory, imm, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(get32(&m.v.st.vec[6]), [u32::MAX, 30, 20, 10]);
-    assert_eq!(run(&mut m, Code::Pslld_xmm_imm8, Operand::Vec(6), [Operand::Imm(4), NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pslld_xmm_imm8,
+            Operand::Vec(6),
+            [Operand::Imm(4), NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(get32(&m.v.st.vec[6]), [0xffff_fff0, 480, 320, 160]);
 }
 
@@ -69,21 +135,65 @@ fn general_registers_and_temporaries() {
     let mut m = machine();
     m.v.st.gpr[Gpr::Rbx as usize] = 0xffff_ffff_ffff_fffe;
     let rbx = Operand::Reg(Gpr::Rbx);
-    assert_eq!(run(&mut m, Code::Cvtsi2sd_xmm_rm64, Operand::Vec(1), [rbx, NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Cvtsi2sd_xmm_rm64,
+            Operand::Vec(1),
+            [rbx, NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.st.vec[1][..8], (-2.0f64).to_le_bytes());
     let rdi = Operand::Reg(Gpr::Rdi);
     m.v.st.gpr[Gpr::Rdi as usize] = u64::MAX;
-    assert_eq!(run(&mut m, Code::Cvttsd2si_r32_xmmm64, rdi, [Operand::Vec(1), NONE, NONE]), Ok(()));
-    assert_eq!(m.v.st.gpr[Gpr::Rdi as usize], 0xffff_fffe, "32 bits clear the upper half");
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Cvttsd2si_r32_xmmm64,
+            rdi,
+            [Operand::Vec(1), NONE, NONE]
+        ),
+        Ok(())
+    );
+    assert_eq!(
+        m.v.st.gpr[Gpr::Rdi as usize],
+        0xffff_fffe,
+        "32 bits clear the upper half"
+    );
     m.v.temps[9] = 0x1234;
     let temp = Operand::Temp(Temp(9));
-    assert_eq!(run(&mut m, Code::Pinsrw_xmm_r32m16_imm8, Operand::Vec(1), [temp, Operand::Imm(1), NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pinsrw_xmm_r32m16_imm8,
+            Operand::Vec(1),
+            [temp, Operand::Imm(1), NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.st.vec[1][2..4], [0x34, 0x12]);
-    assert_eq!(run(&mut m, Code::Pextrb_r32m8_xmm_imm8, temp, [Operand::Vec(1), Operand::Imm(3), NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pextrb_r32m8_xmm_imm8,
+            temp,
+            [Operand::Vec(1), Operand::Imm(3), NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.temps[9], 0x12);
     m.v.st.vec[2] = [0; 64];
     m.v.st.vec[2][5] = 0x80;
-    assert_eq!(run(&mut m, Code::Pmovmskb_r32_xmm, rdi, [Operand::Vec(2), NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pmovmskb_r32_xmm,
+            rdi,
+            [Operand::Vec(2), NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.st.gpr[Gpr::Rdi as usize], 0x20);
 }
 
@@ -94,19 +204,61 @@ fn implicit_operands_and_flags() {
     m.v.st.vec[2][..16].copy_from_slice(b"xyzu\0...........");
     let args = [Operand::Vec(2), Operand::Imm(0), NONE];
     m.v.st.gpr[Gpr::Rcx as usize] = u64::MAX;
-    assert_eq!(run(&mut m, Code::Pcmpistri_xmm_xmmm128_imm8, Operand::Vec(1), args), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pcmpistri_xmm_xmmm128_imm8,
+            Operand::Vec(1),
+            args
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.st.gpr[Gpr::Rcx as usize], 3);
-    assert_eq!(m.v.status(), x86::flags::CF | x86::flags::ZF | x86::flags::SF);
-    assert_eq!(run(&mut m, Code::Pcmpistrm_xmm_xmmm128_imm8, Operand::Vec(1), args), Ok(()));
-    assert_eq!(m.v.st.vec[0][..16], [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        m.v.status(),
+        x86::flags::CF | x86::flags::ZF | x86::flags::SF
+    );
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pcmpistrm_xmm_xmmm128_imm8,
+            Operand::Vec(1),
+            args
+        ),
+        Ok(())
+    );
+    assert_eq!(
+        m.v.st.vec[0][..16],
+        [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
     m.v.st.vec[0] = [0x80; 64];
     m.v.st.vec[0][1] = 0;
     m.v.st.vec[7] = [7; 64];
-    assert_eq!(run(&mut m, Code::Pblendvb_xmm_xmmm128, Operand::Vec(7), [Operand::Vec(2), NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pblendvb_xmm_xmmm128,
+            Operand::Vec(7),
+            [Operand::Vec(2), NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.st.vec[7][..4], [b'x', 7, b'z', b'u']);
-    assert_eq!(run(&mut m, Code::Ptest_xmm_xmmm128, Operand::Vec(0), [Operand::Vec(9), NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Ptest_xmm_xmmm128,
+            Operand::Vec(0),
+            [Operand::Vec(9), NONE, NONE]
+        ),
+        Ok(())
+    );
     let both = x86::flags::ZF | x86::flags::CF;
-    assert_eq!(m.v.status(), both, "source 0: nothing in both, nothing outside");
+    assert_eq!(
+        m.v.status(),
+        both,
+        "source 0: nothing in both, nothing outside"
+    );
 }
 
 #[test]
@@ -115,15 +267,37 @@ fn mmx_registers_are_the_x87s() {
     m.v.st.fpu.fsw = 5 << 11;
     m.v.vec_temps[1][..8].copy_from_slice(&0x0102_0304_0506_0708u64.to_le_bytes());
     let args = [Operand::VecTemp(VecTemp(1)), NONE, NONE];
-    assert_eq!(run(&mut m, Code::Movq_mm_mmm64, Operand::Mmx(2), args), Ok(()));
+    assert_eq!(
+        run(&mut m, Code::Movq_mm_mmm64, Operand::Mmx(2), args),
+        Ok(())
+    );
     let fpu = &m.v.st.fpu;
     assert_eq!((fpu.fsw, fpu.ftw), (0, 0xff));
-    assert_eq!(fpu.regs[2], [8, 7, 6, 5, 4, 3, 2, 1, 0xff, 0xff, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(run(&mut m, Code::Paddb_mm_mmm64, Operand::Mmx(2), [Operand::Mmx(2), NONE, NONE]), Ok(()));
+    assert_eq!(
+        fpu.regs[2],
+        [8, 7, 6, 5, 4, 3, 2, 1, 0xff, 0xff, 0, 0, 0, 0, 0, 0]
+    );
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Paddb_mm_mmm64,
+            Operand::Mmx(2),
+            [Operand::Mmx(2), NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.st.fpu.regs[2][..8], [16, 14, 12, 10, 8, 6, 4, 2]);
     // A register that is only read keeps its exponent.
     m.v.st.fpu.regs[3][8] = 0x11;
-    assert_eq!(run(&mut m, Code::Pmovmskb_r32_mm, Operand::Reg(Gpr::Rax), [Operand::Mmx(3), NONE, NONE]), Ok(()));
+    assert_eq!(
+        run(
+            &mut m,
+            Code::Pmovmskb_r32_mm,
+            Operand::Reg(Gpr::Rax),
+            [Operand::Mmx(3), NONE, NONE]
+        ),
+        Ok(())
+    );
     assert_eq!(m.v.st.fpu.regs[3][8], 0x11);
     assert_eq!(emms(&mut m.v, 0, 0, 0), Ok(0));
     assert_eq!(m.v.st.fpu.ftw, 0);
@@ -135,14 +309,37 @@ fn simd_exceptions() {
     m.v.st.mxcsr = 0x1f80 & !0x200;
     set32(&mut m.v.st.vec[1], [0x3f80_0000, 0, 0, 0]);
     let args = [Operand::Vec(2), NONE, NONE];
-    assert_eq!(run(&mut m, Code::Divss_xmm_xmmm32, Operand::Vec(1), args), Err(Exception::XM));
-    assert_eq!((m.v.st.mxcsr, get32(&m.v.st.vec[1])[0]), (0x1d84, 0x3f80_0000));
+    assert_eq!(
+        run(&mut m, Code::Divss_xmm_xmmm32, Operand::Vec(1), args),
+        Err(Exception::XM)
+    );
+    assert_eq!(
+        (m.v.st.mxcsr, get32(&m.v.st.vec[1])[0]),
+        (0x1d84, 0x3f80_0000)
+    );
     m.v.st.cr4 &= !cr4::OSXMMEXCPT;
-    assert_eq!(run(&mut m, Code::Divss_xmm_xmmm32, Operand::Vec(1), args), Err(Exception::UD));
+    assert_eq!(
+        run(&mut m, Code::Divss_xmm_xmmm32, Operand::Vec(1), args),
+        Err(Exception::UD)
+    );
     m.v.st.mxcsr = 0x1f80;
-    assert_eq!(run(&mut m, Code::Divss_xmm_xmmm32, Operand::Vec(1), args), Ok(()));
-    assert_eq!((m.v.st.mxcsr, get32(&m.v.st.vec[1])[0]), (0x1f84, 0x7f80_0000));
-    assert_eq!(run(&mut m, Code::VEX_Vaddps_xmm_xmm_xmmm128, Operand::Vec(1), args), Err(Exception::UD));
+    assert_eq!(
+        run(&mut m, Code::Divss_xmm_xmmm32, Operand::Vec(1), args),
+        Ok(())
+    );
+    assert_eq!(
+        (m.v.st.mxcsr, get32(&m.v.st.vec[1])[0]),
+        (0x1f84, 0x7f80_0000)
+    );
+    assert_eq!(
+        run(
+            &mut m,
+            Code::VEX_Vaddps_xmm_xmm_xmmm128,
+            Operand::Vec(1),
+            args
+        ),
+        Err(Exception::UD)
+    );
 }
 
 #[test]
@@ -162,7 +359,11 @@ fn masked_moves_write_all_or_nothing() {
     let mut m = machine();
     for i in 0..16 {
         m.v.st.vec[1][i] = 0x10 + i as u8;
-        m.v.st.vec[2][i] = if [0, 1, 5, 15].contains(&i) { 0x80 } else { 0x7f };
+        m.v.st.vec[2][i] = if [0, 1, 5, 15].contains(&i) {
+            0x80
+        } else {
+            0x7f
+        };
         m.write(0x3_0000 + i as u64, 1, 0xcc);
     }
     assert_eq!(mask_mov(&mut m.v, 0x3_0000, 1, 2), Ok(0));
@@ -187,17 +388,36 @@ fn x87_operands_and_pointers() {
     m.v.ip = 0x1234_5678_9abc;
     m.v.temps[5] = 0x7777;
     m.v.vec_temps[1][..8].copy_from_slice(&1.5f64.to_le_bytes());
-    let memory = [Operand::VecTemp(VecTemp(1)), Operand::Temp(Temp(5)), Operand::Imm(Seg::Ds as i64)];
+    let memory = [
+        Operand::VecTemp(VecTemp(1)),
+        Operand::Temp(Temp(5)),
+        Operand::Imm(Seg::Ds as i64),
+    ];
     assert_eq!(run_x87(&mut m, Code::Fld_m64fp, NONE, memory), Ok(true));
     assert_eq!((m.v.st.fpu.top(), m.v.st.fpu.ftw), (7, 0x80));
     assert_eq!((m.v.st.fpu.fip, m.v.st.fpu.fdp), (0x1234_5678_9abc, 0x7777));
-    assert_eq!((m.v.st.fpu.fcs, m.v.st.fpu.fds), (0, 0), "the default model keeps no selectors");
-    assert_eq!(run_x87(&mut m, Code::Fadd_st0_sti, NONE, [Operand::Imm(0), NONE, NONE]), Ok(true));
+    assert_eq!(
+        (m.v.st.fpu.fcs, m.v.st.fpu.fds),
+        (0, 0),
+        "the default model keeps no selectors"
+    );
+    assert_eq!(
+        run_x87(
+            &mut m,
+            Code::Fadd_st0_sti,
+            NONE,
+            [Operand::Imm(0), NONE, NONE]
+        ),
+        Ok(true)
+    );
     let dst = Operand::VecTemp(VecTemp(2));
     let place = [NONE, Operand::Temp(Temp(5)), Operand::Imm(Seg::Ss as i64)];
     assert_eq!(run_x87(&mut m, Code::Fstp_m32fp, dst, place), Ok(true));
     assert_eq!(m.v.vec_temps[2][..4], 3.0f32.to_le_bytes());
-    assert_eq!(run_x87(&mut m, Code::Fnstsw_AX, Operand::Reg(Gpr::Rax), [NONE; 3]), Ok(true));
+    assert_eq!(
+        run_x87(&mut m, Code::Fnstsw_AX, Operand::Reg(Gpr::Rax), [NONE; 3]),
+        Ok(true)
+    );
     assert_eq!(m.v.st.gpr[0] & 0xffff, u64::from(m.v.st.fpu.fsw));
     m.v.model = Arc::new(CpuModel::parse("default,-zero-fcs-fds").expect("it exists"));
     assert_eq!(run_x87(&mut m, Code::Fld_m64fp, NONE, memory), Ok(true));
@@ -205,7 +425,15 @@ fn x87_operands_and_pointers() {
     assert_eq!(m.v.st.fpu.fds, m.v.seg(Seg::Ds).selector);
     assert_eq!(run_x87(&mut m, Code::Fldz, NONE, [NONE; 3]), Ok(true));
     m.v.set_status(x86::flags::STATUS, x86::flags::STATUS);
-    assert_eq!(run_x87(&mut m, Code::Fcomi_st0_sti, NONE, [Operand::Imm(1), NONE, NONE]), Ok(true));
+    assert_eq!(
+        run_x87(
+            &mut m,
+            Code::Fcomi_st0_sti,
+            NONE,
+            [Operand::Imm(1), NONE, NONE]
+        ),
+        Ok(true)
+    );
     assert_eq!(m.v.status(), x86::flags::CF, "0 is below 1.5");
 }
 
@@ -219,9 +447,16 @@ fn unmasked_x87_exceptions() {
     assert_eq!(run_x87(&mut m, Code::Fstp_m64fp, dst, [NONE; 3]), Ok(false));
     assert_eq!(m.v.vec_temps[2], before);
     assert_eq!(m.v.st.fpu.fsw & 0x80ff, 0x80c1);
-    assert_eq!(run_x87(&mut m, Code::Fld1, NONE, [NONE; 3]), Err(Exception::MF));
+    assert_eq!(
+        run_x87(&mut m, Code::Fld1, NONE, [NONE; 3]),
+        Err(Exception::MF)
+    );
     assert_eq!(fpu_check(&mut m.v, 0, 0, 0), Err(Exception::MF));
-    assert_eq!(run_x87(&mut m, Code::Fnstcw_m2byte, dst, [NONE; 3]), Ok(true), "it doesn't wait");
+    assert_eq!(
+        run_x87(&mut m, Code::Fnstcw_m2byte, dst, [NONE; 3]),
+        Ok(true),
+        "it doesn't wait"
+    );
     // Without CR0.NE the wait is ignored and the exception stays.
     m.v.st.cr0 &= !cr0::NE;
     assert_eq!(fpu_check(&mut m.v, 0, 0, 0), Ok(0));

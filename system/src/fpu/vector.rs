@@ -1,10 +1,10 @@
 //! MMX and SSE instructions by `portable`: operands out of the context, results back into it.
 
-use x86::flags::STATUS;
-use x86::{Exception, Gpr, cr4};
 use iced_x86::Code;
 use ir::Operand;
 use portable::vector::{Fault, VecOperands, execute};
+use x86::flags::STATUS;
+use x86::{Exception, Gpr, cr4};
 
 use super::enter_mmx;
 use crate::{Vcpu, offset};
@@ -84,7 +84,10 @@ fn vector(v: &mut Vcpu, operand: Operand, field: u16) -> Option<[u8; 16]> {
 }
 
 fn is_word(operand: Operand) -> bool {
-    matches!(operand, Operand::Reg(_) | Operand::High(_) | Operand::Temp(_))
+    matches!(
+        operand,
+        Operand::Reg(_) | Operand::High(_) | Operand::Temp(_)
+    )
 }
 
 /// Runs the vector instruction `code` with the operands of a `vec` op: `dst` and a, b, c in `args`. `fields` has the
@@ -109,7 +112,11 @@ pub fn vec_portable(
     if let Some(bytes) = vector(v, dst, fields[0]) {
         ops.dst = bytes;
     }
-    for (n, (operand, field)) in args.into_iter().zip([fields[1], fields[2], fields[3]]).enumerate() {
+    for (n, (operand, field)) in args
+        .into_iter()
+        .zip([fields[1], fields[2], fields[3]])
+        .enumerate()
+    {
         if let Operand::Imm(value) = operand {
             ops.imm = value as u8;
         } else if is_word(operand) {
@@ -124,7 +131,9 @@ pub fn vec_portable(
     v.st.mxcsr = mxcsr;
     match result {
         Ok(()) => {}
-        Err(Fault::Exception { .. }) if v.st.cr4 & cr4::OSXMMEXCPT != 0 => return Err(Exception::XM),
+        Err(Fault::Exception { .. }) if v.st.cr4 & cr4::OSXMMEXCPT != 0 => {
+            return Err(Exception::XM);
+        }
         Err(Fault::Exception { .. } | Fault::Unknown) => return Err(Exception::UD),
     }
 
@@ -154,7 +163,10 @@ pub fn vec_portable(
     if let Some(flags) = ops.flags_out {
         v.set_status(STATUS, u64::from(flags));
     }
-    if [dst, args[0], args[1], args[2]].iter().any(|o| matches!(o, Operand::Mmx(_))) {
+    if [dst, args[0], args[1], args[2]]
+        .iter()
+        .any(|o| matches!(o, Operand::Mmx(_)))
+    {
         enter_mmx(v);
     }
     Ok(())

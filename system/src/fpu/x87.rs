@@ -1,9 +1,9 @@
 //! x87 instructions by `portable`.
 
-use x86::{Exception, Seg, cr0, flags};
 use iced_x86::Code;
 use ir::Operand;
 use portable::x87::{Fault, Io, execute, sw, updates_pointers};
+use x86::{Exception, Seg, cr0, flags};
 
 use super::registers::{keep, load};
 use super::vector::vec_place;

@@ -19,7 +19,11 @@ pub struct Area {
 impl Area {
     /// An image without any piece.
     pub fn new() -> Self {
-        Self { bytes: [0; MAX], pieces: [(0, 0); PIECES], count: 0 }
+        Self {
+            bytes: [0; MAX],
+            pieces: [(0, 0); PIECES],
+            count: 0,
+        }
     }
 
     /// Opens `len` zero bytes at an offset to be filled and written. A piece that follows the last joins it.

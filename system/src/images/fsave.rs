@@ -9,7 +9,10 @@ use crate::fpu::{keep, load};
 
 /// The layout by mode and operand size.
 fn layout(v: &Vcpu, size: u64) -> Layout {
-    Layout { wide: size != 2, real: v.st.real_mode() || v.st.vm86() }
+    Layout {
+        wide: size != 2,
+        real: v.st.real_mode() || v.st.vm86(),
+    }
 }
 
 /// FNSTENV to linear address `a`, operand size `c`; then all exceptions are masked.

@@ -61,19 +61,30 @@ pub fn take_x87(v: &mut Vcpu, image: &[u8; USED], wide: bool) {
 /// MXCSR from an image; #GP(0) on reserved bits.
 pub fn checked_mxcsr(image: &[u8]) -> Result<u32, Exception> {
     let mxcsr = u32::from_le_bytes(get(image, MXCSR));
-    if mxcsr & !MXCSR_MASK != 0 { Err(Exception::GP0) } else { Ok(mxcsr) }
+    if mxcsr & !MXCSR_MASK != 0 {
+        Err(Exception::GP0)
+    } else {
+        Ok(mxcsr)
+    }
 }
 
 /// Loads the XMM registers of the mode.
 pub fn take_xmm(v: &mut Vcpu, image: &[u8]) {
     let count = registers(v);
-    for (register, slot) in v.st.vec[..count].iter_mut().zip(image[XMM..].chunks_exact(16)) {
+    for (register, slot) in v.st.vec[..count]
+        .iter_mut()
+        .zip(image[XMM..].chunks_exact(16))
+    {
         register[..16].copy_from_slice(slot);
     }
 }
 
 fn aligned(lin: u64) -> Result<(), Exception> {
-    if lin & 15 != 0 { Err(Exception::GP0) } else { Ok(()) }
+    if lin & 15 != 0 {
+        Err(Exception::GP0)
+    } else {
+        Ok(())
+    }
 }
 
 /// FXSAVE to linear address `a`; `c` = 8 is the form with 64-bit pointers. Without CR4.OSFXSR the XMM registers stay
@@ -97,7 +108,11 @@ pub fn fxrstor(v: &mut Vcpu, a: u64, _b: u64, c: u64) -> Result<u64, Exception> 
     x87_available(v)?;
     aligned(a)?;
     let mut image = [0; USED];
-    let used = if v.st.cr4 & cr4::OSFXSR != 0 { XMM + 16 * registers(v) } else { XMM };
+    let used = if v.st.cr4 & cr4::OSFXSR != 0 {
+        XMM + 16 * registers(v)
+    } else {
+        XMM
+    };
     v.read_bytes(a, &mut image[..used])?;
     v.st.mxcsr = checked_mxcsr(&image)?;
     take_x87(v, &image, c == 8);

@@ -30,7 +30,12 @@ impl Component {
 }
 
 const fn component(bit: u64, size: u32, offset: u32) -> Component {
-    Component { number: bit.trailing_zeros(), size, offset, aligned: false }
+    Component {
+        number: bit.trailing_zeros(),
+        size,
+        offset,
+        aligned: false,
+    }
 }
 
 /// The user components that Doppel knows, in order.
@@ -49,7 +54,12 @@ pub fn by_number(number: u32) -> Option<Component> {
 
 /// Bytes of a standard-format area that holds `bits`.
 pub fn standard_size(bits: u64) -> u32 {
-    COMPONENTS.iter().filter(|c| bits & c.bit() != 0).map(|c| c.offset + c.size).max().unwrap_or(EXTENDED)
+    COMPONENTS
+        .iter()
+        .filter(|c| bits & c.bit() != 0)
+        .map(|c| c.offset + c.size)
+        .max()
+        .unwrap_or(EXTENDED)
 }
 
 /// Bytes of a compacted area that holds `bits`.
@@ -63,7 +73,11 @@ pub fn compacted_size(bits: u64) -> u32 {
 /// Where a component lies in a compacted area that holds `bits`.
 pub fn compacted_offset(component: &Component, bits: u64) -> u32 {
     let start = compacted_size(bits & (component.bit() - 1));
-    if component.aligned { start.next_multiple_of(64) } else { start }
+    if component.aligned {
+        start.next_multiple_of(64)
+    } else {
+        start
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,11 @@ pub use xsave::{in_use, xrstor, xsave};
 
 /// #NM for x87 instructions and FXSAVE: CR0.EM or CR0.TS.
 pub(crate) fn x87_available(v: &Vcpu) -> Result<(), Exception> {
-    if v.st.cr0 & (cr0::EM | cr0::TS) != 0 { Err(Exception::NM) } else { Ok(()) }
+    if v.st.cr0 & (cr0::EM | cr0::TS) != 0 {
+        Err(Exception::NM)
+    } else {
+        Ok(())
+    }
 }
 
 /// #UD or #NM for SSE instructions.

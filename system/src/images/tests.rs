@@ -14,14 +14,21 @@ const GP: Result<u64, Exception> = Err(Exception::GP0);
 
 /// A machine whose FPU state has something in every place.
 fn machine(long: bool) -> Machine {
-    let mut m = if long { Machine::long(0, true) } else { Machine::protected(0) };
-    m.v.model = Arc::new(CpuModel::parse("default,+pku,-zero-fcs-fds").expect("a model of this test"));
+    let mut m = if long {
+        Machine::long(0, true)
+    } else {
+        Machine::protected(0)
+    };
+    m.v.model =
+        Arc::new(CpuModel::parse("default,+pku,-zero-fcs-fds").expect("a model of this test"));
     m.v.st.cr4 |= cr4::OSFXSR | cr4::OSXSAVE;
     m.v.st.xcr0 = 0x203;
     m.v.st.mxcsr = 0x1fa0;
     m.v.st.pkru = 0x55;
     m.v.st.fpu = Fpu {
-        regs: std::array::from_fn(|n| std::array::from_fn(|i| if i < 10 { (n * 16 + i) as u8 } else { 0 })),
+        regs: std::array::from_fn(|n| {
+            std::array::from_fn(|i| if i < 10 { (n * 16 + i) as u8 } else { 0 })
+        }),
         fcw: 0x27f,
         fsw: 3 << 11 | 1,
         ftw: 0xa5,
@@ -60,25 +67,48 @@ fn word(m: &Machine, offset: u64, size: usize) -> u64 {
 fn fxsave_layout() {
     let mut m = machine(false);
     assert_eq!(fxsave(&mut m.v, AT, 0, 4), Ok(0));
-    let head = [(0, 2, 0x27f), (2, 2, 0x1801), (4, 2, 0xa5), (6, 2, 0x123), (24, 4, 0x1fa0), (28, 4, 0xffff)];
-    let pointers = [(8, 4, 0x5555_6666), (12, 4, 0x1111), (16, 4, 0x7777_8888), (20, 4, 0x2222)];
+    let head = [
+        (0, 2, 0x27f),
+        (2, 2, 0x1801),
+        (4, 2, 0xa5),
+        (6, 2, 0x123),
+        (24, 4, 0x1fa0),
+        (28, 4, 0xffff),
+    ];
+    let pointers = [
+        (8, 4, 0x5555_6666),
+        (12, 4, 0x1111),
+        (16, 4, 0x7777_8888),
+        (20, 4, 0x2222),
+    ];
     for (offset, size, value) in head.into_iter().chain(pointers) {
         assert_eq!(word(&m, offset, size), value, "{offset}");
     }
     assert_eq!(word(&m, 32, 8), 0x3736_3534_3332_3130, "ST0 is R3");
     assert_eq!(word(&m, 32 + 8, 8), 0x3938);
     assert_eq!(word(&m, 160 + 16 * 7, 1), 0xb8, "XMM7");
-    assert_eq!(word(&m, 160 + 16 * 8, 8), 0xcccc_cccc_cccc_cccc, "XMM8 can't be named");
+    assert_eq!(
+        word(&m, 160 + 16 * 8, 8),
+        0xcccc_cccc_cccc_cccc,
+        "XMM8 can't be named"
+    );
 
     let mut m = machine(true);
     assert_eq!(fxsave(&mut m.v, AT, 0, 8), Ok(0));
-    assert_eq!((word(&m, 8, 8), word(&m, 16, 8)), (0xaaaa_5555_6666, 0xbbbb_7777_8888));
+    assert_eq!(
+        (word(&m, 8, 8), word(&m, 16, 8)),
+        (0xaaaa_5555_6666, 0xbbbb_7777_8888)
+    );
     assert_eq!(word(&m, 160 + 16 * 15, 1), 0xf8, "XMM15");
     assert_eq!(word(&m, 416, 8), 0xcccc_cccc_cccc_cccc);
     m.v.st.cr4 &= !cr4::OSFXSR;
     fill(&mut m, AT, 512);
     assert_eq!(fxsave(&mut m.v, AT, 0, 4), Ok(0));
-    assert_eq!((word(&m, 24, 4), word(&m, 160, 1)), (0x1fa0, 0xcc), "without OSFXSR no XMM registers");
+    assert_eq!(
+        (word(&m, 24, 4), word(&m, 160, 1)),
+        (0x1fa0, 0xcc),
+        "without OSFXSR no XMM registers"
+    );
 }
 
 #[test]
@@ -93,16 +123,30 @@ fn fxsave_and_fxrstor_round_trip() {
         assert_eq!(fxrstor(&mut m.v, AT, 0, size), Ok(0));
         let count = if long { 16 } else { 8 };
         for n in 0..32 {
-            let low = if n < count { &before.vec[n][..16] } else { &[1; 16] };
-            assert_eq!((&m.v.st.vec[n][..16], m.v.st.vec[n][16]), (low, 1), "register {n}");
+            let low = if n < count {
+                &before.vec[n][..16]
+            } else {
+                &[1; 16]
+            };
+            assert_eq!(
+                (&m.v.st.vec[n][..16], m.v.st.vec[n][16]),
+                (low, 1),
+                "register {n}"
+            );
         }
         assert_eq!((m.v.st.mxcsr, m.v.st.fpu.regs), (0x1fa0, before.fpu.regs));
         let fpu = &m.v.st.fpu;
-        assert_eq!((fpu.fcw, fpu.fsw, fpu.ftw, fpu.fop), (0x27f, 0x1801, 0xa5, 0x123));
+        assert_eq!(
+            (fpu.fcw, fpu.fsw, fpu.ftw, fpu.fop),
+            (0x27f, 0x1801, 0xa5, 0x123)
+        );
         if size == 8 {
             assert_eq!((fpu.fip, fpu.fcs), (0xaaaa_5555_6666, 0));
         } else {
-            assert_eq!((fpu.fip, fpu.fcs, fpu.fdp, fpu.fds), (0x5555_6666, 0x1111, 0x7777_8888, 0x2222));
+            assert_eq!(
+                (fpu.fip, fpu.fcs, fpu.fdp, fpu.fds),
+                (0x5555_6666, 0x1111, 0x7777_8888, 0x2222)
+            );
         }
     }
 }
@@ -154,33 +198,72 @@ fn fnsave_and_fnstenv_in_four_layouts() {
     let words: Vec<u64> = (0..7).map(|i| word(&m, i * 4, 4)).collect();
     // Tags: R0, R2, R5, R7 hold unnormal or special values, the others are empty.
     let tags = 0xffff_0000 | 0b10_11_10_11_11_10_11_10;
-    assert_eq!(words, [0xffff_027f, 0xffff_1801, tags, 0x5555_6666, 0x0123_1111, 0x7777_8888, 0xffff_2222]);
+    assert_eq!(
+        words,
+        [
+            0xffff_027f,
+            0xffff_1801,
+            tags,
+            0x5555_6666,
+            0x0123_1111,
+            0x7777_8888,
+            0xffff_2222
+        ]
+    );
     assert_eq!(m.v.st.fpu.fcw, 0x27f, "all were masked already");
 
     let mut m = machine(false);
     assert_eq!(fnsave(&mut m.v, AT, 0, 2), Ok(0));
     let words: Vec<u64> = (0..7).map(|i| word(&m, i * 2, 2)).collect();
-    assert_eq!(words, [0x27f, 0x1801, tags & 0xffff, 0x6666, 0x1111, 0x8888, 0x2222]);
+    assert_eq!(
+        words,
+        [0x27f, 0x1801, tags & 0xffff, 0x6666, 0x1111, 0x8888, 0x2222]
+    );
     assert_eq!(word(&m, 14, 8), 0x3736_3534_3332_3130, "ST0 is R3");
     assert_eq!(word(&m, 14 + 70 + 8, 2), 0x2928, "ST7 is R2");
     assert_eq!(word(&m, 94, 1), 0xcc);
-    assert_eq!((m.v.st.fpu.fcw, m.v.st.fpu.fsw, m.v.st.fpu.ftw, m.v.st.fpu.fip), (0x37f, 0, 0, 0));
+    assert_eq!(
+        (
+            m.v.st.fpu.fcw,
+            m.v.st.fpu.fsw,
+            m.v.st.fpu.ftw,
+            m.v.st.fpu.fip
+        ),
+        (0x37f, 0, 0, 0)
+    );
     let before = m.v.st.fpu.regs;
     m.v.st.fpu.regs = [[0; 16]; 8];
     assert_eq!(frstor(&mut m.v, AT, 0, 2), Ok(0));
     let fpu = &m.v.st.fpu;
-    assert_eq!((fpu.regs, fpu.fcw, fpu.fsw, fpu.ftw, fpu.fip), (before, 0x27f, 0x1801, 0xa5, 0x6666));
+    assert_eq!(
+        (fpu.regs, fpu.fcw, fpu.fsw, fpu.ftw, fpu.fip),
+        (before, 0x27f, 0x1801, 0xa5, 0x6666)
+    );
 
     // Real mode: linear addresses.
     let mut m = Machine::real();
-    m.v.st.fpu = Fpu { fip: 0x1_2345, fdp: 0xf_4321, fop: 0x7ab, ..Fpu::RESET };
+    m.v.st.fpu = Fpu {
+        fip: 0x1_2345,
+        fdp: 0xf_4321,
+        fop: 0x7ab,
+        ..Fpu::RESET
+    };
     assert_eq!(fnstenv(&mut m.v, AT, 0, 2), Ok(0));
-    assert_eq!((word(&m, 6, 4), word(&m, 10, 4)), (0x17ab_2345, 0xf000_4321));
+    assert_eq!(
+        (word(&m, 6, 4), word(&m, 10, 4)),
+        (0x17ab_2345, 0xf000_4321)
+    );
     m.v.st.fpu = Fpu::RESET;
     assert_eq!(fldenv(&mut m.v, AT, 0, 2), Ok(0));
-    assert_eq!((m.v.st.fpu.fip, m.v.st.fpu.fdp, m.v.st.fpu.fop), (0x1_2345, 0xf_4321, 0x7ab));
+    assert_eq!(
+        (m.v.st.fpu.fip, m.v.st.fpu.fdp, m.v.st.fpu.fop),
+        (0x1_2345, 0xf_4321, 0x7ab)
+    );
     assert_eq!(fnstenv(&mut m.v, AT, 0, 4), Ok(0));
-    assert_eq!((word(&m, 12, 8), word(&m, 20, 8)), (0x17ab_ffff_2345, 0xf000_ffff_4321));
+    assert_eq!(
+        (word(&m, 12, 8), word(&m, 20, 8)),
+        (0x17ab_ffff_2345, 0xf000_ffff_4321)
+    );
 }
 
 #[test]
@@ -200,18 +283,40 @@ fn xsave_writes_what_is_asked() {
     m.write(AT + 512, 8, 0x204);
     mask(&mut m, u64::MAX);
     assert_eq!(xsave(&mut m.v, AT, 0, 8), Ok(0));
-    assert_eq!(word(&m, 512, 8), 0x207, "bit 2 isn't enabled and stays as it was");
-    assert_eq!(word(&m, 520, 8), 0xcccc_cccc_cccc_cccc, "XCOMP_BV isn't written");
+    assert_eq!(
+        word(&m, 512, 8),
+        0x207,
+        "bit 2 isn't enabled and stays as it was"
+    );
+    assert_eq!(
+        word(&m, 520, 8),
+        0xcccc_cccc_cccc_cccc,
+        "XCOMP_BV isn't written"
+    );
     assert_eq!((word(&m, 2688, 8), word(&m, 2696, 1)), (0x55, 0xcc));
-    assert_eq!((word(&m, 0, 2), word(&m, 24, 4), word(&m, 160, 1)), (0x27f, 0x1fa0, 0x80));
+    assert_eq!(
+        (word(&m, 0, 2), word(&m, 24, 4), word(&m, 160, 1)),
+        (0x27f, 0x1fa0, 0x80)
+    );
 
     // SSE alone: no x87, but MXCSR.
     let mut m = machine(true);
     m.write(AT + 512, 8, 0);
     mask(&mut m, 2);
     assert_eq!(xsave(&mut m.v, AT, 0, 8), Ok(0));
-    assert_eq!((word(&m, 0, 1), word(&m, 23, 1), word(&m, 24, 4), word(&m, 32, 1)), (0xcc, 0xcc, 0x1fa0, 0xcc));
-    assert_eq!((word(&m, 160, 1), word(&m, 512, 8), word(&m, 2688, 1)), (0x80, 2, 0xcc));
+    assert_eq!(
+        (
+            word(&m, 0, 1),
+            word(&m, 23, 1),
+            word(&m, 24, 4),
+            word(&m, 32, 1)
+        ),
+        (0xcc, 0xcc, 0x1fa0, 0xcc)
+    );
+    assert_eq!(
+        (word(&m, 160, 1), word(&m, 512, 8), word(&m, 2688, 1)),
+        (0x80, 2, 0xcc)
+    );
 }
 
 #[test]
@@ -222,10 +327,18 @@ fn init_optimisation() {
     m.write(AT + 512, 8, u64::MAX);
     mask(&mut m, 0x203);
     assert_eq!(xsave(&mut m.v, AT, 0, 8), Ok(0));
-    assert_eq!((word(&m, 512, 8), word(&m, 0, 2)), (!0x201, 0x37f), "XSAVE writes initial states too");
+    assert_eq!(
+        (word(&m, 512, 8), word(&m, 0, 2)),
+        (!0x201, 0x37f),
+        "XSAVE writes initial states too"
+    );
     fill(&mut m, AT, 512);
     assert_eq!(xsave(&mut m.v, AT, 1, 8), Ok(0));
-    assert_eq!((word(&m, 512, 8), word(&m, 0, 2)), (!0x201, 0xcccc), "XSAVEOPT doesn't");
+    assert_eq!(
+        (word(&m, 512, 8), word(&m, 0, 2)),
+        (!0x201, 0xcccc),
+        "XSAVEOPT doesn't"
+    );
     assert_eq!((word(&m, 24, 4), word(&m, 160, 1)), (0x1fa0, 0x80));
 }
 
@@ -234,9 +347,19 @@ fn compacted_format() {
     let mut m = machine(true);
     mask(&mut m, 0x201);
     assert_eq!(xsave(&mut m.v, AT, 2, 8), Ok(0));
-    assert_eq!((word(&m, 512, 8), word(&m, 520, 8)), (0x201, 1 << 63 | 0x201));
-    assert_eq!((word(&m, 576, 8), word(&m, 584, 1), word(&m, 528, 1)), (0x55, 0xcc, 0xcc));
-    assert_eq!((word(&m, 24, 4), word(&m, 160, 1)), (0xcccc_cccc, 0xcc), "MXCSR belongs to SSE");
+    assert_eq!(
+        (word(&m, 512, 8), word(&m, 520, 8)),
+        (0x201, 1 << 63 | 0x201)
+    );
+    assert_eq!(
+        (word(&m, 576, 8), word(&m, 584, 1), word(&m, 528, 1)),
+        (0x55, 0xcc, 0xcc)
+    );
+    assert_eq!(
+        (word(&m, 24, 4), word(&m, 160, 1)),
+        (0xcccc_cccc, 0xcc),
+        "MXCSR belongs to SSE"
+    );
 
     // MXCSR alone keeps SSE out of its initial configuration.
     m.v.st.vec = [[0; 64]; 32];
@@ -244,7 +367,11 @@ fn compacted_format() {
     mask(&mut m, 0x203);
     assert_eq!(xsave(&mut m.v, AT, 3, 8), Ok(0));
     assert_eq!((word(&m, 512, 8), word(&m, 520, 8)), (3, 1 << 63 | 0x203));
-    assert_eq!((word(&m, 24, 4), word(&m, 576, 1)), (0x1fa0, 0x55), "PKRU's place isn't touched");
+    assert_eq!(
+        (word(&m, 24, 4), word(&m, 576, 1)),
+        (0x1fa0, 0x55),
+        "PKRU's place isn't touched"
+    );
     let mut user = machine(true);
     user.v.st.seg[2].attr |= 3 << 5;
     mask(&mut user, 3);
@@ -267,15 +394,24 @@ fn xrstor_loads_and_initialises() {
         m.v.st.pkru = 0;
         m.v.st.vec = [[0; 64]; 32];
         assert_eq!(xrstor(&mut m.v, AT, restore, 8), Ok(0));
-        assert_eq!((m.v.st.mxcsr, m.v.st.pkru, m.v.mmu.state().pkru), (0x1fa0, 0x55, 0x55));
+        assert_eq!(
+            (m.v.st.mxcsr, m.v.st.pkru, m.v.mmu.state().pkru),
+            (0x1fa0, 0x55, 0x55)
+        );
         assert_eq!(m.v.st.fpu.regs, before.fpu.regs);
         assert_eq!(m.v.st.vec[15][..16], before.vec[15][..16]);
         // Nothing of it in the image: the initial configurations.
         m.write(AT + 512, 8, 0);
         assert_eq!(xrstor(&mut m.v, AT, restore, 8), Ok(0));
-        assert_eq!((m.v.st.fpu, m.v.st.pkru, m.v.st.vec[3][0]), (Fpu::RESET, 0, 0));
+        assert_eq!(
+            (m.v.st.fpu, m.v.st.pkru, m.v.st.vec[3][0]),
+            (Fpu::RESET, 0, 0)
+        );
         let mxcsr = if kind >= 2 { MXCSR_RESET } else { 0x1fa0 };
-        assert_eq!(m.v.st.mxcsr, mxcsr, "the standard form loads MXCSR all the same");
+        assert_eq!(
+            m.v.st.mxcsr, mxcsr,
+            "the standard form loads MXCSR all the same"
+        );
     }
 }
 

@@ -5,10 +5,10 @@
 use x86::{Exception, Fpu, MXCSR_RESET, cr0, cr4, xcr0};
 
 use super::area::{Area, get, put};
-use super::layout::{COMPACTED, COMPONENTS, Component, EXTENDED, LEGACY, compacted_offset};
 use super::fxsave::{
     MXCSR, USED, checked_mxcsr, put_mxcsr, put_st, put_x87, put_xmm, registers, take_x87, take_xmm,
 };
+use super::layout::{COMPACTED, COMPONENTS, Component, EXTENDED, LEGACY, compacted_offset};
 use crate::Vcpu;
 use crate::control::{edx_eax, privileged, set_pkru};
 use crate::cpuid::Feature;
@@ -31,7 +31,10 @@ pub fn in_use(v: &Vcpu) -> u64 {
         (xcr0::AVX, low.iter().any(|r| !zero(&r[16..32]))),
         (xcr0::OPMASK, st.k.iter().any(|k| *k != 0)),
         (xcr0::ZMM_HI256, low.iter().any(|r| !zero(&r[32..]))),
-        (xcr0::HI16_ZMM, count == 16 && st.vec[16..].iter().any(|r| !zero(r))),
+        (
+            xcr0::HI16_ZMM,
+            count == 16 && st.vec[16..].iter().any(|r| !zero(r)),
+        ),
         (xcr0::PKRU, st.pkru != 0),
     ];
     for (bit, used) in pairs {
@@ -45,7 +48,11 @@ pub fn in_use(v: &Vcpu) -> u64 {
 /// Copies a component to (`out`) or from its bytes in an image.
 fn copy(v: &mut Vcpu, component: &Component, bytes: &mut [u8], out: bool) {
     let pair = |register: &mut [u8], slot: &mut [u8]| {
-        if out { slot.copy_from_slice(register) } else { register.copy_from_slice(slot) }
+        if out {
+            slot.copy_from_slice(register)
+        } else {
+            register.copy_from_slice(slot)
+        }
     };
     let count = registers(v);
     match component.bit() {
@@ -90,7 +97,11 @@ fn available(v: &Vcpu, lin: u64) -> Result<(), Exception> {
     if v.st.cr0 & cr0::TS != 0 {
         return Err(Exception::NM);
     }
-    if lin & 63 != 0 { Err(Exception::GP0) } else { Ok(()) }
+    if lin & 63 != 0 {
+        Err(Exception::GP0)
+    } else {
+        Ok(())
+    }
 }
 
 /// XSAVE, XSAVEOPT, XSAVEC, XSAVES (`b` = 0..=3) to linear address `a`; `c` = 8 is the form with 64-bit pointers.
@@ -110,7 +121,11 @@ pub fn xsave(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
 
     let mut area = Area::new();
     let x87 = (saved & xcr0::X87 != 0).then(|| put_x87(v, &mut area, c == 8));
-    let with_mxcsr = if compacted { saved & xcr0::SSE } else { wanted & (xcr0::SSE | xcr0::AVX) };
+    let with_mxcsr = if compacted {
+        saved & xcr0::SSE
+    } else {
+        wanted & (xcr0::SSE | xcr0::AVX)
+    };
     if with_mxcsr != 0 {
         put_mxcsr(v, &mut area);
     }
@@ -126,11 +141,27 @@ pub fn xsave(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
         put(header, 8, (wanted | COMPACTED).to_le_bytes());
     } else {
         let old = v.read(a.wrapping_add(HEADER as u64), 8)?;
-        put(area.piece(HEADER, 8), 0, ((old & !wanted) | used).to_le_bytes());
+        put(
+            area.piece(HEADER, 8),
+            0,
+            ((old & !wanted) | used).to_le_bytes(),
+        );
     }
-    for component in COMPONENTS.iter().filter(|component| saved & component.bit() != 0) {
-        let offset = if compacted { compacted_offset(component, wanted) } else { component.offset };
-        copy(v, component, area.piece(offset as usize, component.size as usize), true);
+    for component in COMPONENTS
+        .iter()
+        .filter(|component| saved & component.bit() != 0)
+    {
+        let offset = if compacted {
+            compacted_offset(component, wanted)
+        } else {
+            component.offset
+        };
+        copy(
+            v,
+            component,
+            area.piece(offset as usize, component.size as usize),
+            true,
+        );
     }
     area.commit(v, a)?;
     Ok(0)
@@ -148,12 +179,18 @@ pub fn xrstor(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
 
     let mut header = [0; HEADER_LEN];
     v.read_bytes(a.wrapping_add(HEADER as u64), &mut header)?;
-    let (state, layout) = (u64::from_le_bytes(get(&header, 0)), u64::from_le_bytes(get(&header, 8)));
+    let (state, layout) = (
+        u64::from_le_bytes(get(&header, 0)),
+        u64::from_le_bytes(get(&header, 8)),
+    );
     let compacted = layout & COMPACTED != 0;
     let held = layout & !COMPACTED;
     let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
     let valid = if compacted {
-        v.model.has(Feature::Xsavec) && held & !enabled == 0 && state & !held == 0 && zero(&header[16..])
+        v.model.has(Feature::Xsavec)
+            && held & !enabled == 0
+            && state & !held == 0
+            && zero(&header[16..])
     } else {
         !supervisor && state & !enabled == 0 && zero(&header[8..24])
     };
@@ -164,7 +201,11 @@ pub fn xrstor(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     // Everything is read and checked before the first register changes.
     let loaded = wanted & state;
     let mut legacy = [0; USED];
-    let with_mxcsr = if compacted { loaded & xcr0::SSE } else { wanted & (xcr0::SSE | xcr0::AVX) } != 0;
+    let with_mxcsr = if compacted {
+        loaded & xcr0::SSE
+    } else {
+        wanted & (xcr0::SSE | xcr0::AVX)
+    } != 0;
     if loaded & (xcr0::X87 | xcr0::SSE) != 0 {
         v.read_bytes(a, &mut legacy)?;
     } else if with_mxcsr {
@@ -180,7 +221,11 @@ pub fn xrstor(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     let mut images = [[0; 1024]; COMPONENTS.len()];
     for (component, image) in COMPONENTS.iter().zip(&mut images) {
         if loaded & component.bit() != 0 {
-            let offset = if compacted { compacted_offset(component, held) } else { component.offset };
+            let offset = if compacted {
+                compacted_offset(component, held)
+            } else {
+                component.offset
+            };
             let image = &mut image[..component.size as usize];
             v.read_bytes(a.wrapping_add(u64::from(offset)), image)?;
         }

@@ -26,7 +26,10 @@ pub fn read(v: &Vcpu, number: u32) -> Read {
 }
 
 pub fn write(v: &mut Vcpu, number: u32, value: u64) -> Write {
-    let known = matches!(number, msr::MCG_CAP | msr::MCG_STATUS | msr::MCG_CTL | msr::MC0_CTL..=BANK_LAST);
+    let known = matches!(
+        number,
+        msr::MCG_CAP | msr::MCG_STATUS | msr::MCG_CTL | msr::MC0_CTL..=BANK_LAST
+    );
     if !known {
         return Err(Refused::Unknown);
     }

@@ -76,7 +76,11 @@ type Write = Result<(), Refused>;
 
 /// The MSR exists only with a feature.
 fn needs(v: &Vcpu, feature: Feature) -> Write {
-    if v.model.has(feature) { Ok(()) } else { Err(Refused::Unknown) }
+    if v.model.has(feature) {
+        Ok(())
+    } else {
+        Err(Refused::Unknown)
+    }
 }
 
 /// The value is acceptable.
@@ -87,9 +91,13 @@ fn check(valid: bool) -> Write {
 fn refuse(v: &mut Vcpu, number: u32, refused: Refused, written: Option<u64>) -> Exception {
     if refused == Refused::Unknown && v.warned.len() < MAX_WARNINGS && v.warned.insert(number) {
         match written {
-            None => tracing::warn!("the guest reads MSR {number:#x}, which this CPU does not have: #GP"),
+            None => {
+                tracing::warn!("the guest reads MSR {number:#x}, which this CPU does not have: #GP")
+            }
             Some(value) => {
-                tracing::warn!("the guest writes {value:#x} to MSR {number:#x}, which this CPU does not have: #GP");
+                tracing::warn!(
+                    "the guest writes {value:#x} to MSR {number:#x}, which this CPU does not have: #GP"
+                );
             }
         }
     }
@@ -131,11 +139,15 @@ fn read(v: &Vcpu, number: u32) -> Read {
         msr::TSC | msr::TSC_ADJUST | msr::TSC_DEADLINE => time::read(v, number),
         msr::APIC_BASE => {
             needs(v, Feature::Apic)?;
-            v.platform.apic_msr_read(v.index, number).map_err(|_| Refused::Value)
+            v.platform
+                .apic_msr_read(v.index, number)
+                .map_err(|_| Refused::Value)
         }
         msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
             needs(v, Feature::X2apic)?;
-            v.platform.apic_msr_read(v.index, number).map_err(|_| Refused::Value)
+            v.platform
+                .apic_msr_read(v.index, number)
+                .map_err(|_| Refused::Value)
         }
         msr::SYSENTER_CS => with(Feature::Sep, m.sysenter_cs),
         msr::SYSENTER_ESP => with(Feature::Sep, m.sysenter_esp),
@@ -148,7 +160,9 @@ fn read(v: &Vcpu, number: u32) -> Read {
         msr::FS_BASE => with(Feature::Lm, v.seg(Seg::Fs).base),
         msr::GS_BASE => with(Feature::Lm, v.seg(Seg::Gs).base),
         msr::KERNEL_GS_BASE => with(Feature::Lm, m.kernel_gs_base),
-        msr::TSC_AUX if v.model.has(Feature::Rdtscp) || v.model.has(Feature::Rdpid) => Ok(m.tsc_aux),
+        msr::TSC_AUX if v.model.has(Feature::Rdtscp) || v.model.has(Feature::Rdpid) => {
+            Ok(m.tsc_aux)
+        }
         msr::SPEC_CTRL => with(Feature::SpecCtrl, m.spec_ctrl),
         // Write-only.
         msr::PRED_CMD if v.model.has(Feature::SpecCtrl) => Err(Refused::Value),
@@ -157,7 +171,11 @@ fn read(v: &Vcpu, number: u32) -> Read {
         msr::ARCH_CAPABILITIES => with(Feature::ArchCapabilities, v.model.arch_capabilities()),
         msr::XSS => with(Feature::Xsaves, m.xss),
         msr::MISC_ENABLE => {
-            let monitor = if v.model.has(Feature::Monitor) { misc_enable::MONITOR } else { 0 };
+            let monitor = if v.model.has(Feature::Monitor) {
+                misc_enable::MONITOR
+            } else {
+                0
+            };
             Ok(m.misc_enable & misc_enable::WRITABLE | misc_enable::UNAVAILABLE | monitor)
         }
         msr::DEBUGCTL => Ok(m.debugctl),
@@ -180,8 +198,17 @@ fn write(v: &mut Vcpu, number: u32, value: u64) -> Write {
         msr::TSC | msr::TSC_ADJUST | msr::TSC_DEADLINE => return time::write(v, number, value),
         msr::EFER if v.model.efer() != 0 => return efer::write(v, value),
         msr::APIC_BASE | msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
-            needs(v, if number == msr::APIC_BASE { Feature::Apic } else { Feature::X2apic })?;
-            v.platform.apic_msr_write(v.index, number, value).map_err(|_| Refused::Value)?;
+            needs(
+                v,
+                if number == msr::APIC_BASE {
+                    Feature::Apic
+                } else {
+                    Feature::X2apic
+                },
+            )?;
+            v.platform
+                .apic_msr_write(v.index, number, value)
+                .map_err(|_| Refused::Value)?;
             recheck_events(v);
         }
         msr::SYSENTER_CS => {
@@ -192,7 +219,11 @@ fn write(v: &mut Vcpu, number: u32, value: u64) -> Write {
             needs(v, Feature::Sep)?;
             check(canonical_base(v, value))?;
             let m = &mut v.st.msr;
-            *(if number == msr::SYSENTER_ESP { &mut m.sysenter_esp } else { &mut m.sysenter_eip }) = value;
+            *(if number == msr::SYSENTER_ESP {
+                &mut m.sysenter_esp
+            } else {
+                &mut m.sysenter_eip
+            }) = value;
         }
         msr::STAR => {
             needs(v, Feature::Syscall)?;
@@ -206,7 +237,11 @@ fn write(v: &mut Vcpu, number: u32, value: u64) -> Write {
             needs(v, Feature::Syscall)?;
             check(canonical_base(v, value))?;
             let m = &mut v.st.msr;
-            *(if number == msr::LSTAR { &mut m.lstar } else { &mut m.cstar }) = value;
+            *(if number == msr::LSTAR {
+                &mut m.lstar
+            } else {
+                &mut m.cstar
+            }) = value;
         }
         msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE => {
             needs(v, Feature::Lm)?;
@@ -262,7 +297,9 @@ fn write(v: &mut Vcpu, number: u32, value: u64) -> Write {
         // An update that changes nothing.
         msr::BIOS_UPDT_TRIG => {}
         PERF_CTL | BBL_CR_CTL3 | EBL_CR_POWERON => {}
-        MISC_FEATURES_ENABLES | LASTBRANCH_TOS | LAST_BRANCH_FIRST..=LAST_BRANCH_LAST => check(value == 0)?,
+        MISC_FEATURES_ENABLES | LASTBRANCH_TOS | LAST_BRANCH_FIRST..=LAST_BRANCH_LAST => {
+            check(value == 0)?
+        }
         msr::ARCH_CAPABILITIES
         | msr::PLATFORM_ID
         | msr::FEATURE_CONTROL

@@ -85,7 +85,11 @@ pub fn write(v: &mut Vcpu, number: u32, value: u64) -> Write {
             needs(v, Feature::Mtrr)?;
             let mask = (number - VAR_FIRST) & 1 != 0;
             check(!beyond)?;
-            check(if mask { value & 0x7ff == 0 } else { value & 0xf00 == 0 && mtrr_type(kind) })?;
+            check(if mask {
+                value & 0x7ff == 0
+            } else {
+                value & 0xf00 == 0 && mtrr_type(kind)
+            })?;
             v.st.msr.mtrr_var[(number - VAR_FIRST) as usize] = value;
         }
         _ => return Err(Refused::Unknown),

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use softmmu::Bus;
 use x86::{Exception, Gpr, PhysAddr, Seg, efer, msr};
 
-use super::{rdmsr, read_msr, wrmsr, write_msr};
+use super::{rdmsr, read_msr, write_msr, wrmsr};
 use crate::testing::Machine;
 use crate::{CpuModel, MsrFault, Platform, event};
 
@@ -49,7 +49,11 @@ impl Platform for Clock {
     }
     fn set_cr8(&self, _cpu: usize, _value: u8) {}
     fn apic_msr_read(&self, _cpu: usize, number: u32) -> Result<u64, MsrFault> {
-        if number == 0x8ff { Err(MsrFault) } else { Ok(*self.apic.lock()) }
+        if number == 0x8ff {
+            Err(MsrFault)
+        } else {
+            Ok(*self.apic.lock())
+        }
     }
     fn apic_msr_write(&self, _cpu: usize, number: u32, value: u64) -> Result<(), MsrFault> {
         if number == 0x802 {
@@ -150,10 +154,18 @@ fn bad_values_are_refused() {
         (msr::EFER, efer::LMA),
     ];
     for (number, value) in cases {
-        assert_eq!(write_msr(&mut m.v, number, value), Err(GP), "{number:#x} {value:#x}");
+        assert_eq!(
+            write_msr(&mut m.v, number, value),
+            Err(GP),
+            "{number:#x} {value:#x}"
+        );
     }
     for number in [msr::PRED_CMD, msr::FLUSH_CMD, msr::BIOS_UPDT_TRIG] {
-        assert_eq!(read_msr(&mut m.v, number), Err(GP), "{number:#x} is write-only");
+        assert_eq!(
+            read_msr(&mut m.v, number),
+            Err(GP),
+            "{number:#x} is write-only"
+        );
     }
     for number in [msr::PRED_CMD, msr::FLUSH_CMD] {
         assert_eq!(write_msr(&mut m.v, number, 1), Ok(()));
@@ -180,7 +192,14 @@ fn fixed_values() {
 #[test]
 fn unknown_ones_fault_with_one_warning_each() {
     let (mut m, _) = machine();
-    for number in [0x606, 0x606, 0xc001_0015, 0x280, msr::MC0_CTL + 40, msr::MTRR_PHYSBASE0 + 16] {
+    for number in [
+        0x606,
+        0x606,
+        0xc001_0015,
+        0x280,
+        msr::MC0_CTL + 40,
+        msr::MTRR_PHYSBASE0 + 16,
+    ] {
         assert_eq!(read_msr(&mut m.v, number), Err(GP), "{number:#x}");
         assert_eq!(write_msr(&mut m.v, number, 0), Err(GP), "{number:#x}");
     }
@@ -194,8 +213,18 @@ fn unknown_ones_fault_with_one_warning_each() {
 #[test]
 fn registers_of_features_that_are_off() {
     let (mut m, _) = machine();
-    m.v.model = Arc::new(CpuModel::parse("default,-lm,-arch-capabilities,-spec-ctrl,-x2apic,-tsc_adjust").expect("all exist"));
-    for number in [msr::LSTAR, msr::FS_BASE, msr::ARCH_CAPABILITIES, msr::SPEC_CTRL, 0x803, msr::TSC_ADJUST] {
+    m.v.model = Arc::new(
+        CpuModel::parse("default,-lm,-arch-capabilities,-spec-ctrl,-x2apic,-tsc_adjust")
+            .expect("all exist"),
+    );
+    for number in [
+        msr::LSTAR,
+        msr::FS_BASE,
+        msr::ARCH_CAPABILITIES,
+        msr::SPEC_CTRL,
+        0x803,
+        msr::TSC_ADJUST,
+    ] {
         assert_eq!(read_msr(&mut m.v, number), Err(GP), "{number:#x}");
         assert_eq!(write_msr(&mut m.v, number, 0), Err(GP), "{number:#x}");
     }
@@ -206,13 +235,24 @@ fn registers_of_features_that_are_off() {
 fn efer_keeps_lma() {
     let (mut m, _) = machine();
     let base = efer::LME | efer::SCE;
-    assert_eq!(write_msr(&mut m.v, msr::EFER, efer::SCE), Err(GP), "LME can't change with paging on");
+    assert_eq!(
+        write_msr(&mut m.v, msr::EFER, efer::SCE),
+        Err(GP),
+        "LME can't change with paging on"
+    );
     assert_eq!(write_msr(&mut m.v, msr::EFER, base | efer::NXE), Ok(()));
-    assert_eq!(read_msr(&mut m.v, msr::EFER), Ok(base | efer::NXE | efer::LMA));
+    assert_eq!(
+        read_msr(&mut m.v, msr::EFER),
+        Ok(base | efer::NXE | efer::LMA)
+    );
     assert_eq!(m.v.mmu.state().efer, base | efer::NXE | efer::LMA);
     assert_eq!(write_msr(&mut m.v, msr::EFER, base), Ok(()));
     assert_eq!(write_msr(&mut m.v, msr::MISC_ENABLE, 1 << 34), Ok(()));
-    assert_eq!(write_msr(&mut m.v, msr::EFER, base | efer::NXE), Err(GP), "XD is disabled");
+    assert_eq!(
+        write_msr(&mut m.v, msr::EFER, base | efer::NXE),
+        Err(GP),
+        "XD is disabled"
+    );
 }
 
 #[test]
@@ -238,7 +278,10 @@ fn tsc_and_its_adjustment_move_together() {
     assert_eq!(read_msr(&mut m.v, msr::TSC), Ok(1000));
     assert_eq!(write_msr(&mut m.v, msr::TSC, 200), Ok(()));
     assert_eq!(m.v.tsc(), 200);
-    assert_eq!(read_msr(&mut m.v, msr::TSC_ADJUST), Ok(800u64.wrapping_neg()));
+    assert_eq!(
+        read_msr(&mut m.v, msr::TSC_ADJUST),
+        Ok(800u64.wrapping_neg())
+    );
     assert_eq!(write_msr(&mut m.v, msr::TSC_ADJUST, 50), Ok(()));
     assert_eq!(m.v.tsc(), 1050);
     *clock.now.lock() = 1100;
@@ -280,5 +323,8 @@ fn the_local_apic_answers_for_itself() {
     assert_eq!(read_msr(&mut m.v, 0x808), Ok(0xfee0_0900));
     assert_eq!(read_msr(&mut m.v, 0x8ff), Err(GP));
     assert_eq!(write_msr(&mut m.v, 0x802, 0), Err(GP));
-    assert!(m.v.warned.is_empty(), "the APIC's own refusal is no unknown MSR");
+    assert!(
+        m.v.warned.is_empty(),
+        "the APIC's own refusal is no unknown MSR"
+    );
 }

@@ -72,7 +72,11 @@ fn arm(v: &mut Vcpu, guest: u64) {
     } else {
         let now = v.platform.tsc();
         let ahead = guest.saturating_sub(now.wrapping_add(v.st.msr.tsc_offset));
-        if ahead == 0 { now.max(1) } else { now.saturating_add(ahead) }
+        if ahead == 0 {
+            now.max(1)
+        } else {
+            now.saturating_add(ahead)
+        }
     };
     v.platform.set_tsc_deadline(v.index, raw);
 }

@@ -67,7 +67,11 @@ impl Job {
             return Ok(StringOutcome::Done);
         }
         // Single step traps after every iteration.
-        let mut left = if v.st.rflags & flags::TF != 0 { 1 } else { ITERATIONS };
+        let mut left = if v.st.rflags & flags::TF != 0 {
+            1
+        } else {
+            ITERATIONS
+        };
         loop {
             let count = self.register(v, Gpr::Rcx);
             if count == 0 {
@@ -166,13 +170,24 @@ impl Job {
         let target = self.run_at(v, Seg::Es, Gpr::Rdi, max, AccessKind::Read)?;
         let (done, a, b) = if let (Run::Ram(source), Run::Ram(target)) = (source, target) {
             let n = source.count().min(target.count());
-            self.compare(n, |i| (v.mmu.run_load(&source, i), v.mmu.run_load(&target, i)))
+            self.compare(n, |i| {
+                (v.mmu.run_load(&source, i), v.mmu.run_load(&target, i))
+            })
         } else {
             let from = self.lin(v, self.source, Gpr::Rsi, false)?;
             let to = self.lin(v, Seg::Es, Gpr::Rdi, false)?;
-            (1, v.read(from, self.size as u32)?, v.read(to, self.size as u32)?)
+            (
+                1,
+                v.read(from, self.size as u32)?,
+                v.read(to, self.size as u32)?,
+            )
         };
-        v.flags = LazyFlags { kind: flag_kind(FlagOp::Sub, self.op.width), c: 0, a, b };
+        v.flags = LazyFlags {
+            kind: flag_kind(FlagOp::Sub, self.op.width),
+            c: 0,
+            a,
+            b,
+        };
         self.advance(v, Gpr::Rsi, done);
         self.advance(v, Gpr::Rdi, done);
         Ok((done, a == b))
@@ -187,7 +202,12 @@ impl Job {
                 (1, a, v.read(at, self.size as u32)?)
             }
         };
-        v.flags = LazyFlags { kind: flag_kind(FlagOp::Sub, self.op.width), c: 0, a, b };
+        v.flags = LazyFlags {
+            kind: flag_kind(FlagOp::Sub, self.op.width),
+            c: 0,
+            a,
+            b,
+        };
         self.advance(v, Gpr::Rdi, done);
         Ok((done, a == b))
     }
@@ -207,18 +227,36 @@ impl Job {
 
     /// The elements at a pointer that can be had in one go: in one page of RAM and one segment, without a wrap.
     /// Raises what the first of them raises.
-    fn run_at(&self, v: &mut Vcpu, seg: Seg, pointer: Gpr, max: u64, kind: AccessKind) -> Result<Run, Exception> {
+    fn run_at(
+        &self,
+        v: &mut Vcpu,
+        seg: Seg,
+        pointer: Gpr,
+        max: u64,
+        kind: AccessKind,
+    ) -> Result<Run, Exception> {
         let write = kind == AccessKind::Write;
         let lin = self.lin(v, seg, pointer, write)?;
         if max == 1 {
             return Ok(Run::Single);
         }
         let offset = self.register(v, pointer);
-        let before_wrap = if self.backward { offset / self.size + 1 } else { (self.mask - offset) / self.size };
+        let before_wrap = if self.backward {
+            offset / self.size + 1
+        } else {
+            (self.mask - offset) / self.size
+        };
         let size = self.size as u32;
         let run = v
             .mmu
-            .string_run(LinAddr(lin), size, max.min(before_wrap), self.backward, kind, Privilege::Current)
+            .string_run(
+                LinAddr(lin),
+                size,
+                max.min(before_wrap),
+                self.backward,
+                kind,
+                Privilege::Current,
+            )
             .map_err(fault)?;
         if let Run::Ram(run) = run {
             if !self.inside(v, seg, offset, &run, write) {
@@ -231,7 +269,11 @@ impl Job {
     /// Whether all elements of a run lie in the segment.
     fn inside(&self, v: &Vcpu, seg: Seg, offset: u64, run: &HostRun, write: bool) -> bool {
         let bytes = run.count() * self.size;
-        let lowest = if self.backward { offset - (bytes - self.size) } else { offset };
+        let lowest = if self.backward {
+            offset - (bytes - self.size)
+        } else {
+            offset
+        };
         v.linear(seg, lowest, bytes, write).is_ok()
     }
 
@@ -266,7 +308,11 @@ impl Job {
     fn advance(&self, v: &mut Vcpu, pointer: Gpr, n: u64) {
         let distance = n * self.size;
         let old = self.register(v, pointer);
-        let new = if self.backward { old.wrapping_sub(distance) } else { old.wrapping_add(distance) };
+        let new = if self.backward {
+            old.wrapping_sub(distance)
+        } else {
+            old.wrapping_add(distance)
+        };
         self.set_register(v, pointer, new);
     }
 }
