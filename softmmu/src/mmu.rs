@@ -509,7 +509,8 @@ impl Mmu {
 
     /// Marks bytes in one page as translated; None outside RAM (such code can't be kept). Mark first, then read
     /// (or read again) the bytes: a store that this doesn't see changes the generation. Until the stamp is
-    /// settled (`GuestRam::is_settled`) compare the bytes each time before the translation is entered.
+    /// settled (`GuestRam::is_settled`) compare the bytes each time before the translation is entered; once it
+    /// is seen to be settled compare a last time, and from then on the generation is enough.
     pub fn mark_code(&mut self, addr: PhysAddr, len: u64) -> Option<CodeStamp> {
         let marked = self.ram.mark_code(self.cpu, addr, len)?;
         if marked.own_tags {

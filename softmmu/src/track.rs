@@ -16,8 +16,10 @@
 //!    translation may run, but must be compared with memory each time before it is entered, and not be chained to.
 //!
 //! A recorded store (devices and slow paths) comes before the look at the lines, a marker's read of the bytes
-//! comes after setting them: again one sees the other. A hit clears the lines and raises the page's generation;
-//! who trusts a translation by its generation must have marked first, then read the generation, then the bytes.
+//! comes after setting them: again one sees the other. A hit clears the lines, then raises the page's generation;
+//! a mark reads the generation, then sets the lines. So as long as the generation is that of the stamp, the lines
+//! are still set. The order for whoever trusts a translation: mark; see that the stamp is settled; read (or
+//! compare) the bytes.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -36,7 +38,7 @@ const PARKED: u64 = u64::MAX;
 /// What a translation remembers of the page that it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct CodeStamp {
-    /// The page's generation after its lines were marked.
+    /// The page's generation just before its lines were marked.
     pub generation: u32,
     /// The epoch that every vCPU of `waiting` has to reach.
     pub epoch: u64,
@@ -128,9 +130,14 @@ impl Track {
 
     /// Marks the lines of `len` bytes at `offset` of a page for vCPU `cpu`.
     pub(crate) fn mark(&self, cpu: usize, frame: usize, offset: u64, len: u64) -> Marked {
+        // Before the mark: whoever clears it raises the generation after that, so the stamp can't be newer than a
+        // clearing that it doesn't know of.
+        let generation = self.generation(frame);
         self.pages[frame]
             .lines
             .fetch_or(line_mask(offset, len), Ordering::SeqCst);
+        #[cfg(test)]
+        crate::tests::interleave();
         let writers = self.pages[frame].writers.load(Ordering::SeqCst);
         let own = 1u64 << cpu;
         let mut waiting = 0;
@@ -149,7 +156,7 @@ impl Track {
         fence(Ordering::SeqCst);
         Marked {
             stamp: CodeStamp {
-                generation: self.generation(frame),
+                generation,
                 epoch,
                 waiting,
             },
@@ -371,6 +378,17 @@ mod tests {
         kicked.store(0, Ordering::SeqCst);
         assert!(track.is_settled(track.mark(0, 0, 64, 16).stamp));
         assert_eq!(kicked.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_mark_cleared_at_once_is_known_to_be() {
+        let track = Arc::new(Track::new(1));
+        track.mark(0, 0, 0, 1);
+        let writer = Arc::clone(&track);
+        crate::tests::at_next_interleave(move || assert!(writer.note_write(0, 0, 1)));
+        let stamp = track.mark(0, 0, 0, 1).stamp;
+        assert_eq!(track.lines(0), 0);
+        assert_ne!(track.generation(0), stamp.generation);
     }
 
     #[test]

@@ -235,11 +235,13 @@ const CODE: PhysAddr = PhysAddr(0x5100);
 
 fn translate(mmu: &mut Mmu) -> Block {
     let stamp = mmu.mark_code(CODE, 8).expect("RAM");
+    // Before the bytes: what was stored by then is seen, what comes later is told.
+    let trusted = mmu.ram().is_settled(stamp);
     let value = mmu.ram().read_u64(CODE).expect("RAM");
     Block {
         value,
         stamp,
-        trusted: mmu.ram().is_settled(stamp),
+        trusted,
     }
 }
 
