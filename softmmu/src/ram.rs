@@ -539,7 +539,8 @@ impl GuestRam {
         Some(self.track.mark(cpu, frame.index(), addr.page_offset(), len))
     }
 
-    /// Says that nothing translated from these bytes of one page is left.
+    /// Unmarks bytes of one page of which no translation is left here. The generation changes if any was marked, so
+    /// that translations which others hold are compared, and marked, anew.
     pub fn clear_code(&self, addr: PhysAddr, len: u64) {
         if let Some(frame) = self.frame(addr) {
             self.track.clear(frame.index(), addr.page_offset(), len);

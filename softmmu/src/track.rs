@@ -171,10 +171,15 @@ impl Track {
             .fetch_and(!(1 << cpu), Ordering::SeqCst);
     }
 
-    pub(crate) fn clear(&self, frame: usize, offset: u64, len: u64) {
-        self.pages[frame]
-            .lines
-            .fetch_and(!line_mask(offset, len), Ordering::SeqCst);
+    /// Unmarks lines; whether any was marked. What else was made of them must be compared and marked anew.
+    pub(crate) fn clear(&self, frame: usize, offset: u64, len: u64) -> bool {
+        let mask = line_mask(offset, len);
+        if self.pages[frame].lines.fetch_and(!mask, Ordering::SeqCst) & mask == 0 {
+            return false;
+        }
+        self.pages[frame].generation.fetch_add(1, Ordering::AcqRel);
+        self.code_epoch.fetch_add(1, Ordering::AcqRel);
+        true
     }
 
     /// Records a store that has just been made; whether it hit code lines.
@@ -187,12 +192,7 @@ impl Track {
         if self.pages[frame].lines.load(Ordering::Relaxed) & mask == 0 {
             return false;
         }
-        if self.pages[frame].lines.fetch_and(!mask, Ordering::SeqCst) & mask == 0 {
-            return false;
-        }
-        self.pages[frame].generation.fetch_add(1, Ordering::AcqRel);
-        self.code_epoch.fetch_add(1, Ordering::AcqRel);
-        true
+        self.clear(frame, offset, len)
     }
 
     /// vCPU `cpu` is about to get a write tag for the page: whether it may be a plain one.
@@ -343,8 +343,11 @@ mod tests {
             (stamp.generation + 1, 1)
         );
         assert!(!track.note_write(1, 127, 2));
-        track.clear(1, 0, 4096);
-        assert_eq!(track.lines(1), 0);
+        assert!(track.clear(1, 0, 4096) && !track.clear(1, 0, 4096));
+        assert_eq!(
+            (track.lines(1), track.generation(1)),
+            (0, stamp.generation + 2)
+        );
     }
 
     #[test]
