@@ -56,7 +56,7 @@ impl Board {
     fn config_target(&self, port: u16) -> Option<(DevFn, u8)> {
         let address = *self.config_address.lock();
         let [offset, devfn, bus, flags] = address.to_le_bytes();
-        (flags & 0x80 != 0 && bus == 0).then(|| (DevFn(devfn), offset & 0xfc | (port & 3) as u8))
+        (flags & 0x80 != 0 && bus == 0).then_some((DevFn(devfn), offset & 0xfc | (port & 3) as u8))
     }
 
     /// Sends the interrupt that a device's write of `data` to `addr` (FEEx_xxxxh) means.
@@ -107,6 +107,62 @@ impl Board {
     fn apic_offset(&self, cpu: usize, addr: PhysAddr) -> Option<u64> {
         (self.apics.page(cpu)? == addr.page().0).then(|| addr.page_offset())
     }
+
+    fn port_read(&self, port: u16, size: u8) -> u32 {
+        if let Some(index) = self.port_device(port, size) {
+            let value =
+                self.with_device(index, |d, now| d.pio().map(|p| p.pio_read(now, port, size)));
+            return value.unwrap_or(u32::MAX) & ones(size) as u32;
+        }
+        if port == ADDRESS_PORT && size == 4 {
+            return *self.config_address.lock();
+        }
+        if port & !3 == DATA_PORT && (port & 3) + u16::from(size) <= 4 {
+            let target = self.config_target(port);
+            let value = target.map_or(u32::MAX, |(devfn, offset)| {
+                self.config_read(devfn, offset, size)
+            });
+            return value & ones(size) as u32;
+        }
+        if let Some(value) = self.window_read(Space::Io, u64::from(port), size) {
+            return value as u32 & ones(size) as u32;
+        }
+        if size == 1 {
+            return 0xff;
+        }
+        // An 8-bit bus makes several accesses of it.
+        (0..size).fold(0, |value, byte| {
+            value | self.port_read(port.wrapping_add(u16::from(byte)), 1) << (8 * byte)
+        })
+    }
+
+    fn port_write(&self, port: u16, size: u8, value: u32) {
+        let value = value & ones(size) as u32;
+        if let Some(index) = self.port_device(port, size) {
+            self.with_device(index, |device, now| {
+                if let Some(pio) = device.pio() {
+                    pio.pio_write(now, port, size, value);
+                }
+            });
+        } else if port == ADDRESS_PORT && size == 4 {
+            // Bits 1:0 are the data port's, 30:24 reserved.
+            *self.config_address.lock() = value & 0x80ff_fffc;
+        } else if port & !3 == DATA_PORT && (port & 3) + u16::from(size) <= 4 {
+            if let Some((devfn, offset)) = self.config_target(port) {
+                self.config_write(devfn, offset, size, value);
+            }
+        } else if !self.window_write(Space::Io, u64::from(port), size, u64::from(value)) && size > 1
+        {
+            for (byte, &value) in value
+                .to_le_bytes()
+                .iter()
+                .enumerate()
+                .take(usize::from(size))
+            {
+                self.port_write(port.wrapping_add(byte as u16), 1, u32::from(value));
+            }
+        }
+    }
 }
 
 impl Bus for Board {
@@ -152,60 +208,12 @@ impl Bus for Board {
         }
     }
 
-    fn pio_read(&self, cpu: usize, port: u16, size: u8) -> u32 {
-        if let Some(index) = self.port_device(port, size) {
-            let value =
-                self.with_device(index, |d, now| d.pio().map(|p| p.pio_read(now, port, size)));
-            return value.unwrap_or(u32::MAX) & ones(size) as u32;
-        }
-        if port == ADDRESS_PORT && size == 4 {
-            return *self.config_address.lock();
-        }
-        if port & !3 == DATA_PORT && (port & 3) + u16::from(size) <= 4 {
-            let target = self.config_target(port);
-            let value = target.map_or(u32::MAX, |(devfn, offset)| {
-                self.config_read(devfn, offset, size)
-            });
-            return value & ones(size) as u32;
-        }
-        if let Some(value) = self.window_read(Space::Io, u64::from(port), size) {
-            return value as u32 & ones(size) as u32;
-        }
-        if size == 1 {
-            return 0xff;
-        }
-        // An 8-bit bus makes several accesses of it.
-        (0..size).fold(0, |value, byte| {
-            value | self.pio_read(cpu, port.wrapping_add(u16::from(byte)), 1) << (8 * byte)
-        })
+    fn pio_read(&self, _cpu: usize, port: u16, size: u8) -> u32 {
+        self.port_read(port, size)
     }
 
-    fn pio_write(&self, cpu: usize, port: u16, size: u8, value: u32) {
-        let value = value & ones(size) as u32;
-        if let Some(index) = self.port_device(port, size) {
-            self.with_device(index, |device, now| {
-                if let Some(pio) = device.pio() {
-                    pio.pio_write(now, port, size, value);
-                }
-            });
-        } else if port == ADDRESS_PORT && size == 4 {
-            // Bits 1:0 are the data port's, 30:24 reserved.
-            *self.config_address.lock() = value & 0x80ff_fffc;
-        } else if port & !3 == DATA_PORT && (port & 3) + u16::from(size) <= 4 {
-            if let Some((devfn, offset)) = self.config_target(port) {
-                self.config_write(devfn, offset, size, value);
-            }
-        } else if !self.window_write(Space::Io, u64::from(port), size, u64::from(value)) && size > 1
-        {
-            for (byte, &value) in value
-                .to_le_bytes()
-                .iter()
-                .enumerate()
-                .take(usize::from(size))
-            {
-                self.pio_write(cpu, port.wrapping_add(byte as u16), 1, u32::from(value));
-            }
-        }
+    fn pio_write(&self, _cpu: usize, port: u16, size: u8, value: u32) {
+        self.port_write(port, size, value);
     }
 }
 

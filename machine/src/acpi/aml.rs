@@ -64,7 +64,7 @@ pub(super) fn name(name: &str, value: &[u8]) -> Vec<u8> {
 pub(super) fn scope(name: &str, content: &[Vec<u8>]) -> Vec<u8> {
     sized(
         &[0x10],
-        &[&[b'\\'], &segment(name)[..], &content.concat()].concat(),
+        &[b"\\", &segment(name)[..], &content.concat()].concat(),
     )
 }
 

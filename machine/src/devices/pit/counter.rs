@@ -121,7 +121,7 @@ impl Counter {
             return value as u16;
         }
         let v = value % 10_000;
-        ((v / 1000) << 12 | (v / 100 % 10) << 8 | (v / 10 % 10) << 4 | v % 10) as u16
+        ((v / 1000) << 12 | (v / 100 % 10) << 8 | (v / 10 % 10) << 4 | (v % 10)) as u16
     }
 
     /// The OUT pin.

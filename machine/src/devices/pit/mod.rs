@@ -124,7 +124,7 @@ impl Pio for Pit {
         let value = match port {
             0x40..=0x42 => self.counters[usize::from(port - 0x40)].read(tick),
             0x61 => {
-                let refresh = (tick / REFRESH_TICKS & 1) as u8;
+                let refresh = ((tick / REFRESH_TICKS) & 1) as u8;
                 self.control | refresh << 4 | u8::from(self.counters[2].out(tick)) << 5
             }
             // The control word can't be read.

@@ -46,7 +46,7 @@ fn to_register(value: i64, b: u8) -> u8 {
     if b & B_BINARY != 0 {
         value
     } else {
-        value / 10 << 4 | value % 10
+        ((value / 10) << 4) | (value % 10)
     }
 }
 
