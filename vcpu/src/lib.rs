@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod engines;
+pub mod exec;
 
 mod thread;
 

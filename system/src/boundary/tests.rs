@@ -135,7 +135,7 @@ fn mov_ss_holds_interrupts_nmi_and_debug_traps_back_for_one_instruction() {
     m.events.raise(event::NMI);
     m.board.interrupt(0x55);
     let step = m.v.begin_instruction().expect("no breakpoint");
-    load_seg(&mut m.v, Seg::Ss as u64, u64::from(sel::D0), 0).expect("SS loads");
+    load_seg(&mut m.v, Seg::Ss as u64, u64::from(sel::D0), 1).expect("SS loads");
     m.v.st.rip += 2;
     m.v.pending_debug |= 2;
     m.v.after_instruction(step);

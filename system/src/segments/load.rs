@@ -5,7 +5,7 @@ use x86::{Exception, Seg, Segment, Shadow};
 use super::descriptor::{error_code, is_null, null_segment, real_segment, rpl, vm86_segment};
 use crate::Vcpu;
 
-/// Loads segment register `a` with selector `b`. `c` is 1 for LSS, which casts no shadow on interrupts.
+/// Loads segment register `a` with selector `b`. `c` is 1 for MOV and POP: into SS they cast a shadow on interrupts.
 pub fn load_seg(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     let seg = match Seg::from_index(a as usize) {
         Some(Seg::Cs) | None => return Err(Exception::UD),
@@ -13,7 +13,7 @@ pub fn load_seg(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> 
     };
     let segment = v.check_load(seg, b as u16)?;
     v.st.seg[seg as usize] = segment;
-    if seg == Seg::Ss && c == 0 {
+    if seg == Seg::Ss && c == 1 {
         v.st.shadow = Shadow::MovSs;
     }
     Ok(0)

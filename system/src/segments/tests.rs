@@ -12,7 +12,7 @@ fn gp(code: u16) -> Result<u64, Exception> {
 }
 
 fn load(m: &mut Machine, seg: Seg, selector: u16) -> Result<u64, Exception> {
-    load_seg(&mut m.v, seg as u64, u64::from(selector), 0)
+    load_seg(&mut m.v, seg as u64, u64::from(selector), 1)
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn only_mov_and_pop_ss_cast_a_shadow() {
     let mut m = Machine::protected(0);
     load(&mut m, Seg::Ds, sel::D0).expect("DS loads");
     assert_eq!(m.v.st.shadow, Shadow::None);
-    load_seg(&mut m.v, Seg::Ss as u64, u64::from(sel::D0), 1).expect("LSS loads");
+    load_seg(&mut m.v, Seg::Ss as u64, u64::from(sel::D0), 0).expect("LSS loads");
     assert_eq!(m.v.st.shadow, Shadow::None);
     load(&mut m, Seg::Ss, sel::D0).expect("SS loads");
     assert_eq!(m.v.st.shadow, Shadow::MovSs);
