@@ -9,7 +9,7 @@ use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
 use ir::Operand;
 use system::{Vcpu, offset};
 
-/// Host code for one vector instruction: takes the context, returns RFLAGS.
+/// Host code for one vector instruction: takes the context, returns RFLAGS if the instruction writes them.
 pub type Stub = extern "sysv64" fn(*mut Vcpu) -> u64;
 
 /// high:low / by, for high < by.
@@ -147,6 +147,13 @@ impl Drop for Arena {
     }
 }
 
+/// Whether the instruction writes status flags.
+pub fn writes_flags(code: Code) -> bool {
+    let mut instruction = Instruction::default();
+    instruction.set_code(code);
+    instruction.rflags_modified() & (iced_x86::RflagsBits::CF | iced_x86::RflagsBits::ZF) != 0
+}
+
 /// Whether the host has what the instruction needs.
 fn host_has(code: Code) -> bool {
     use iced_x86::CpuidFeature as F;
@@ -183,6 +190,7 @@ fn assemble(code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> O
     if !host_has(code) {
         return None;
     }
+    let flags = writes_flags(code);
     let operands = [dst, args[0], args[1], args[2]];
     let mut main = Instruction::default();
     main.set_code(code);
@@ -282,12 +290,14 @@ fn assemble(code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> O
         encoder.encode(i, 0).ok()?;
     }
     encoder.encode(&main, 0).ok()?;
-    // RFLAGS before anything else can change it: the moves after it do not.
-    encoder.encode(&Instruction::with(Code::Pushfq), 0).ok()?;
+    // The moves behind the instruction leave RFLAGS alone. PUSHF is slow: only where somebody wants it.
     for i in &after {
         encoder.encode(i, 0).ok()?;
     }
-    encoder.encode(&Instruction::with1(Code::Pop_r64, Register::RAX).ok()?, 0).ok()?;
+    if flags {
+        encoder.encode(&Instruction::with(Code::Pushfq), 0).ok()?;
+        encoder.encode(&Instruction::with1(Code::Pop_r64, Register::RAX).ok()?, 0).ok()?;
+    }
     if mmx || uses_mmx(code) {
         encoder.encode(&Instruction::with(Code::Emms), 0).ok()?;
     }

@@ -37,6 +37,7 @@ pub struct Events {
 
 impl Events {
     /// The event word as it is now.
+    #[inline]
     pub fn pending(&self) -> u32 {
         self.bits.load(Ordering::Relaxed)
     }

@@ -137,6 +137,7 @@ impl LazyFlags {
     pub const KNOWN: Self = Self { kind: FlagOp::Known as u32, c: 0, a: 0, b: 0 };
 
     /// The op and width that left the flags.
+    #[inline]
     pub fn op(&self) -> (FlagOp, Width) {
         (OPS[(self.kind >> 2) as usize % OPS.len()], Width::ALL[(self.kind & 3) as usize])
     }
@@ -169,6 +170,7 @@ impl LazyFlags {
     }
 
     /// CF alone: what ADC, INC and their kin ask for most.
+    #[inline]
     pub fn carry(&self, rflags: u64) -> bool {
         let (op, width) = self.op();
         let Self { a, b, c, .. } = *self;

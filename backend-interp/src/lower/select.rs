@@ -734,7 +734,7 @@ impl Lower<'_> {
         };
         let args = [op.a, op.b, op.c];
         let stub = if with_stub { self.stubs.get(code, op.dst, args, fields) } else { None };
-        let writes_flags = code_writes_flags(code);
+        let writes_flags = crate::host::writes_flags(code);
         let boxed = Box::new(VecOp { code, stub, dst: op.dst, args, fields, writes_flags });
         let at = std::ptr::from_ref(boxed.as_ref()).addr() as i64;
         self.out.vec_ops.push(boxed);
@@ -772,13 +772,6 @@ fn shift_handler(code: OpCode, w: Width, wanted: bool) -> Option<Handler> {
         OpCode::Shrd => shift::double_shift::<T, false, F>,
         _ => return None,
     })))
-}
-
-fn code_writes_flags(code: Code) -> bool {
-    code.op_code();
-    let mut instruction = iced_x86::Instruction::default();
-    instruction.set_code(code);
-    instruction.rflags_modified() & (iced_x86::RflagsBits::CF | iced_x86::RflagsBits::ZF) != 0
 }
 
 /// Whether the instruction's result or flags depend on MXCSR: floating-point arithmetic, conversion, comparison.
