@@ -13,6 +13,7 @@ pub enum Word {
     L7Ecx,
     L7Edx,
     L7s1Eax,
+    L7s2Edx,
     LDs1Eax,
     E1Ecx,
     E1Edx,
@@ -173,6 +174,7 @@ features! {
     FlushL1d "flush-l1d": L7Edx 28 Base needs Msr,
     ArchCapabilities "arch-capabilities": L7Edx 29 Base needs Msr,
     Ssbd "ssbd": L7Edx 31 Base needs SpecCtrl,
+    BhiCtrl "bhi-ctrl": L7s2Edx 4 Base needs SpecCtrl,
 
     AvxVnni "avx-vnni": L7s1Eax 4 Later needs Avx2; AVX_VNNI,
     Avx512Bf16 "avx512-bf16": L7s1Eax 5 Later needs Avx512bw; AVX512_BF16,

@@ -144,7 +144,7 @@ impl CpuModel {
             6 => [self.word(Word::L6Eax), 0, 0, 0],
             7 => match subleaf {
                 0 => {
-                    let max = u32::from(self.word(Word::L7s1Eax) != 0);
+                    let max = if self.word(Word::L7s2Edx) != 0 { 2 } else { u32::from(self.word(Word::L7s1Eax) != 0) };
                     let ospke = u32::from(dynamic.ospke) << 4;
                     [
                         max,
@@ -154,6 +154,7 @@ impl CpuModel {
                     ]
                 }
                 1 => [self.word(Word::L7s1Eax), 0, 0, 0],
+                2 => [0, 0, 0, self.word(Word::L7s2Edx)],
                 _ => [0; 4],
             },
             0xb | 0x1f => {
@@ -349,11 +350,13 @@ mod tests {
             },
         );
         // FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA.
-        assert_eq!((a, b), (0, 0x219c_278b));
+        assert_eq!((a, b), (2, 0x219c_278b));
         // UMIP PKU OSPKE LA57 RDPID.
         assert_eq!(c, 0x0041_001c);
         // FSRM IBRS STIBP FLUSH_CMD ARCH_CAPABILITIES SSBD.
         assert_eq!(d, 0xbc00_0010);
+        // BHI_CTRL.
+        assert_eq!(leaf(&m, 7, 2), [0, 0, 0, 0x10]);
         assert_eq!(leaf(&m, 0x8000_0008, 0)[0], 0x392e);
         assert_eq!(leaf(&CpuModel::default(), 0x8000_0008, 0)[0], 0x302e);
         assert_eq!(
