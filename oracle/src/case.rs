@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::layout::{self, ARENA, MAX_LEN, sel};
+use crate::layout::{self, ARENA, sel};
 
 /// The FXSAVE image in which x87 and SSE state go to and from the host CPU (SDM vol. 1, 10.5.1, 64-bit form).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,8 @@ pub struct Patch {
 
 /// Bytes for all patches of a case.
 pub const DATA: usize = 720;
+/// Instruction bytes of a case at most: one instruction, or a few.
+pub const CODE_BYTES: usize = 48;
 
 /// One instruction and the state before it. Plain data: it goes to the child through shared memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -122,12 +124,12 @@ pub struct Case {
     pub seg: [u16; 6],
     /// 16, 32 or 64.
     pub bits: u8,
-    /// Bytes of the instruction.
+    /// Bytes of code.
     pub len: u8,
     /// Patches in use.
     pub patches: u8,
-    /// The instruction.
-    pub code: [u8; MAX_LEN + 1],
+    /// The instruction, or a few.
+    pub code: [u8; CODE_BYTES],
     /// Where the arena differs from its template.
     pub patch: [Patch; 4],
     /// What is laid there.
@@ -147,8 +149,8 @@ impl Case {
             _ => sel::CODE16,
         };
         let other = if bits == 64 { 0 } else { data };
-        let mut code = [0; MAX_LEN + 1];
-        let len = bytes.len().min(MAX_LEN);
+        let mut code = [0; CODE_BYTES];
+        let len = bytes.len().min(CODE_BYTES);
         code[..len].copy_from_slice(&bytes[..len]);
         let mut case = Self {
             fx: Fx::INIT,
@@ -387,7 +389,7 @@ impl Case {
             Some("16") => 16,
             other => return Err(format!("the code's width is 16, 32 or 64, not {other:?}")),
         };
-        let bytes = words.next().and_then(unhex).filter(|b| (1..=MAX_LEN).contains(&b.len()));
+        let bytes = words.next().and_then(unhex).filter(|b| (1..=CODE_BYTES).contains(&b.len()));
         let mut case = Self::new(bits, &bytes.ok_or("no instruction bytes")?);
         let mut ip = None;
         for word in words {

@@ -21,8 +21,6 @@ pub const CODE: [u64; 2] = [0x1240_0000, 0x7e5a_1300_0000];
 
 /// What lies in the code region where no instruction does: INT3.
 pub const FILLER: u8 = 0xcc;
-/// Opcode bytes of an instruction at most.
-pub const MAX_LEN: usize = 15;
 /// Bytes behind an instruction that lead back to the harness.
 pub const EXIT_LEN: u64 = 8;
 
@@ -30,6 +28,19 @@ pub const EXIT_LEN: u64 = 8;
 pub const STATE: u64 = 0x2000_0000;
 /// The harness's code in the child.
 pub const STUBS: u64 = 0x2010_0000;
+/// Where instructions come back to: 64-bit code. Its address is the first quadword at [`STATE`], too.
+pub const EXIT: u64 = STUBS;
+
+/// What leads back from behind an instruction, without touching register, flag or memory: bytes and how many.
+pub fn way_back(bits: u8) -> ([u8; EXIT_LEN as usize], usize) {
+    let (state, exit, [low, high]) = ((STATE as u32).to_le_bytes(), (EXIT as u32).to_le_bytes(), sel::CODE64.to_le_bytes());
+    match bits {
+        // JMP [STATE], JMP FAR CODE64:EXIT.
+        64 => ([0xff, 0x24, 0x25, state[0], state[1], state[2], state[3], 0], 7),
+        32 => ([0xea, exit[0], exit[1], exit[2], exit[3], low, high, 0], 7),
+        _ => ([0x66, 0xea, exit[0], exit[1], exit[2], exit[3], low, high], 8),
+    }
+}
 
 /// Linux's selectors, with RPL 3.
 pub mod sel {

@@ -8,10 +8,10 @@
 use std::sync::atomic::Ordering;
 
 use super::shared::{BATCH, Shared, Slot, wait, wake};
-use super::stubs::{State, Stubs, way_back};
+use super::stubs::{State, Stubs};
 use super::{ALIAS0, COMPAT, LDT, Setup};
-use crate::case::{Case, Change, Ending, Fx, NO_FAULT, Outcome};
-use crate::layout::{self, ALIASES, ARENA, CODE, CODE_LEN, EXIT_LEN, FILLER, MAX_LEN, STATE, STUBS, WRITABLE};
+use crate::case::{CODE_BYTES, Case, Change, Ending, Fx, NO_FAULT, Outcome};
+use crate::layout::{self, ALIASES, ARENA, CODE, CODE_LEN, EXIT_LEN, FILLER, STATE, STUBS, WRITABLE, way_back};
 
 const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGFPE, libc::SIGILL, libc::SIGBUS, libc::SIGTRAP];
 const TF: u64 = 0x100;
@@ -37,7 +37,7 @@ extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_v
     let vector = gregs[libc::REG_TRAPNO as usize] as u32;
     state.more_flags |= flags & TF;
     gregs[libc::REG_EFL as usize] = (flags & !TF).cast_signed();
-    if vector == 1 && rip == state.exit {
+    if vector == 1 && rip == layout::EXIT {
         // The instruction has set TF: the trap came behind the way back's jump.
         return;
     }
@@ -48,7 +48,7 @@ extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_v
     state.rip = rip;
     let selectors = gregs[libc::REG_CSGSFS as usize].cast_unsigned();
     state.seg[1] = selectors as u16;
-    gregs[libc::REG_RIP as usize] = state.exit.cast_signed();
+    gregs[libc::REG_RIP as usize] = layout::EXIT.cast_signed();
     gregs[libc::REG_CSGSFS as usize] = (selectors & !0xffff | u64::from(layout::sel::CODE64)).cast_signed();
 }
 
@@ -78,7 +78,7 @@ struct Child<'a> {
     expected: [u64; ARENA / 8],
     code: &'a mut [u8; CODE_LEN as usize],
     /// What lies in the code region now: offset, bytes, width.
-    laid: (u64, [u8; MAX_LEN + 1], u8, u8),
+    laid: (u64, [u8; CODE_BYTES], u8, u8),
 }
 
 /// Maps everything at its place. `Err` is the step that failed.
@@ -199,7 +199,7 @@ pub(super) fn main(shared: &mut Shared, setup: &Setup, stack: &mut [u8]) -> ! {
     // SAFETY: mapped by `prepare`, used by this process alone.
     let own = unsafe { &mut *state() };
     (own.own_fs_base, own.own_gs_base, own.own_mxcsr) = (own_fs_base, own_gs_base, 0x1f80);
-    own.exit = setup.stubs.exit;
+    own.exit = layout::EXIT;
     // SAFETY: mapped by `prepare` with this length and more alignment; aliases are written by instructions only.
     let arena = unsafe { &mut *(super::BACK_DOOR as usize as *mut [u64; ARENA / 8]) };
     // SAFETY: likewise.
@@ -208,7 +208,7 @@ pub(super) fn main(shared: &mut Shared, setup: &Setup, stack: &mut [u8]) -> ! {
     for (word, bytes) in arena.iter_mut().zip(setup.template.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
     }
-    let mut child = Child { setup, arena, expected: [0; ARENA / 8], code, laid: (0, [0; MAX_LEN + 1], 0, 0) };
+    let mut child = Child { setup, arena, expected: [0; ARENA / 8], code, laid: (0, [0; CODE_BYTES], 0, 0) };
     child.expected.copy_from_slice(child.arena);
     loop {
         let done = shared.done.load(Ordering::Acquire);
@@ -236,10 +236,10 @@ impl Child<'_> {
         }
         let old = self.laid.0 as usize;
         let end = self.code.len();
-        let room = old + MAX_LEN + EXIT_LEN as usize;
+        let room = old + CODE_BYTES + EXIT_LEN as usize;
         self.code[old.min(end)..room.min(end)].fill(FILLER);
-        let way_back = way_back(case.bits, &self.setup.stubs);
-        for (n, byte) in case.bytes().iter().chain(&way_back).enumerate() {
+        let (way_back, len) = way_back(case.bits);
+        for (n, byte) in case.bytes().iter().chain(&way_back[..len]).enumerate() {
             if let Some(place) = self.code.get_mut(at as usize + n) {
                 *place = *byte;
             }

@@ -9,11 +9,14 @@ use iced_x86::code_asm::{
 use iced_x86::{IcedError, code_asm::AsmRegister64, code_asm::AsmRegisterSegment};
 
 use crate::case::{Case, Fx};
-use crate::layout::{STATE, STUBS, sel};
+use crate::layout::{self, STATE, STUBS, sel};
 
 /// What the harness keeps at [`STATE`]; its stack is below the end of the same page.
 #[repr(C)]
 pub(super) struct State {
+    /// Address of the way back, for 64-bit code: at [`layout::STATE`] itself.
+    pub(super) exit: u64,
+    pad0: u64,
     pub(super) fx: Fx,
     pub(super) gpr: [u64; 16],
     pub(super) rflags: u64,
@@ -31,8 +34,6 @@ pub(super) struct State {
     /// Where to: the address, or offset and selector.
     pub(super) target: u64,
     pub(super) target_cs: u64,
-    /// Address of the way back, for 64-bit code.
-    pub(super) exit: u64,
     /// An instruction is running, so that a signal is its fault.
     pub(super) running: u32,
     pub(super) vector: u32,
@@ -52,8 +53,6 @@ pub(super) struct Stubs {
     pub(super) segments: u64,
     /// fn(&Case): a far jump to 32- or 16-bit code, segment registers loaded.
     pub(super) far: u64,
-    /// Where instructions come back to.
-    pub(super) exit: u64,
 }
 
 fn state(field: usize) -> u64 {
@@ -149,23 +148,11 @@ pub(super) fn build() -> Result<(Vec<u8>, Stubs), IcedError> {
         code.extend(bytes);
         at
     };
+    assert_eq!(add(exit()?), layout::EXIT, "the way back comes first");
     let stubs = Stubs {
         plain: add(entry(false, true, false)?),
         segments: add(entry(true, true, false)?),
         far: add(entry(true, false, true)?),
-        exit: add(exit()?),
     };
     Ok((code, stubs))
-}
-
-/// What leads back from behind an instruction, without touching register, flag or memory.
-pub(super) fn way_back(bits: u8, stubs: &Stubs) -> Vec<u8> {
-    let pointer = (state(offset_of!(State, exit)) as u32).to_le_bytes();
-    let exit = (stubs.exit as u32).to_le_bytes();
-    let selector = sel::CODE64.to_le_bytes();
-    match bits {
-        64 => [&[0xff, 0x24, 0x25][..], &pointer].concat(),
-        32 => [&[0xea][..], &exit, &selector].concat(),
-        _ => [&[0x66, 0xea][..], &exit, &selector].concat(),
-    }
 }

@@ -1,0 +1,221 @@
+//! Two outcomes of one case: equal, but for what the manual leaves open.
+
+use std::fmt::Write;
+
+use iced_x86::Instruction;
+use x86::flags::{AC, DF, ID, NT, STATUS, TF};
+
+use crate::case::{Case, Change, GPR, NO_FAULT, Outcome, SEG};
+use crate::codes::Vendor;
+use crate::generate::linear;
+use crate::layout::{self, WRITABLE};
+use crate::undefined::{Destination, Undefined, undefined};
+
+/// RFLAGS bits that are compared. RF differs: the host's signal frame tells nothing of it.
+const FLAGS: u64 = STATUS | DF | NT | AC | ID | TF;
+const PF: u32 = 14;
+/// #PF error code: present, instruction fetch.
+const PRESENT: u32 = 1;
+const FETCH: u32 = 0x10;
+
+/// Makes an outcome of what came after a branch: the INT3 or the fetch fault at its target is not its own.
+pub fn landed(case: &Case, breakpoint: bool, out: &mut Outcome) {
+    let own = breakpoint && out.ip == case.next_ip();
+    let base = if out.seg[1] == layout::sel::CODE64 { 0 } else { layout::segment(out.seg[1]).base };
+    if out.vector == 3 && !own {
+        out.ip = out.ip.wrapping_sub(1);
+        if layout::segment(out.seg[1]).attr & (x86::attr::DB | x86::attr::L) == 0 {
+            out.ip &= 0xffff;
+        }
+    } else if out.vector == PF && out.error & FETCH != 0 && base.wrapping_add(out.ip) == out.cr2 && out.ip != case.ip {
+        (out.error, out.cr2) = (0, 0);
+    } else {
+        return;
+    }
+    (out.vector, out.error, out.cr2) = (NO_FAULT, 0, 0);
+}
+
+/// Whether the case is one breakpoint instruction.
+pub fn is_breakpoint(insn: &Instruction) -> bool {
+    use iced_x86::Mnemonic as M;
+    insn.mnemonic() == M::Int3 || (insn.mnemonic() == M::Int && insn.immediate8() == 3)
+}
+
+/// Distance in units of the last place between two x87 registers of one sign.
+fn ulps(a: &[u8], b: &[u8]) -> u128 {
+    let line = |v: &[u8]| {
+        let significand = u64::from_le_bytes(v[..8].try_into().unwrap_or_default());
+        let se = u16::from_le_bytes([v[8], v[9]]);
+        (se >> 15, u128::from(se & 0x7fff) << 63 | u128::from(significand & u64::MAX >> 1))
+    };
+    let ((sa, a), (sb, b)) = (line(a), line(b));
+    if sa == sb || a | b == 0 { a.abs_diff(b) } else { u128::MAX }
+}
+
+/// Whether two binary32s are within 2 * 1.5 * 2^-12 of one another: each may be that far from the truth.
+fn close(a: u32, b: u32) -> bool {
+    let (x, y) = (f32::from_bits(a), f32::from_bits(b));
+    a == b || (x.is_finite() && y.is_finite() && (f64::from(x) - f64::from(y)).abs() <= f64::from(x).abs() * 3.0 / 4096.0)
+}
+
+fn same_lanes(a: &[u8], b: &[u8]) -> bool {
+    let lane = |v: &[u8]| u32::from_le_bytes(v.try_into().unwrap_or_default());
+    a.chunks_exact(4).zip(b.chunks_exact(4)).all(|(a, b)| close(lane(a), lane(b)))
+}
+
+fn memory(template: &[u8], case: &Case, changes: &[Change]) -> Vec<u8> {
+    let mut bytes = template[..WRITABLE].to_vec();
+    for (at, laid) in case.laid() {
+        let len = laid.len().min(WRITABLE.saturating_sub(at));
+        bytes[at.min(WRITABLE)..][..len].copy_from_slice(&laid[..len]);
+    }
+    for c in changes {
+        bytes[c.word as usize * 8..][..8].copy_from_slice(&c.value.to_le_bytes());
+    }
+    bytes
+}
+
+/// Compares; the text tells what differs, host's value first.
+pub struct Compare {
+    template: Vec<u8>,
+    vendor: Vendor,
+}
+
+impl Compare {
+    /// For a host of this vendor.
+    pub fn new(vendor: Vendor) -> Self {
+        Self { template: layout::template(), vendor }
+    }
+
+    /// What differs between host and engine after a case; `insns` are its instructions, both outcomes have
+    /// [`landed`].
+    pub fn differences(
+        &self,
+        case: &Case,
+        insns: &[Instruction],
+        (host, host_memory): (&Outcome, &[Change]),
+        (ours, our_memory): (&Outcome, &[Change]),
+    ) -> Option<String> {
+        let mut open = Undefined::default();
+        if host.vector == NO_FAULT {
+            for insn in insns {
+                let u = undefined(insn, case);
+                open.flags |= u.flags;
+                if insns.len() == 1 {
+                    open = u;
+                }
+            }
+        }
+        let mut text = String::new();
+        let mut differ = |name: &str, host: u64, ours: u64| {
+            if host != ours {
+                let _ = write!(text, " {name}={host:x}/{ours:x}");
+            }
+        };
+        differ("vector", host.vector.into(), ours.vector.into());
+        if host.vector != NO_FAULT && host.vector == ours.vector {
+            let kernel = host.cr2 >> 47 != 0 && host.vector == PF;
+            // Linux hides from user mode whether the kernel's pages are there.
+            let mask = if kernel { !PRESENT } else { !0 };
+            differ("error", (host.error & mask).into(), (ours.error & mask).into());
+            if host.vector == PF {
+                differ("cr2", host.cr2, ours.cr2);
+            }
+        }
+        differ("ip", host.ip, ours.ip);
+        let mask = if case.bits == 64 { u64::MAX } else { 0xffff_ffff };
+        for n in 0..case.registers() {
+            let mut mask = mask;
+            if let Some(Destination::Register(r)) = open.destination {
+                if r.full_register().number() == n {
+                    mask &= !(u64::MAX >> (64 - 8 * r.size()));
+                }
+            }
+            differ(GPR[n], host.gpr[n] & mask, ours.gpr[n] & mask);
+        }
+        differ("rflags", host.rflags & FLAGS & !open.flags, ours.rflags & FLAGS & !open.flags);
+        for (n, name) in SEG.iter().enumerate() {
+            differ(name, host.seg[n].into(), ours.seg[n].into());
+        }
+        if case.bits == 64 {
+            differ("fsbase", host.fs_base, ours.fs_base);
+            differ("gsbase", host.gs_base, ours.gs_base);
+        }
+        differ("mxcsr", host.fx.mxcsr().into(), ours.fx.mxcsr().into());
+        differ("fcw", host.fx.fcw().into(), ours.fx.fcw().into());
+        let c1 = open.transcendental || (open.c1 && self.vendor == Vendor::Amd);
+        let status = if c1 { !0x200 } else { !0 };
+        differ("fsw", (host.fx.fsw() & status).into(), (ours.fx.fsw() & status).into());
+        differ("ftw", host.fx.ftw().into(), ours.fx.ftw().into());
+        for i in 0..8 {
+            let (a, b) = (host.fx.st(i), ours.fx.st(i));
+            if a != b && !(open.transcendental && ulps(a, b) <= 1) {
+                let _ = write!(text, " st{i}={}/{}", hex(a), hex(b));
+            }
+        }
+        for n in 0..case.registers() {
+            let (a, b) = (host.fx.xmm(n), ours.fx.xmm(n));
+            if a != b && !(open.approximate && same_lanes(a, b)) {
+                let _ = write!(text, " xmm{n}={}/{}", hex(a), hex(b));
+            }
+        }
+        if host_memory != our_memory {
+            self.memory_differences(case, insns, &open, host_memory, our_memory, &mut text);
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn memory_differences(
+        &self,
+        case: &Case,
+        insns: &[Instruction],
+        open: &Undefined,
+        host: &[Change],
+        ours: &[Change],
+        text: &mut String,
+    ) {
+        let mut host = memory(&self.template, case, host);
+        let mut ours = memory(&self.template, case, ours);
+        let at = insns
+            .iter()
+            .find_map(|insn| (0..insn.op_count()).find_map(|n| linear(case, insn, n)))
+            .and_then(layout::arena_offset);
+        if let Some(at) = at {
+            let whole = match open.destination {
+                Some(Destination::Memory(len)) => Some((0, len)),
+                _ => None,
+            };
+            for (from, to) in open.image.iter().copied().chain(whole) {
+                for place in at + from..at + to {
+                    if place < WRITABLE {
+                        (host[place], ours[place]) = (0, 0);
+                    }
+                }
+            }
+        }
+        let mut place = 0;
+        while place < WRITABLE {
+            if host[place] == ours[place] {
+                place += 1;
+                continue;
+            }
+            let len = (place..WRITABLE).take_while(|p| host[*p] != ours[*p]).count();
+            let shown = len.min(32);
+            let _ = write!(
+                text,
+                " m{place:x}={}/{}",
+                hex(&host[place..place + shown]),
+                hex(&ours[place..place + shown])
+            );
+            place += len;
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
+

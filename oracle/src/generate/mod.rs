@@ -1,0 +1,48 @@
+//! Random cases: an encoding first, then states in which its operands lie where they can be compared.
+
+mod encode;
+mod special;
+mod state;
+
+use frontend_x86::Features;
+
+pub use encode::Encoding;
+pub use state::linear;
+pub(crate) use state::value;
+
+use crate::codes::Vendor;
+use crate::layout;
+use crate::native::Abilities;
+use crate::{Case, Random};
+
+/// Makes cases, from a seed.
+pub struct Generator {
+    random: Random,
+    features: Features,
+    vendor: Vendor,
+    abilities: Abilities,
+    template: Vec<u8>,
+}
+
+impl Generator {
+    /// A generator for a host.
+    pub fn new(seed: u64, features: Features, vendor: Vendor, abilities: Abilities) -> Self {
+        Self { random: Random::new(seed), features, vendor, abilities, template: layout::template() }
+    }
+
+    /// Starts anew from a seed, so that what follows does not depend on what was made before.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = Random::new(seed);
+    }
+
+    /// A state for an encoding; `None` when this one would not come back from the host.
+    pub fn case(&mut self, encoding: &Encoding) -> Option<Case> {
+        for _ in 0..8 {
+            let case = self.state(encoding);
+            if !self.hangs(&case, encoding) {
+                return Some(case);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,122 @@
+//! What counts as the same answer.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use x86::{CpuState, Segment, attr, flags};
+
+use super::case::{Case, End, Outcome, registers};
+
+/// The case's instruction, as the decoder sees the bytes at CS:RIP if they lie in RAM at that address.
+pub fn decode(case: &Case) -> Instruction {
+    let ram = case.ram();
+    let code64 = case.st.code64();
+    let lin = if code64 {
+        case.st.rip as usize
+    } else {
+        (case.st.seg[1].base.wrapping_add(case.st.rip) & 0xffff_ffff) as usize
+    };
+    let bits = match case.st.seg[1].attr & attr::DB {
+        _ if code64 => 64,
+        0 => 16,
+        _ => 32,
+    };
+    let bits = if case.st.real_mode() || case.st.vm86() { 16 } else { bits };
+    // Linear addresses in the window are told apart by what the case laid down last: its code.
+    let bytes = match case.mem.last() {
+        _ if lin + 16 <= 0x4_0000 => ram[lin..lin + 16].to_vec(),
+        Some((_, code)) => code.clone(),
+        None => Vec::new(),
+    };
+    Decoder::with_ip(bits, &bytes, case.st.rip, DecoderOptions::NONE).decode()
+}
+
+/// The flags that are not compared after an instruction.
+fn undefined(instruction: &Instruction) -> u64 {
+    use iced_x86::RflagsBits as R;
+    let bits = instruction.rflags_undefined();
+    let pairs = [
+        (R::OF, flags::OF), (R::SF, flags::SF), (R::ZF, flags::ZF), (R::AF, flags::AF), (R::CF, flags::CF), (R::PF, flags::PF),
+    ];
+    let mut mask = pairs.into_iter().filter(|(bit, _)| bits & bit != 0).fold(0, |mask, (_, flag)| mask | flag);
+    // Counts are not always known to the decoder: what a shift by more than one leaves in OF and AF is open.
+    use Mnemonic as M;
+    if matches!(instruction.mnemonic(), M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd) {
+        mask |= flags::OF | flags::AF;
+        // A count beyond the operand's size (8 and 16 bits) leaves CF open, for double shifts everything.
+        mask |= flags::CF;
+        if matches!(instruction.mnemonic(), M::Shld | M::Shrd) {
+            mask |= flags::STATUS;
+        }
+    }
+    mask
+}
+
+/// A segment register as it is compared: an unusable one is its selector and base.
+fn comparable(s: &Segment) -> Segment {
+    if s.attr & attr::UNUSABLE != 0 || s.attr & attr::P == 0 {
+        Segment { base: s.base, limit: 0, attr: attr::UNUSABLE, selector: s.selector }
+    } else {
+        Segment { attr: s.attr & 0xf0ff, ..*s }
+    }
+}
+
+fn normalise(st: &CpuState, instruction: &Instruction) -> CpuState {
+    let mut st = st.clone();
+    st.rflags &= !(undefined(instruction) | flags::TF);
+    for s in st.seg.iter_mut().chain([&mut st.ldtr, &mut st.tr]) {
+        *s = comparable(s);
+    }
+    st
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The register, `end`, `outs` or `@address`.
+    pub what: String,
+    /// Doppel's value.
+    pub doppel: String,
+    /// The other's value.
+    pub other: String,
+}
+
+/// The differences of two answers' registers, ends and port writes.
+pub fn differences(case: &Case, doppel: &Outcome, other: &Outcome) -> Vec<Difference> {
+    let mut list = Vec::new();
+    let mut add = |what: &str, doppel: String, other: String| list.push(Difference { what: what.into(), doppel, other });
+    if doppel.end != other.end {
+        add("end", format!("{:x?}", doppel.end), format!("{:x?}", other.end));
+        return list;
+    }
+    if doppel.outs != other.outs {
+        add("outs", format!("{:x?}", doppel.outs), format!("{:x?}", other.outs));
+    }
+    if doppel.end != End::Done {
+        return list;
+    }
+    let instruction = decode(case);
+    let (a, b) = (normalise(&doppel.st, &instruction), normalise(&other.st, &instruction));
+    if a == b {
+        return list;
+    }
+    let unpaired = registers(&a).into_iter().zip(registers(&b)).filter(|(a, b)| a.1 != b.1);
+    for ((name, a), (_, b)) in unpaired {
+        add(&name, format!("{a:x}"), format!("{b:x}"));
+    }
+    list
+}
+
+/// The differences of two memories, by runs of bytes.
+pub fn memory_differences(doppel: &[u8], other: &[u8]) -> Vec<Difference> {
+    if doppel == other {
+        return Vec::new();
+    }
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    super::case::runs(doppel, other)
+        .into_iter()
+        .map(|(at, bytes)| Difference {
+            what: format!("@{at:x}"),
+            doppel: hex(&doppel[at as usize..at as usize + bytes.len()]),
+            other: hex(&bytes),
+        })
+        .collect()
+}
