@@ -215,7 +215,12 @@ fn assemble(code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> O
         }
         let slot = next_operand;
         next_operand += 1;
-        let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib);
+        // These do something else with a register than with memory.
+        let by_memory = matches!(
+            code,
+            Code::Movss_xmm_xmmm32 | Code::Movsd_xmm_xmmm64 | Code::Insertps_xmm_xmmm32_imm8
+        );
+        let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib) || (by_memory && kind == K::xmm_or_mem);
         let written = n == 0 && dst != Operand::None;
         match operand {
             Operand::Imm(value) => {

@@ -65,7 +65,9 @@ impl Lower<'_> {
             return None;
         }
         self.out.site = true;
-        self.terminal(LOp { run: branch::ret64, imm: step.into(), ..self.blank() }, &[]);
+        // The base tells a non-canonical stack from other memory: #SS.
+        let b = offset::gpr(x86::Gpr::Rsp) as u16;
+        self.terminal(LOp { run: branch::ret64, b, imm: step.into(), ..self.blank() }, &[]);
         Some(4)
     }
 
@@ -128,7 +130,8 @@ impl Lower<'_> {
             return None;
         }
         let exit = self.exit(jump.a, jump.width)?;
-        self.terminal(LOp { run: branch::call64, imm: back.into(), ..self.blank() }, &[exit]);
+        let b = offset::gpr(x86::Gpr::Rsp) as u16;
+        self.terminal(LOp { run: branch::call64, b, imm: back.into(), ..self.blank() }, &[exit]);
         Some(3)
     }
 
@@ -235,7 +238,7 @@ impl Lower<'_> {
             _ => None,
         };
         let register = |o: Operand| matches!(o, Operand::Reg(_) | Operand::High(_));
-        let exits = [self.exit(jcc.a, jcc.width)?, self.exit(jcc.b, jcc.width)?];
+        let exits = [self.exit(jcc.a, jcc.width)?, self.exit(jcc.b, self.mode.ip())?];
         let cc = jcc.sub;
         if !register(op.a) {
             return None;

@@ -142,11 +142,7 @@ impl Lower<'_> {
             OpCode::Lea => self.lea(at, op)?,
             OpCode::Select => {
                 let (a, b, d) = (self.field(at, op.a)?, self.field(at, op.b)?, self.dest(at, op.dst)?);
-                let run: Handler = by_cond!(op.sub, |CC| match w {
-                    Width::B64 => bits::select::<u64, CC>,
-                    Width::B32 => bits::select::<u32, CC>,
-                    _ => bits::select::<u16, CC>,
-                });
+                let run: Handler = by_cond!(op.sub, |CC| by_width!(w, |T| bits::select::<T, CC> as Handler));
                 self.push(LOp { run, a, b, d, ..self.blank() });
             }
             OpCode::Setcc => {
@@ -358,12 +354,12 @@ impl Lower<'_> {
                 self.terminal(LOp { run: branch::jump, ..self.blank() }, &[exit]);
             }
             OpCode::Branch => {
-                let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
+                let exits = [self.exit(op.a, w)?, self.exit(op.b, self.mode.ip())?];
                 let run = self.branch_handler(op.sub);
                 self.terminal(LOp { run, ..self.blank() }, &exits);
             }
             OpCode::BranchNz => {
-                let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
+                let exits = [self.exit(op.a, w)?, self.exit(op.b, self.mode.ip())?];
                 let a = self.field(at, op.c)?;
                 let run: Handler = by_width!(w, |T| branch::branch_nz::<T>);
                 self.terminal(LOp { run, a, ..self.blank() }, &exits);
