@@ -71,6 +71,17 @@ impl Fx {
         &self.0[32 + i * 16..42 + i * 16]
     }
 
+    /// The physical register Rn, ten bytes.
+    pub fn physical(&self, n: usize) -> &[u8] {
+        self.st((n + 8 - usize::from(self.fsw() >> 11 & 7)) & 7)
+    }
+
+    /// The status word's summary as the control word has it: FXRSTOR sets it so.
+    pub fn summarise(&mut self) {
+        let pending = self.fsw() & !self.fcw() & 0x3f != 0;
+        self.set_fsw(self.fsw() & 0x7f7f | if pending { 0x8080 } else { 0 });
+    }
+
     /// ST(i), to be written.
     pub fn st_mut(&mut self, i: usize) -> &mut [u8] {
         &mut self.0[32 + i * 16..42 + i * 16]

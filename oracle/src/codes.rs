@@ -1,12 +1,19 @@
 //! Which instructions are compared, and why the others are not.
 
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, Instruction, Mnemonic as M};
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic as M, OpKind};
 
 use frontend_x86::Features;
 
 /// Decodes as an Intel CPU does, hints included.
 pub fn decode(bytes: &[u8], bits: u8, ip: u64) -> Instruction {
     Decoder::with_ip(bits.into(), bytes, ip, DecoderOptions::FORCE_RESERVED_NOP).decode()
+}
+
+/// Whether the bytes end before the instruction does.
+pub fn cut_off(bytes: &[u8], bits: u8) -> bool {
+    let mut decoder = Decoder::new(bits.into(), bytes, DecoderOptions::FORCE_RESERVED_NOP);
+    let _ = decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
 }
 
 /// Whose CPU the host is.
@@ -77,18 +84,36 @@ pub fn prefixes(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.iter().take_while(|b| is_prefix(b)).count()]
 }
 
+/// Whether the opcode is a near branch's, in 64-bit code.
+fn near(bytes: &[u8]) -> bool {
+    let rest = &bytes[prefixes(bytes).len()..];
+    let rest = if rest.first().is_some_and(|b| b & 0xf0 == 0x40) { &rest[1..] } else { rest };
+    match rest {
+        [0x0f, second, ..] => second & 0xf0 == 0x80,
+        [first, ..] => matches!(first, 0x70..=0x7f | 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xff),
+        [] => false,
+    }
+}
+
 /// Where AMD's CPUs do something else: the engine does what Intel's do.
 pub fn amd(bytes: &[u8], insn: &Instruction, bits: u8) -> Option<&'static str> {
     use iced_x86::FlowControl as Flow;
     let branch = !matches!(insn.flow_control(), Flow::Next | Flow::Interrupt | Flow::Exception);
     Some(match insn.code() {
-        _ if bits == 64 && branch && prefixes(bytes).contains(&0x66) => {
+        _ if bits == 64 && (branch || insn.is_invalid()) && prefixes(bytes).contains(&0x66) && near(bytes) => {
             "66h before a near branch in 64-bit code: Intel ignores it, AMD truncates RIP"
         }
         Code::Jmp_m1664 | Code::Call_m1664 | Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 => {
             "AMD ignores REX.W: no 64-bit offset in a far pointer"
         }
         Code::Sysexitd | Code::Sysexitq => "AMD raises #UD in long mode",
+        Code::Sysretd | Code::Sysretq if bits != 64 => "AMD has SYSRET in compatibility mode; Intel raises #UD",
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+            if insn.op0_kind() == OpKind::Register =>
+        {
+            "AMD raises #UD for 0F 0D with a register operand; Intel does nothing"
+        }
+        Code::Int1 => "KVM on AMD gives its guests #DB before INT1, not behind it",
         _ => return None,
     })
 }

@@ -8,27 +8,27 @@ use x86::flags::{AC, DF, ID, NT, STATUS, TF};
 use crate::case::{Case, Change, GPR, NO_FAULT, Outcome, SEG};
 use crate::codes::Vendor;
 use crate::generate::linear;
+use crate::known::{Seen, kind, known};
 use crate::layout::{self, WRITABLE};
 use crate::undefined::{Destination, Undefined, undefined};
 
 /// RFLAGS bits that are compared. RF differs: the host's signal frame tells nothing of it.
 const FLAGS: u64 = STATUS | DF | NT | AC | ID | TF;
+const GP: u32 = 13;
 const PF: u32 = 14;
-/// #PF error code: present, instruction fetch.
+/// #PF error code: present.
 const PRESENT: u32 = 1;
-const FETCH: u32 = 0x10;
 
 /// Makes an outcome of what came after a branch: the INT3 or the fetch fault at its target is not its own.
 pub fn landed(case: &Case, breakpoint: bool, out: &mut Outcome) {
     let own = breakpoint && out.ip == case.next_ip();
-    let base = if out.seg[1] == layout::sel::CODE64 { 0 } else { layout::segment(out.seg[1]).base };
     if out.vector == 3 && !own {
         out.ip = out.ip.wrapping_sub(1);
         if layout::segment(out.seg[1]).attr & (x86::attr::DB | x86::attr::L) == 0 {
             out.ip &= 0xffff;
         }
-    } else if out.vector == PF && out.error & FETCH != 0 && base.wrapping_add(out.ip) == out.cr2 && out.ip != case.ip {
-        (out.error, out.cr2) = (0, 0);
+    } else if matches!(out.vector, GP | PF) && out.ip.wrapping_sub(case.ip) >= u64::from(case.len) {
+        // Fetched from where nothing is, or from beyond CS's limit.
     } else {
         return;
     }
@@ -75,6 +75,17 @@ fn memory(template: &[u8], case: &Case, changes: &[Change]) -> Vec<u8> {
     bytes
 }
 
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Same,
+    /// What a row of [`crate::known::KNOWN`] explains.
+    Known(usize),
+    /// What differs, host's value first.
+    Different(String),
+}
+
 /// Compares; the text tells what differs, host's value first.
 pub struct Compare {
     template: Vec<u8>,
@@ -95,7 +106,7 @@ impl Compare {
         insns: &[Instruction],
         (host, host_memory): (&Outcome, &[Change]),
         (ours, our_memory): (&Outcome, &[Change]),
-    ) -> Option<String> {
+    ) -> Verdict {
         let mut open = Undefined::default();
         if host.vector == NO_FAULT {
             for insn in insns {
@@ -107,22 +118,24 @@ impl Compare {
             }
         }
         let mut text = String::new();
-        let mut differ = |name: &str, host: u64, ours: u64| {
+        let mut kinds = 0;
+        let mut differ = |kind: u32, name: &str, host: u64, ours: u64| {
             if host != ours {
+                kinds |= kind;
                 let _ = write!(text, " {name}={host:x}/{ours:x}");
             }
         };
-        differ("vector", host.vector.into(), ours.vector.into());
+        differ(kind::VECTOR, "vector", host.vector.into(), ours.vector.into());
         if host.vector != NO_FAULT && host.vector == ours.vector {
             let kernel = host.cr2 >> 47 != 0 && host.vector == PF;
             // Linux hides from user mode whether the kernel's pages are there.
             let mask = if kernel { !PRESENT } else { !0 };
-            differ("error", (host.error & mask).into(), (ours.error & mask).into());
+            differ(kind::ERROR, "error", (host.error & mask).into(), (ours.error & mask).into());
             if host.vector == PF {
-                differ("cr2", host.cr2, ours.cr2);
+                differ(kind::CR2, "cr2", host.cr2, ours.cr2);
             }
         }
-        differ("ip", host.ip, ours.ip);
+        differ(kind::IP, "ip", host.ip, ours.ip);
         let mask = if case.bits == 64 { u64::MAX } else { 0xffff_ffff };
         for n in 0..case.registers() {
             let mut mask = mask;
@@ -131,38 +144,49 @@ impl Compare {
                     mask &= !(u64::MAX >> (64 - 8 * r.size()));
                 }
             }
-            differ(GPR[n], host.gpr[n] & mask, ours.gpr[n] & mask);
+            differ(kind::GPR, GPR[n], host.gpr[n] & mask, ours.gpr[n] & mask);
         }
-        differ("rflags", host.rflags & FLAGS & !open.flags, ours.rflags & FLAGS & !open.flags);
+        differ(kind::FLAGS, "rflags", host.rflags & FLAGS & !open.flags, ours.rflags & FLAGS & !open.flags);
         for (n, name) in SEG.iter().enumerate() {
-            differ(name, host.seg[n].into(), ours.seg[n].into());
+            differ(kind::SEG, name, host.seg[n].into(), ours.seg[n].into());
         }
         if case.bits == 64 {
-            differ("fsbase", host.fs_base, ours.fs_base);
-            differ("gsbase", host.gs_base, ours.gs_base);
+            differ(kind::SEG, "fsbase", host.fs_base, ours.fs_base);
+            differ(kind::SEG, "gsbase", host.gs_base, ours.gs_base);
         }
-        differ("mxcsr", host.fx.mxcsr().into(), ours.fx.mxcsr().into());
-        differ("fcw", host.fx.fcw().into(), ours.fx.fcw().into());
+        differ(kind::SSE, "mxcsr", host.fx.mxcsr().into(), ours.fx.mxcsr().into());
+        differ(kind::X87, "fcw", host.fx.fcw().into(), ours.fx.fcw().into());
         let c1 = open.transcendental || (open.c1 && self.vendor == Vendor::Amd);
         let status = if c1 { !0x200 } else { !0 };
-        differ("fsw", (host.fx.fsw() & status).into(), (ours.fx.fsw() & status).into());
-        differ("ftw", host.fx.ftw().into(), ours.fx.ftw().into());
+        differ(kind::TAGS, "fsw", (host.fx.fsw() & status).into(), (ours.fx.fsw() & status).into());
+        differ(kind::TAGS, "ftw", host.fx.ftw().into(), ours.fx.ftw().into());
         for i in 0..8 {
-            let (a, b) = (host.fx.st(i), ours.fx.st(i));
+            let (a, b) = (host.fx.physical(i), ours.fx.physical(i));
             if a != b && !(open.transcendental && ulps(a, b) <= 1) {
-                let _ = write!(text, " st{i}={}/{}", hex(a), hex(b));
+                kinds |= kind::X87;
+                let _ = write!(text, " R{i}={}/{}", hex(a), hex(b));
             }
         }
         for n in 0..case.registers() {
             let (a, b) = (host.fx.xmm(n), ours.fx.xmm(n));
             if a != b && !(open.approximate && same_lanes(a, b)) {
+                kinds |= kind::SSE;
                 let _ = write!(text, " xmm{n}={}/{}", hex(a), hex(b));
             }
         }
         if host_memory != our_memory {
-            self.memory_differences(case, insns, &open, host_memory, our_memory, &mut text);
+            if self.memory_differences(case, insns, &open, host_memory, our_memory, &mut text) {
+                kinds |= kind::MEMORY;
+            }
         }
-        (!text.is_empty()).then_some(text)
+        if kinds == 0 {
+            return Verdict::Same;
+        }
+        let seen = Seen { case, insn: &insns[0], host, ours, kinds };
+        match known(&seen, self.vendor).filter(|_| insns.len() == 1) {
+            Some(n) => Verdict::Known(n),
+            None => Verdict::Different(text),
+        }
     }
 
     fn memory_differences(
@@ -173,7 +197,7 @@ impl Compare {
         host: &[Change],
         ours: &[Change],
         text: &mut String,
-    ) {
+    ) -> bool {
         let mut host = memory(&self.template, case, host);
         let mut ours = memory(&self.template, case, ours);
         let at = insns
@@ -193,7 +217,7 @@ impl Compare {
                 }
             }
         }
-        let mut place = 0;
+        let (mut place, mut found) = (0, false);
         while place < WRITABLE {
             if host[place] == ours[place] {
                 place += 1;
@@ -208,7 +232,9 @@ impl Compare {
                 hex(&ours[place..place + shown])
             );
             place += len;
+            found = true;
         }
+        found
     }
 }
 

@@ -74,12 +74,14 @@ fn many(o: &Options, long: bool) {
     let mut counts = Counts::new();
     let mut failures = Vec::new();
     let mut deaths = 0;
+    let mut known = vec![0; oracle::KNOWN.len()];
     for worker in workers {
         let oracle = worker.join().unwrap_or_else(|_| fail("a worker panicked")).unwrap_or_else(|e| fail(&e));
         for (name, count) in &oracle.counts {
             counts.entry(name.clone()).or_default().add(count);
         }
         deaths += oracle.deaths();
+        known.iter_mut().zip(&oracle.known).for_each(|(a, b)| *a += b);
         failures.extend(oracle.failures);
     }
     let total: u64 = counts.values().map(|c| c.total()).sum();
@@ -90,6 +92,9 @@ fn many(o: &Options, long: bool) {
     }
     for (name, count) in counts.iter().filter(|(_, c)| c.different + c.lost > 0) {
         println!("{name}: {} of {} differ, {} lost", count.different, count.total(), count.lost);
+    }
+    for (row, count) in oracle::KNOWN.iter().zip(&known).filter(|(_, c)| **c > 0) {
+        println!("known, {count} times: {}", row.reason);
     }
     println!(
         "{total} states of {} instructions, {faults} faults, {different} differ, {deaths} deaths, {:.1} s",

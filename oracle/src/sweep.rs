@@ -8,9 +8,10 @@ use system::CpuModel;
 
 use crate::case::{Case, Change, Ending, NO_FAULT, Outcome};
 use crate::codes::{self, Vendor};
-use crate::compare::{Compare, is_breakpoint, landed};
+use crate::compare::{Compare, Verdict, is_breakpoint, landed};
 use crate::doppel::{Doppel, Way};
 use crate::generate::{Encoding, Generator};
+use crate::known::KNOWN;
 use crate::native::Native;
 
 /// How often an instruction was compared.
@@ -82,6 +83,8 @@ pub struct Oracle {
     by_code: Vec<Count>,
     /// Differences found.
     pub failures: Vec<Failure>,
+    /// How often each row of the known differences was needed.
+    pub known: Vec<u64>,
     serial: u64,
 }
 
@@ -115,6 +118,7 @@ impl Oracle {
             by_code: vec![Count::default(); names.len()],
             names,
             failures: Vec::new(),
+            known: vec![0; KNOWN.len()],
             serial: 0,
         })
     }
@@ -251,10 +255,14 @@ impl Oracle {
                 judge(&mut self.doppel, &self.compare, case, &instructions(case), host.out, host.changes, way)
             };
             count.faults += u64::from(host.out.vector != NO_FAULT);
-            if text.is_some() {
-                count.different += 1;
-                if count.different <= KEPT {
-                    found.push((*case, way, insn));
+            match text {
+                Verdict::Same => {}
+                Verdict::Known(n) => self.known[n] += 1,
+                Verdict::Different(_) => {
+                    count.different += 1;
+                    if count.different <= KEPT {
+                        found.push((*case, way, insn));
+                    }
                 }
             }
         }
@@ -290,7 +298,10 @@ impl Oracle {
         if host.ending != Ending::Done {
             return Ok(Some(" the child did not come back".into()));
         }
-        Ok(judge(&mut self.doppel, &self.compare, case, &instructions(case), &host, &changes, way))
+        Ok(match judge(&mut self.doppel, &self.compare, case, &instructions(case), &host, &changes, way) {
+            Verdict::Different(text) => Some(text),
+            Verdict::Same | Verdict::Known(_) => None,
+        })
     }
 
     /// The outcomes of one case on both sides, in words.
@@ -345,6 +356,7 @@ impl Oracle {
         for step in &steps {
             let mut next = best;
             step(&mut next);
+            next.fx.summarise();
             if next == best || next.cs_changed(&best) {
                 continue;
             }
@@ -378,7 +390,7 @@ fn judge(
     host: &Outcome,
     changes: &[Change],
     way: Way,
-) -> Option<String> {
+) -> Verdict {
     let way = if insns.len() > 1 { Way::Chained } else { way };
     let (mut ours, our_changes) = doppel.run(case, way);
     let mut host = *host;

@@ -71,7 +71,7 @@ impl Generator {
         if codes::unfit(&bytes, &insn, bits, self.vendor, &self.features).is_some() {
             return None;
         }
-        if !insn.is_invalid() && insn.len() != bytes.len() {
+        if insn.is_invalid() && codes::cut_off(&bytes, bits) || !insn.is_invalid() && insn.len() != bytes.len() {
             return None;
         }
         Some(Encoding { bytes, insn, bits, cs, ip })

@@ -8,7 +8,7 @@ use frontend_x86::Features;
 
 pub use encode::Encoding;
 pub use state::linear;
-pub(crate) use state::value;
+pub(crate) use state::{base_of, value};
 
 use crate::codes::Vendor;
 use crate::layout;

@@ -33,7 +33,7 @@ pub(super) fn set(case: &mut Case, r: R, value: u64) {
 }
 
 /// Base of a segment as the case has it.
-pub(super) fn base_of(case: &Case, segment: R) -> u64 {
+pub fn base_of(case: &Case, segment: R) -> u64 {
     match (case.bits, segment) {
         (64, R::FS) => case.fs_base,
         (64, R::GS) => case.gs_base,
@@ -173,12 +173,10 @@ impl Generator {
         if r.one_in(4) {
             fsw |= 0x40;
         }
-        if fsw & !fcw & 0x3f != 0 {
-            fsw |= 0x8080;
-        }
         let top = usize::from(fsw >> 11 & 7);
         case.fx.set_fcw(fcw);
         case.fx.set_fsw(fsw);
+        case.fx.summarise();
         case.fx.set_ftw(match r.below(8) {
             0 => r.next() as u8,
             1 => 0xff,

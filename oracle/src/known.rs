@@ -1,0 +1,268 @@
+//! Differences that are known and explained: a table with reasons. Each row excuses only what it names.
+
+use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
+
+use crate::case::{Case, NO_FAULT, Outcome};
+use crate::codes::Vendor;
+use crate::generate::{base_of, linear, value};
+use crate::layout;
+
+/// What differs, as bits.
+pub mod kind {
+    /// The exception.
+    pub const VECTOR: u32 = 1 << 0;
+    /// Its error code.
+    pub const ERROR: u32 = 1 << 1;
+    /// The faulting address.
+    pub const CR2: u32 = 1 << 2;
+    /// The next instruction's address.
+    pub const IP: u32 = 1 << 3;
+    /// A general register.
+    pub const GPR: u32 = 1 << 4;
+    /// RFLAGS.
+    pub const FLAGS: u32 = 1 << 5;
+    /// A segment register.
+    pub const SEG: u32 = 1 << 6;
+    /// XMM registers, MXCSR.
+    pub const SSE: u32 = 1 << 7;
+    /// x87 registers, control word.
+    pub const X87: u32 = 1 << 8;
+    /// Status and tag word.
+    pub const TAGS: u32 = 1 << 9;
+    /// Memory.
+    pub const MEMORY: u32 = 1 << 10;
+}
+
+const FAULT: u32 = kind::VECTOR | kind::ERROR | kind::CR2;
+const ALL: u32 = u32::MAX;
+
+/// A difference to be judged.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    /// The case.
+    pub case: &'a Case,
+    /// Its instruction.
+    pub insn: &'a Instruction,
+    /// The host's outcome.
+    pub host: &'a Outcome,
+    /// The engine's.
+    pub ours: &'a Outcome,
+    /// What differs.
+    pub kinds: u32,
+}
+
+/// One explained difference.
+pub struct Known {
+    /// Why it is no error of the engine.
+    pub reason: &'static str,
+    /// AMD's CPUs only: an Intel host must agree with the engine.
+    amd: bool,
+    /// What may differ.
+    kinds: u32,
+    test: fn(&Seen) -> bool,
+}
+
+/// #GP and #SS.
+const GP: u32 = 13;
+const SS: u32 = 12;
+const PF: u32 = 14;
+
+/// The table.
+pub const KNOWN: &[Known] = &[
+    Known {
+        reason: "RETF and IRET read several words; which of them is read first is not architectural (CR2)",
+        amd: false,
+        kinds: kind::CR2,
+        test: |s| matches!(s.insn.mnemonic(), M::Retf | M::Iret | M::Iretd | M::Iretq),
+    },
+    Known {
+        reason: "an operand of more than 10 bytes that crosses pages: which byte is accessed first is not architectural (CR2)",
+        amd: false,
+        kinds: kind::CR2,
+        test: |s| matches!(s.insn.memory_size().size(), 0 | 11..) && within(s, 768),
+    },
+    Known {
+        reason: "ENTER that faults may have written below the stack pointer (SDM vol. 2, ENTER: frame pointers are pushed \
+                 before ESP is committed)",
+        amd: false,
+        kinds: kind::MEMORY,
+        test: |s| s.insn.mnemonic() == M::Enter && s.host.vector != NO_FAULT,
+    },
+    Known {
+        reason: "REP CMPS and SCAS that fault: Intel restores RFLAGS (SDM vol. 2, REP), AMD leaves the last comparison's",
+        amd: true,
+        kinds: kind::FLAGS,
+        test: |s| is_string_compare(s.insn) && s.host.vector != NO_FAULT,
+    },
+    Known {
+        reason: "CVTxx2PI, CVTPI2xx and MASKMOVQ that fault: AMD has gone over to MMX state before, Intel does so with \
+                 the result",
+        amd: true,
+        kinds: kind::TAGS | kind::CR2,
+        test: |s| {
+            use M::{Cvtpd2pi, Cvtpi2pd, Cvtpi2ps, Cvtps2pi, Cvttpd2pi, Cvttps2pi, Maskmovq};
+            let mmx = matches!(
+                s.insn.mnemonic(),
+                Cvtps2pi | Cvttps2pi | Cvtpd2pi | Cvttpd2pi | Cvtpi2ps | Cvtpi2pd | Maskmovq
+            );
+            mmx && s.host.vector != NO_FAULT && s.host.fx.ftw() == 0xff && s.host.fx.fsw() & 0x3800 == 0
+        },
+    },
+    Known {
+        reason: "MASKMOVDQU and MASKMOVQ that fault: whether CR2 is the operand's address or that of its first byte with \
+                 a set mask bit is not architectural",
+        amd: false,
+        kinds: kind::CR2,
+        test: |s| matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu) && s.host.cr2.abs_diff(s.ours.cr2) < 16,
+    },
+    Known {
+        reason: "POPA that faults: AMD has loaded the registers before the fault; the manual has them loaded or not",
+        amd: true,
+        kinds: kind::GPR,
+        test: |s| matches!(s.insn.mnemonic(), M::Popa | M::Popad) && s.host.vector != NO_FAULT,
+    },
+    Known {
+        reason: "a transfer from 64-bit to compatibility mode: upper halves of registers are undefined (SDM vol. 1, \
+                 3.4.1.1); AMD clears RSP's",
+        amd: true,
+        kinds: kind::GPR,
+        test: |s| {
+            let same = s.host.gpr.iter().zip(&s.ours.gpr).all(|(a, b)| a & 0xffff_ffff == b & 0xffff_ffff);
+            s.case.bits == 64 && s.host.seg[1] != layout::sel::CODE64 && same
+        },
+    },
+    Known {
+        reason: "RETF to another privilege level: AMD reads SS and RSP from the outer stack before it looks at CS",
+        amd: true,
+        kinds: FAULT,
+        test: |s| s.insn.mnemonic() == M::Retf && s.ours.vector == GP && matches!(s.host.vector, PF | SS),
+    },
+    Known {
+        reason: "SHA instructions: Intel wants their memory operand aligned (SDM vol. 2, table 2-21, type 4), AMD does not",
+        amd: true,
+        kinds: ALL,
+        test: |s| format!("{:?}", s.insn.mnemonic()).starts_with("Sha") && s.ours.vector == GP && misaligned(s),
+    },
+    Known {
+        reason: "PUSH of a segment register, 32 bits wide: Intel writes 16 (SDM vol. 2, PUSH), AMD zero-extends",
+        amd: true,
+        kinds: kind::MEMORY | kind::CR2,
+        test: |s| s.insn.mnemonic() == M::Push && s.insn.op0_register().is_segment_register(),
+    },
+    Known {
+        reason: "ARPL: whether its read already asks for write permission is not architectural",
+        amd: false,
+        kinds: FAULT | kind::FLAGS | kind::IP,
+        test: |s| s.insn.mnemonic() == M::Arpl && s.ours.vector == PF && s.ours.error & 2 != 0,
+    },
+    Known {
+        reason: "REP INS and OUTS without I/O permission: AMD raises #GP even when the count is 0",
+        amd: true,
+        kinds: FAULT | kind::IP,
+        test: |s| is_port_string(s.insn) && s.ours.vector == NO_FAULT && s.host.vector == GP,
+    },
+    Known {
+        reason: "near CALL to a bad target with a bad stack: which exception comes first is not architectural",
+        amd: false,
+        kinds: FAULT,
+        test: |s| s.insn.mnemonic() == M::Call && s.ours.vector == GP && matches!(s.host.vector, SS | PF),
+    },
+    Known {
+        reason: "far CALL between 64-bit and compatibility mode: AMD pushes with the new mode's stack address size",
+        amd: true,
+        kinds: ALL,
+        test: |s| far_call_changes_mode(s),
+    },
+    Known {
+        reason: "an access that wraps at 4 GiB in a flat 32-bit segment: the limit check is implementation-specific (SDM \
+                 vol. 3, 5.3)",
+        amd: false,
+        kinds: ALL,
+        test: |s| s.case.bits != 64 && matches!(s.host.vector, GP | SS) && s.ours.vector != s.host.vector && wraps(s),
+    },
+    Known {
+        reason: "MASKMOVQ and MASKMOVDQU with a zero mask: faults are implementation-dependent (SDM vol. 2)",
+        amd: false,
+        kinds: FAULT | kind::IP | kind::TAGS,
+        test: |s| matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu) && zero_mask(s),
+    },
+    Known {
+        reason: "a misaligned operand beyond SS's limit: #GP and #SS are of one class, their order is not architectural",
+        amd: false,
+        kinds: kind::VECTOR,
+        test: |s| (s.host.vector, s.ours.vector) == (GP, SS) && misaligned(s),
+    },
+];
+
+/// The row that explains a difference.
+pub fn known(seen: &Seen, vendor: Vendor) -> Option<usize> {
+    KNOWN.iter().position(|row| {
+        (!row.amd || vendor == Vendor::Amd) && seen.kinds & !row.kinds == 0 && (row.test)(seen)
+    })
+}
+
+/// The memory operand's linear address.
+fn operand(s: &Seen) -> Option<u64> {
+    (0..s.insn.op_count()).find(|n| s.insn.op_kind(*n) == OpKind::Memory).and_then(|n| linear(s.case, s.insn, n))
+}
+
+fn misaligned(s: &Seen) -> bool {
+    operand(s).is_some_and(|lin| lin % 16 != 0)
+}
+
+/// Both faulting addresses lie in the first `len` bytes of the operand.
+fn within(s: &Seen, len: u64) -> bool {
+    operand(s).is_some_and(|lin| s.host.cr2.wrapping_sub(lin) < len && s.ours.cr2.wrapping_sub(lin) < len)
+}
+
+fn is_string_compare(insn: &Instruction) -> bool {
+    use M::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Scasb, Scasd, Scasq, Scasw};
+    matches!(insn.mnemonic(), Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq)
+}
+
+fn is_port_string(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd)
+}
+
+/// Where a far CALL leads, if that is not the mode that it comes from.
+fn far_call_changes_mode(s: &Seen) -> bool {
+    let selector = match s.insn.code() {
+        Code::Call_ptr1616 | Code::Call_ptr1632 => s.insn.far_branch_selector(),
+        Code::Call_m1616 | Code::Call_m1632 => {
+            let offset = if s.insn.code() == Code::Call_m1616 { 2 } else { 4 };
+            let Some(at) = operand(s).and_then(|lin| layout::arena_offset(lin.wrapping_add(offset))) else {
+                return false;
+            };
+            let mut bytes = [0; 2];
+            s.case.peek(&layout::template(), at, &mut bytes);
+            u16::from_le_bytes(bytes)
+        }
+        _ => return false,
+    };
+    (layout::segment(selector).attr & x86::attr::L != 0) != (s.case.bits == 64)
+}
+
+/// The operand, or the stack's word, reaches beyond 4 GiB.
+fn wraps(s: &Seen) -> bool {
+    let beyond = |lin: u64, base: u64, size: u64| (lin.wrapping_sub(base) & 0xffff_ffff) + size.max(1) > 1 << 32;
+    let size = s.insn.memory_size().size() as u64;
+    let memory = (0..s.insn.op_count()).any(|n| {
+        let segment = if s.insn.op_kind(n) == OpKind::Memory { s.insn.memory_segment() } else { Register::ES };
+        linear(s.case, s.insn, n).is_some_and(|lin| {
+            beyond(lin, base_of(s.case, segment), size) || beyond(lin, base_of(s.case, s.insn.memory_segment()), size)
+        })
+    });
+    let sp = value(s.case, Register::ESP);
+    memory || s.insn.is_stack_instruction() && sp.wrapping_sub(64) & 0xffff_ffff > 0xffff_ff00
+}
+
+fn zero_mask(s: &Seen) -> bool {
+    let (register, fx) = (s.insn.op2_register(), &s.case.fx);
+    let mask = if register.is_mm() {
+        let top = usize::from(fx.fsw() >> 11 & 7);
+        &fx.st((register.number() + 8 - top) & 7)[..8]
+    } else {
+        fx.xmm(register.number())
+    };
+    mask.iter().all(|b| b & 0x80 == 0)
+}
