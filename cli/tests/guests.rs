@@ -1,0 +1,191 @@
+//! Unmodified guests: Debian's kernels to a shell script and power-off, by each boot protocol, memtest86+, and what
+//! their messages may not hold.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use guests::{Guest, Init, initramfs, require};
+
+/// What a healthy kernel doesn't say.
+const ALARMS: &[&str] = &[
+    "BUG", "WARNING", "Firmware Bug", "Call Trace", "unstable", "unchecked MSR", "purious", "nobody cared", "imeout",
+    "imed out", "ailed", "report a bug", "fail to",
+];
+
+/// The script that guests run.
+const SCRIPT: &str = "echo @@UP $(uname -m) $(grep -c ^processor /proc/cpuinfo)\n\
+    grep . /sys/devices/system/cpu/vulnerabilities/* | sed 's/^/@@V /'\n\
+    grep -m1 ^flags /proc/cpuinfo | sed 's/^/@@F /'\n\
+    echo @@SUM $(head -c 300000 /bin/busybox | md5sum)\n";
+
+fn doppel(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doppel"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A file of this test run.
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn initrd(name: &str, busybox: Guest, script: &str) -> Option<PathBuf> {
+    let busybox = fs::read(require(busybox)?).expect("busybox can be read");
+    let path = scratch(name);
+    fs::write(&path, initramfs(&busybox, &Init::Script(script.to_owned()))).expect("the target folder takes files");
+    Some(path)
+}
+
+/// Boots a Linux kernel with messages on the serial line; returns them.
+fn boot(kernel: &str, initrd: &Path, more: &[&str]) -> String {
+    let initrd = initrd.to_str().expect("a UTF-8 path");
+    let append = "console=ttyS0 panic=-1";
+    let mut arguments = vec!["run", "--engine", "interp", "--no-reboot", "--kernel", kernel, "--initrd", initrd];
+    arguments.extend(["--append", append]);
+    arguments.extend(more);
+    let Output { status, stdout, stderr } = doppel(&arguments).output().expect("doppel starts");
+    let text = String::from_utf8_lossy(&stdout).into_owned();
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{status}: {said}\n{text}");
+    text
+}
+
+fn allowed() -> Vec<String> {
+    include_str!("messages.txt")
+        .lines()
+        .filter(|l| !l.starts_with('#') && !l.is_empty())
+        .map(|l| l.split(" | ").next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn check_messages(text: &str) {
+    let allowed = allowed();
+    let bad: Vec<_> = text
+        .lines()
+        .filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)))
+        .filter(|line| !allowed.iter().any(|ok| line.contains(ok.as_str())))
+        .collect();
+    assert!(bad.is_empty(), "not in cli/tests/messages.txt:\n{}", bad.join("\n"));
+}
+
+fn check_boot(text: &str, up: &str) {
+    assert!(text.contains(up), "no `{up}` in\n{text}");
+    assert!(text.contains("reboot: Power down"), "{text}");
+    check_messages(text);
+}
+
+/// Boots `kernel` with `more`, and checks it.
+fn linux(kernel: Guest, busybox: Guest, name: &str, up: &str, more: &[&str]) -> Option<String> {
+    let kernel = require(kernel)?;
+    let initrd = initrd(name, busybox, SCRIPT)?;
+    let text = boot(kernel.to_str().expect("a UTF-8 path"), &initrd, more);
+    check_boot(&text, up);
+    Some(text)
+}
+
+#[test]
+fn the_cloud_kernel_boots_and_finds_no_hole_in_the_cpu() {
+    let Some(text) = linux(Guest::CloudKernel, Guest::Busybox, "cloud.cpio", "@@UP x86_64 1", &[]) else { return };
+    for line in text.lines().filter(|l| l.contains("@@V ")) {
+        let fine = ["Not affected", "spectre_v1:Mitigation", "spectre_v2:Mitigation: Enhanced"];
+        assert!(fine.iter().any(|ok| line.contains(ok)), "{line}");
+    }
+    assert!(!text.contains("page tables isolation") && !text.contains("Retpoline"), "{text}");
+    for flag in ["x2apic", "tsc_deadline_timer", "erms", "fsrm", "pcid", "constant_tsc", "hypervisor"] {
+        assert!(text.contains(&format!(" {flag} ")), "the guest doesn't see {flag}");
+    }
+}
+
+#[test]
+fn the_cloud_kernel_boots_with_memory_above_4_gib() {
+    linux(Guest::CloudKernel, Guest::Busybox, "cloud5g.cpio", "@@UP x86_64 1", &["--mem", "5G"]);
+}
+
+#[test]
+fn the_cloud_kernel_boots_on_four_cpus() {
+    linux(Guest::CloudKernel, Guest::Busybox, "cloud4.cpio", "@@UP x86_64 4", &["--cpus", "4"]);
+}
+
+#[test]
+fn the_cloud_kernel_boots_with_5_levels_and_protection_keys() {
+    let more = ["--cpu", "default,+pku,+la57"];
+    let Some(text) = linux(Guest::CloudKernel, Guest::Busybox, "cloud57.cpio", "@@UP x86_64 1", &more) else { return };
+    assert!(text.contains(" la57 ") && text.contains(" ospke "), "{text}");
+}
+
+#[test]
+fn the_cloud_kernel_boots_by_its_pvh_entry() {
+    linux(Guest::CloudVmlinux, Guest::Busybox, "pvh.cpio", "@@UP x86_64 1", &[]);
+}
+
+#[test]
+fn the_amd64_kernel_boots() {
+    linux(Guest::Amd64Kernel, Guest::Busybox, "amd64.cpio", "@@UP x86_64 1", &[]);
+}
+
+#[test]
+fn the_686_kernel_boots() {
+    linux(Guest::I686Kernel, Guest::BusyboxI386, "i686.cpio", "@@UP i686 1", &[]);
+}
+
+#[test]
+fn the_686_kernel_boots_with_memory_above_4_gib() {
+    linux(Guest::I686Kernel, Guest::BusyboxI386, "i686-5g.cpio", "@@UP i686 1", &["--mem", "5G"]);
+}
+
+#[test]
+fn a_kernel_panic_is_the_guests_affair() {
+    // Without an initrd there is no root: the kernel panics and asks for a reset.
+    let Some(kernel) = require(Guest::CloudKernel) else { return };
+    let kernel = kernel.to_str().expect("a UTF-8 path");
+    let append = "console=ttyS0 panic=-1";
+    let arguments = ["run", "--no-reboot", "--kernel", kernel, "--append", append];
+    let output = doppel(&arguments).output().expect("doppel starts");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Kernel panic - not syncing"), "{output:?}");
+}
+
+/// Runs memtest86+ until its serial screen shows test #6. Quick tests may be over before the screen is drawn.
+fn memtest(image: Guest) {
+    let Some(image) = require(image) else { return };
+    let image = image.to_str().expect("a UTF-8 path");
+    let append = "console=ttyS0,115200";
+    let mut child = doppel(&["run", "--mem", "24M", "--kernel", image, "--append", append])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("doppel starts");
+    let mut screen = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut text = String::new();
+    // The screen is drawn with escape sequences; there are no lines to speak of.
+    while !text.contains("#6 ") {
+        let bytes = screen.fill_buf().expect("the pipe can be read").to_vec();
+        assert!(!bytes.is_empty(), "memtest ended: {text}");
+        screen.consume(bytes.len());
+        text.push_str(&String::from_utf8_lossy(&bytes));
+    }
+    child.kill().expect("the child is ours");
+    let mut rest = Vec::new();
+    screen.read_to_end(&mut rest).expect("the pipe can be read");
+    child.wait().expect("the child ends");
+    let shown: Vec<u32> = text
+        .match_indices('#')
+        .filter_map(|(at, _)| text[at + 1..].split_once("  [").and_then(|(number, _)| number.trim().parse().ok()))
+        .collect();
+    assert!(shown.is_sorted() && shown.len() >= 3, "tests shown: {shown:?}");
+    let errors: Vec<_> = text.match_indices("Errors:").map(|(at, _)| text[at..].chars().take(24).collect::<String>()).collect();
+    assert!(!errors.is_empty(), "no error count on the screen: {text}");
+    assert!(errors.iter().all(|e| e.contains("Errors: 0")), "{errors:?}");
+}
+
+#[test]
+fn memtest_counts_up_its_tests_in_32_bits() {
+    memtest(Guest::MemtestIa32);
+}
+
+#[test]
+fn memtest_counts_up_its_tests_in_64_bits() {
+    memtest(Guest::MemtestX64);
+}
