@@ -46,6 +46,8 @@ pub mod word {
     pub const REST: usize = 7;
     /// Instructions begun, when handlers are counted.
     pub const INSNS: usize = 8;
+    /// The exception flags that the host's x87 holds.
+    pub const X87: usize = 9;
 }
 
 /// A handler.
@@ -114,6 +116,17 @@ impl LOp {
         // SAFETY: every lowered block ends in a terminal handler, which does not ask for its successor, so that the
         // op behind any other one is part of the same array.
         unsafe { &*next }
+    }
+}
+
+impl LOp {
+    /// The op `n` places behind.
+    #[inline(always)]
+    pub fn ahead(&self, n: u16) -> &Self {
+        let op = std::ptr::from_ref(self).wrapping_add(usize::from(n));
+        // SAFETY: only handlers whose lowering counted the ops of their instruction ask for one behind those; as in
+        // `next`, there is one.
+        unsafe { &*op }
     }
 }
 

@@ -123,14 +123,8 @@ impl Interp {
         if let Some(block) = self.cache.get(key) {
             let limit = v.st.seg[1].limit;
             let inside = flat || limit == u32::MAX || v.st.rip + block.bytes.len() as u64 - 1 <= u64::from(limit);
-            let same_second = match block.second {
-                None => true,
-                Some(second) => v
-                    .mmu
-                    .fetch_page(LinAddr((lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE)))
-                    .is_ok_and(|p| p.page.0 == second),
-            };
-            if inside && same_second && (!block.stale && settled(v, block) || refreshed(v, block)) {
+            // A block that no longer stands may end before the second page: that must not be touched then.
+            if inside && (!block.stale && settled(v, block) || refreshed(v, block)) && same_second(v, block, lin) {
                 return Ok(Found::Cached(key));
             }
         }
@@ -376,6 +370,7 @@ impl Engine for Interp {
         let before = v.st.mxcsr;
         host::fetch_mxcsr_flags(v);
         v.st.mxcsr = before;
+        crate::x87::enter(v);
         let why = loop {
             self.check_code(v);
             match v.boundary() {
@@ -454,6 +449,12 @@ fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool
     let ram = v.mmu.ram();
     ram.read(PhysAddr(phys), first).is_ok()
         && (rest.is_empty() || second.is_some_and(|second| ram.read(PhysAddr(second), rest).is_ok()))
+}
+
+/// Whether a block's second page is still mapped behind its first.
+fn same_second(v: &mut Vcpu, block: &Block, lin: u64) -> bool {
+    let next = LinAddr((lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE));
+    block.second.is_none_or(|second| v.mmu.fetch_page(next).is_ok_and(|p| p.page.0 == second))
 }
 
 /// Whether the block's bytes are still in memory.

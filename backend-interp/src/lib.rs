@@ -2,9 +2,12 @@
 
 mod block;
 mod code;
+#[cfg(test)]
+mod compare;
 mod engine;
 mod handlers;
 mod host;
 mod lower;
+mod x87;
 
 pub use engine::{Interp, Stats};

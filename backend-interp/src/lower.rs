@@ -3,6 +3,7 @@
 mod address;
 mod fuse;
 mod select;
+mod x87;
 
 use ir::{Block, Op, OpCode, Operand, Width};
 use system::{FlagOp, offset};
@@ -40,6 +41,8 @@ pub struct Lower<'a> {
     ops: &'a [Op],
     mode: frontend_x86::Mode,
     stubs: &'a mut Stubs,
+    /// Vector and x87 instructions are done by crate `portable` alone: what tests compare the others with.
+    exact: bool,
     out: Lowered,
     /// For each temporary: its field, and the last op that reads it.
     temps: Vec<(u16, u32)>,
@@ -60,10 +63,16 @@ pub struct Lower<'a> {
 
 /// Lowers a block. `None` when it needs more temporaries than there are: the caller cuts it shorter.
 pub fn lower(block: &Block, mode: frontend_x86::Mode, stubs: &mut Stubs) -> Option<Lowered> {
+    lower_by(block, mode, stubs, false)
+}
+
+/// Lowers a block; `exact` keeps the host's vector unit and x87 out of it.
+pub fn lower_by(block: &Block, mode: frontend_x86::Mode, stubs: &mut Stubs, exact: bool) -> Option<Lowered> {
     let mut lower = Lower {
         ops: &block.ops,
         mode,
         stubs,
+        exact,
         out: Lowered { ops: Vec::with_capacity(block.ops.len() + 2), ..Lowered::default() },
         temps: vec![(0, 0); usize::from(block.temps)],
         uses: vec![0; usize::from(block.temps)],

@@ -238,7 +238,7 @@ impl Lower<'_> {
             _ => None,
         };
         let register = |o: Operand| matches!(o, Operand::Reg(_) | Operand::High(_));
-        let exits = [self.exit(jcc.a, jcc.width)?, self.exit(jcc.b, self.mode.ip())?];
+        let exits = [self.exit(jcc.a, jcc.width)?, self.exit(jcc.b, jcc.width)?];
         let cc = jcc.sub;
         if !register(op.a) {
             return None;

@@ -118,6 +118,9 @@ impl Lower<'_> {
             self.insn(op);
             return Some(1);
         }
+        if let Some(taken) = self.x87_memory(at) {
+            return Some(taken);
+        }
         if let Some(taken) = self.fused(at) {
             return Some(taken);
         }
@@ -132,7 +135,7 @@ impl Lower<'_> {
         Some(1)
     }
 
-    fn single_op(&mut self, at: usize, op: &Op) -> Option<()> {
+    pub(super) fn single_op(&mut self, at: usize, op: &Op) -> Option<()> {
         let w = op.width;
         let wanted = !op.flags.is_empty();
         match op.code {
@@ -320,10 +323,7 @@ impl Lower<'_> {
             OpCode::String => self.push(LOp { run: sys::string, imm: op.sub.into(), ..self.blank() }),
             OpCode::VecLoad | OpCode::VecStore => self.vec_move(at, op)?,
             OpCode::Vec => self.vec(at, op)?,
-            OpCode::X87 => {
-                let imm = self.describe(at, op, false)?;
-                self.push(LOp { run: sys::x87, imm, ..self.blank() });
-            }
+            OpCode::X87 => self.x87(at, op)?,
             OpCode::Call => {
                 let (a, b, c) = (self.field(at, op.a)?, self.field(at, op.b)?, self.field(at, op.c)?);
                 let d = self.dest(at, op.dst)?;
@@ -354,12 +354,12 @@ impl Lower<'_> {
                 self.terminal(LOp { run: branch::jump, ..self.blank() }, &[exit]);
             }
             OpCode::Branch => {
-                let exits = [self.exit(op.a, w)?, self.exit(op.b, self.mode.ip())?];
+                let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
                 let run = self.branch_handler(op.sub);
                 self.terminal(LOp { run, ..self.blank() }, &exits);
             }
             OpCode::BranchNz => {
-                let exits = [self.exit(op.a, w)?, self.exit(op.b, self.mode.ip())?];
+                let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
                 let a = self.field(at, op.c)?;
                 let run: Handler = by_width!(w, |T| branch::branch_nz::<T>);
                 self.terminal(LOp { run, a, ..self.blank() }, &exits);
@@ -716,7 +716,7 @@ impl Lower<'_> {
     }
 
     /// Boxes the description of a vector or x87 instruction; returns the pointer to it.
-    fn describe(&mut self, at: usize, op: &Op, with_stub: bool) -> Option<i64> {
+    pub(super) fn describe(&mut self, at: usize, op: &Op, with_stub: bool) -> Option<i64> {
         let code = Code::try_from(op.sub as usize).ok()?;
         let mut fields = [0; 4];
         for (field, operand) in fields[1..].iter_mut().zip([op.a, op.b, op.c]) {

@@ -13,7 +13,7 @@ static CONTROL: u16 = DEFAULT_CW;
 
 /// Runs an asm block that leaves the status word in AX.
 macro_rules! x87 {
-    ($($line:literal),+; $($name:ident = $value:expr),*) => {{
+    ($($line:expr),+; $($name:ident = $value:expr),*) => {{
         let status: u16;
         // SAFETY: the callers' contract; see the head of this file.
         unsafe {
