@@ -46,7 +46,7 @@ pub mod word {
     pub const REST: usize = 7;
     /// Instructions begun, when handlers are counted.
     pub const INSNS: usize = 8;
-    /// The exception flags that the host's x87 holds.
+    /// What the fast x87 keeps; see `x87::kept`.
     pub const X87: usize = 9;
 }
 

@@ -1,8 +1,11 @@
 //! Lowers x87 instructions: a fast handler where there is one, and behind those that access memory the plain ops.
 
+use std::mem::offset_of;
+
 use iced_x86::Code;
 use ir::{Op, OpCode, Operand, SegBase, Width};
 use system::offset;
+use x86::Segment;
 
 use super::Lower;
 use crate::code::{Handler, LOp};
@@ -57,6 +60,11 @@ impl Lower<'_> {
                 if x87.code != OpCode::X87 || store.code != OpCode::VecStore || store.a != x87.dst {
                     return None;
                 }
+                // The second of two probes is of another address.
+                let same = |a: &ir::Mem, b: &ir::Mem| (a.base, a.index, a.disp, a.addr) == (b.base, b.index, b.disp, b.addr);
+                if !access.mem.zip(store.mem).is_some_and(|(a, b)| same(&a, &b)) {
+                    return None;
+                }
                 (x87, x87::to_memory(code(x87)?)?, n + 2)
             }
             _ => return None,
@@ -73,10 +81,11 @@ impl Lower<'_> {
         let address = self.address(begin, &mem, 0)?;
         let a = if linear { offset::ZERO as u16 } else { self.field(begin, x87.b)? };
         let segment = match x87.c {
-            Operand::Imm(segment) => segment & 7,
-            _ => 3,
+            Operand::Imm(segment) => x86::Seg::from_index(segment as usize).unwrap_or(x86::Seg::Ds),
+            _ => x86::Seg::Ds,
         };
-        let mut imm = i64::from(address.scale) | segment << packed::SEGMENT;
+        let selector = offset::seg_base(segment) - offset_of!(Segment, base) + offset_of!(Segment, selector);
+        let mut imm = i64::from(address.scale) | (selector as i64) << packed::SELECTOR;
         for (wanted, bit) in [
             (address.a32, packed::A32),
             (self.mode.code64(), packed::CODE64),

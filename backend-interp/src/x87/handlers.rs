@@ -3,30 +3,31 @@
 // UNSAFETY: the TLB gives a host address for exactly the bytes asked for; it is used at once.
 
 use system::Vcpu;
-use system::cpuid::Feature;
 use x86::{LinAddr, Seg};
 
 use super::host::{self, DEFAULT_CW};
-use super::packed;
-use super::traits::{FromMemory, Register, ToMemory, note, pop, sw, top};
-use crate::code::{Int, LOp, go, next, word};
+use super::traits::{FromMemory, Register, ToMemory, find_top, note, pop, st, sw, top};
+use super::{kept, packed};
+use crate::code::{Int, LOp, go, next};
 use crate::handlers::memory::ea;
 use crate::handlers::system as sys;
 
 /// The host's flags that the guest's lack.
 #[inline(always)]
 fn stale(v: &Vcpu) -> u16 {
-    v.engine[word::X87] as u16 & !v.st.fpu.fsw & sw::FLAGS
+    u16::get(v, kept::FLAGS) & !v.st.fpu.fsw & sw::FLAGS
 }
 
 /// Nothing stands in the way, and the host's control word is the guest's.
 #[inline(always)]
 fn open(v: &Vcpu) -> bool {
     let fpu = &v.st.fpu;
-    (fpu.fcw ^ DEFAULT_CW) | (fpu.fsw & sw::PENDING) | stale(v) == 0
+    let top = (top(v) as u16) << 11;
+    (fpu.fcw ^ DEFAULT_CW) | ((fpu.fsw ^ top) & (sw::PENDING | sw::TOP)) | stale(v) == 0
 }
 
-/// Nothing stands in the way but the control word or old flags of the host.
+/// Nothing stands in the way but the control word, old flags of the host or an old TOP.
+#[inline(always)]
 fn nearly_open(v: &Vcpu) -> bool {
     let fpu = &v.st.fpu;
     fpu.fcw & sw::FLAGS == sw::FLAGS && fpu.fsw & sw::PENDING == 0
@@ -36,7 +37,7 @@ fn nearly_open(v: &Vcpu) -> bool {
 fn prepare(v: &mut Vcpu) {
     if stale(v) != 0 {
         host::clear_flags();
-        v.engine[word::X87] = 0;
+        u16::put(v, kept::FLAGS, 0);
     }
     host::control(&v.st.fpu.fcw);
 }
@@ -48,26 +49,21 @@ fn fits(v: &Vcpu, full: u8, room: bool) -> bool {
     tags & full == full && !(room && tags & 0x80 != 0)
 }
 
-/// Whether FCS and FDS are kept.
-#[inline(always)]
-fn selectors(v: &Vcpu) -> bool {
-    !v.model.has(Feature::ZeroFcsFds)
-}
-
 /// FIP and FCS; `disp` is -1 in 64-bit code, else 0.
 #[inline(always)]
 fn pointers(v: &mut Vcpu, op: &LOp, code64: bool) {
     let ip = v.st.rip.wrapping_add(u64::from(op.pc));
     v.st.fpu.fip = if code64 { ip } else { ip & 0xffff_ffff };
-    v.st.fpu.fcs = if selectors(v) { v.st.seg[Seg::Cs as usize].selector } else { 0 };
+    v.st.fpu.fcs = v.st.seg[Seg::Cs as usize].selector & u16::get(v, kept::SELECTORS);
 }
 
 /// FIP, FCS, FDP and FDS.
 #[inline(always)]
 fn memory_pointers(v: &mut Vcpu, op: &LOp, lin: u64) {
     pointers(v, op, op.imm & packed::CODE64 != 0);
+    let selector = u16::get(v, (op.imm >> packed::SELECTOR) as u16);
     v.st.fpu.fdp = if op.imm & packed::LINEAR != 0 { lin } else { u64::get(v, op.a) };
-    v.st.fpu.fds = if selectors(v) { v.st.seg[(op.imm >> packed::SEGMENT) as usize % 6].selector } else { 0 };
+    v.st.fpu.fds = selector & u16::get(v, kept::SELECTORS);
 }
 
 #[inline(always)]
@@ -90,6 +86,7 @@ pub extern "C" fn register<K: Register>(v: &mut Vcpu, op: &LOp) -> u32 {
 
 #[inline(never)]
 extern "C" fn register_otherwise<K: Register>(v: &mut Vcpu, op: &LOp) -> u32 {
+    find_top(v);
     let rounds = !K::NEAREST || v.st.fpu.fcw & 0xc00 == 0;
     if nearly_open(v) && rounds && fits(v, K::full(op.a), K::ROOM) {
         if K::HOST {
@@ -124,6 +121,7 @@ pub extern "C" fn from_memory<K: FromMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
 
 #[inline(never)]
 extern "C" fn from_memory_otherwise<K: FromMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
+    find_top(v);
     let lin = address(v, op);
     if nearly_open(v)
         && fits(v, u8::from(!K::PUSH), K::PUSH)
@@ -145,7 +143,7 @@ extern "C" fn from_memory_otherwise<K: FromMemory>(v: &mut Vcpu, op: &LOp) -> u3
 /// `m` points to memory for the operand.
 #[inline(always)]
 unsafe fn stored<K: ToMemory>(v: &mut Vcpu, m: *mut u8) {
-    let a = v.st.fpu.regs.as_mut_ptr().cast::<u8>().wrapping_add(top(v) as usize * 16);
+    let a = st(v, 0);
     // SAFETY: a register of the context, and the caller's operand.
     let status = unsafe { K::run(a, m) };
     note(v, status, sw::C1);
@@ -175,6 +173,7 @@ pub extern "C" fn to_memory<K: ToMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
 
 #[inline(never)]
 extern "C" fn to_memory_otherwise<K: ToMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
+    find_top(v);
     let lin = address(v, op);
     if nearly_open(v)
         && fits(v, 1, false)

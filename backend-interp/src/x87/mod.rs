@@ -30,15 +30,36 @@ pub mod packed {
     pub const CODE64: i64 = 1 << 5;
     /// The linear address is the operand's offset; else that lies in the field `a`.
     pub const LINEAR: i64 = 1 << 6;
-    /// Where the segment register's number begins.
-    pub const SEGMENT: u32 = 16;
+    /// Where the byte offset of the segment's selector begins.
+    pub const SELECTOR: u32 = 16;
+}
+
+/// What the engine's word for the x87 holds: byte offsets in the context, to be read and written at these widths only,
+/// since a wider access would wait for the narrower ones before it.
+#[cfg(target_arch = "x86_64")]
+mod kept {
+    use std::mem::offset_of;
+    use system::Vcpu;
+
+    const WORD: usize = offset_of!(Vcpu, engine) + 8 * crate::code::word::X87;
+    /// 16 bits: the exception flags that the host's status word holds.
+    pub const FLAGS: u16 = WORD as u16;
+    /// 16 bits: ones where FCS and FDS are kept, else zero.
+    pub const SELECTORS: u16 = WORD as u16 + 2;
+    /// 32 bits: a copy of TOP. What depends on FSW itself waits for the status word of the operation before; the copy
+    /// is compared with FSW, which a predicted branch waits for, while operands are found without it.
+    pub const TOP: u16 = WORD as u16 + 4;
 }
 
 /// Notes which flags the host's status word holds, before blocks run: other code of the process may have left some.
 pub fn enter(v: &mut Vcpu) {
     #[cfg(target_arch = "x86_64")]
     {
-        v.engine[crate::code::word::X87] = u64::from(host::flags());
+        use crate::code::Int;
+        let selectors = !v.model.has(system::cpuid::Feature::ZeroFcsFds);
+        u16::put(v, kept::FLAGS, host::flags());
+        u16::put(v, kept::SELECTORS, if selectors { 0xffff } else { 0 });
+        traits::find_top(v);
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = v;

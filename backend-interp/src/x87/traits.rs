@@ -8,7 +8,8 @@ use ir::Cond;
 use system::Vcpu;
 
 use super::host::{self, Binary};
-use crate::code::{LOp, word};
+use super::kept;
+use crate::code::{Int, LOp};
 
 /// Condition codes and fields of the status word.
 pub mod sw {
@@ -75,25 +76,39 @@ pub trait ToMemory {
 /// The index of ST(0).
 #[inline(always)]
 pub fn top(v: &Vcpu) -> u32 {
-    u32::from(v.st.fpu.fsw >> 11 & 7)
+    u32::get(v, kept::TOP)
 }
 
-/// ST(i).
 #[inline(always)]
-fn st(v: &mut Vcpu, i: u16) -> *mut u8 {
-    let n = (v.st.fpu.fsw >> 11).wrapping_add(i) & 7;
-    v.st.fpu.regs.as_mut_ptr().cast::<u8>().wrapping_add(usize::from(n) * 16)
+fn set_top(v: &mut Vcpu, top: u32) {
+    let top = top & 7;
+    let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(kept::TOP)).cast::<u32>();
+    // SAFETY: half of the engine's word.
+    unsafe { at.write(top) };
+    v.st.fpu.fsw = v.st.fpu.fsw & !sw::TOP | (top as u16) << 11;
+}
+
+/// Takes TOP over from FSW.
+pub fn find_top(v: &mut Vcpu) {
+    set_top(v, v.st.fpu.top().into());
 }
 
 #[inline(always)]
 fn index(v: &Vcpu, i: u16) -> usize {
-    usize::from((v.st.fpu.fsw >> 11).wrapping_add(i) & 7)
+    top(v).wrapping_add(i.into()) as usize & 7
+}
+
+/// ST(i).
+#[inline(always)]
+pub fn st(v: &mut Vcpu, i: u16) -> *mut u8 {
+    let n = index(v, i);
+    v.st.fpu.regs.as_mut_ptr().cast::<u8>().wrapping_add(n * 16)
 }
 
 /// Takes the flags and, of the condition codes, those in `codes` from the host's status word.
 #[inline(always)]
 pub fn note(v: &mut Vcpu, status: u16, codes: u16) {
-    v.engine[word::X87] = u64::from(status & sw::FLAGS);
+    u16::put(v, kept::FLAGS, status & sw::FLAGS);
     v.st.fpu.fsw = v.st.fpu.fsw & !codes | status & (codes | sw::FLAGS);
 }
 
@@ -106,18 +121,16 @@ fn clear_c1(v: &mut Vcpu) {
 #[inline(always)]
 pub fn pop(v: &mut Vcpu) {
     let top = top(v);
-    let fpu = &mut v.st.fpu;
-    fpu.ftw &= !(1 << top);
-    fpu.fsw = fpu.fsw & !sw::TOP | fpu.fsw.wrapping_add(1 << 11) & sw::TOP;
+    v.st.fpu.ftw &= !(1 << (top & 7));
+    set_top(v, top + 1);
 }
 
 /// Makes a full register on top.
 #[inline(always)]
 fn push(v: &mut Vcpu) {
-    let fpu = &mut v.st.fpu;
-    fpu.fsw = fpu.fsw & !sw::TOP | fpu.fsw.wrapping_sub(1 << 11) & sw::TOP;
-    let top = top(v);
+    let top = (top(v) + 7) & 7;
     v.st.fpu.ftw |= 1 << top;
+    set_top(v, top);
 }
 
 /// ST(0) = ST(0) op ST(i).
@@ -421,8 +434,7 @@ impl<const BY: u16> Register for Rotate<BY> {
     #[inline(always)]
     fn run(v: &mut Vcpu, _op: &LOp) {
         clear_c1(v);
-        let fsw = v.st.fpu.fsw;
-        v.st.fpu.fsw = fsw & !sw::TOP | fsw.wrapping_add(BY << 11) & sw::TOP;
+        set_top(v, top(v) + u32::from(BY));
     }
 }
 
