@@ -44,19 +44,30 @@ pub struct ExecArgs {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
     /// The CPU: default, v1 or v2, and features with + or -
-    #[arg(long, value_name = "MODEL,+f,-f", default_value = "default", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "MODEL,+f,-f",
+        default_value = "default",
+        allow_hyphen_values = true
+    )]
     pub cpu: String,
 }
 
 #[derive(Debug, Args)]
 pub struct CtlArgs {
     /// The machine's monitor socket, and a command
-    #[arg(value_name = "SOCKET COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "SOCKET COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub words: Vec<String>,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "With a serial port on your terminal, Ctrl-A x quits and Ctrl-A h lists the other keys.")]
+#[command(
+    after_help = "With a serial port on your terminal, Ctrl-A x quits and Ctrl-A h lists the other keys."
+)]
 pub struct RunArgs {
     /// A disk image to boot from (not built yet)
     #[arg(value_name = "DISK")]
@@ -71,7 +82,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::mem)]
     pub mem: u64,
     /// The CPU: default, v1 or v2, and features with + or -
-    #[arg(long, value_name = "MODEL,+f,-f", default_value = "default", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "MODEL,+f,-f",
+        default_value = "default",
+        allow_hyphen_values = true
+    )]
     pub cpu: String,
     /// A kernel to load: bzImage, ELF with a PVH note, multiboot (protocol=linux|pvh|multiboot|multiboot2 chooses)
     #[arg(long, value_name = "FILE[,protocol=P]")]
@@ -80,7 +96,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<String>,
     /// The kernel's command line
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     pub append: String,
     /// builtin or FILE (not built yet)
     #[arg(long, value_name = "FIRMWARE", default_value = "builtin")]
@@ -169,18 +191,38 @@ mod tests {
     #[test]
     fn defaults() {
         let cli = Cli::try_parse_from(["doppel", "run", "--kernel", "vmlinuz"]).expect("good");
-        let Some(Command::Run(run)) = cli.command else { panic!("run") };
-        assert_eq!((run.engine.as_str(), run.cpus, run.mem), ("auto", 1, 512 << 20));
-        assert_eq!((run.net.as_str(), run.display.as_str(), run.ticks.as_str()), ("user", "none", "catchup"));
-        assert_eq!((run.firmware.as_str(), run.append.as_str()), ("builtin", ""));
+        let Some(Command::Run(run)) = cli.command else {
+            panic!("run")
+        };
+        assert_eq!(
+            (run.engine.as_str(), run.cpus, run.mem),
+            ("auto", 1, 512 << 20)
+        );
+        assert_eq!(
+            (run.net.as_str(), run.display.as_str(), run.ticks.as_str()),
+            ("user", "none", "catchup")
+        );
+        assert_eq!(
+            (run.firmware.as_str(), run.append.as_str()),
+            ("builtin", "")
+        );
         assert!(run.serial.is_empty() && run.debug_exit.is_none() && !run.no_reboot);
-        assert!(Cli::try_parse_from(["doppel"]).expect("good").command.is_none());
+        assert!(
+            Cli::try_parse_from(["doppel"])
+                .expect("good")
+                .command
+                .is_none()
+        );
     }
 
     #[test]
     fn values_that_begin_with_a_hyphen() {
-        let line = ["doppel", "run", "--append", "-s quiet", "--cpu", "-nx", "disk.img"];
-        let Some(Command::Run(run)) = Cli::try_parse_from(line).expect("good").command else { panic!("run") };
+        let line = [
+            "doppel", "run", "--append", "-s quiet", "--cpu", "-nx", "disk.img",
+        ];
+        let Some(Command::Run(run)) = Cli::try_parse_from(line).expect("good").command else {
+            panic!("run")
+        };
         assert_eq!((run.append.as_str(), run.cpu.as_str()), ("-s quiet", "-nx"));
         assert_eq!(run.boot_disk.as_deref(), Some("disk.img"));
     }

@@ -12,7 +12,8 @@ use crate::args::{Cli, Command};
 use crate::failure::Failure;
 use crate::{run, say};
 
-const GREETING: &str = "Welcome to Debian's kernel, run by Doppel. Ctrl-A x quits, and so does `poweroff`.";
+const GREETING: &str =
+    "Welcome to Debian's kernel, run by Doppel. Ctrl-A x quits, and so does `exit`.";
 
 /// Boots the demo.
 pub fn demo() -> Outcome {
@@ -22,8 +23,19 @@ pub fn demo() -> Outcome {
     let busybox = get(Guest::Busybox)?;
     let initrd = initrd(&cache, &busybox)?;
     say::say("booting Debian's cloud kernel; Ctrl-A x quits");
-    let line = ["doppel", "run", "--append", "console=ttyS0 quiet", "--kernel"].map(Into::into);
-    let line = line.into_iter().chain([kernel.into_os_string(), "--initrd".into(), initrd.into_os_string()]);
+    let line = [
+        "doppel",
+        "run",
+        "--append",
+        "console=ttyS0 quiet",
+        "--kernel",
+    ]
+    .map(Into::into);
+    let line = line.into_iter().chain([
+        kernel.into_os_string(),
+        "--initrd".into(),
+        initrd.into_os_string(),
+    ]);
     match Cli::try_parse_from(line).map(|cli| cli.command) {
         Ok(Some(Command::Run(args))) => run::run(*args),
         // Only a path that is no text is possible here.
@@ -43,12 +55,21 @@ fn initrd(cache: &Cache, busybox: &Path) -> Result<PathBuf, Failure> {
         ))
     };
     let program = fs::read(busybox).map_err(|e| refused(busybox, e))?;
-    let image = initramfs(&program, &Init::Shell { greeting: GREETING.to_owned() });
+    let image = initramfs(
+        &program,
+        &Init::Shell {
+            greeting: GREETING.to_owned(),
+        },
+    );
     let path = cache.folder().join("demo.cpio");
     if fs::read(&path).is_ok_and(|old| old == image) {
         return Ok(path);
     }
-    let new = cache.folder().join(format!("demo.cpio.{}", std::process::id()));
-    fs::write(&new, &image).and_then(|()| fs::rename(&new, &path)).map_err(|e| refused(&new, e))?;
+    let new = cache
+        .folder()
+        .join(format!("demo.cpio.{}", std::process::id()));
+    fs::write(&new, &image)
+        .and_then(|()| fs::rename(&new, &path))
+        .map_err(|e| refused(&new, e))?;
     Ok(path)
 }

@@ -49,8 +49,12 @@ pub fn doctor() -> Outcome {
 
 fn host() -> Found {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let memory = run::host_memory().map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
-    Found::Good(format!("{} with {cpus} CPUs and {memory} MiB", std::env::consts::ARCH))
+    let memory =
+        run::host_memory().map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
+    Found::Good(format!(
+        "{} with {cpus} CPUs and {memory} MiB",
+        std::env::consts::ARCH
+    ))
 }
 
 fn memory() -> Found {
@@ -61,7 +65,12 @@ fn memory() -> Found {
 }
 
 fn kvm() -> Found {
-    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+    if std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok()
+    {
         Found::Good("/dev/kvm can be opened; the engine for it is not built yet".to_owned())
     } else {
         Found::Missing("no /dev/kvm for you; Doppel does without".to_owned())
@@ -71,13 +80,18 @@ fn kvm() -> Found {
 fn cache() -> Found {
     match Cache::open() {
         Ok(cache) if cache.folder().is_dir() => Found::Good(cache.folder().display().to_string()),
-        Ok(cache) => Found::Missing(format!("{} will be made by doppel demo", cache.folder().display())),
+        Ok(cache) => Found::Missing(format!(
+            "{} will be made by doppel demo",
+            cache.folder().display()
+        )),
         Err(e) => Found::Missing(e.to_string()),
     }
 }
 
 fn guests() -> Found {
-    let Ok(cache) = Cache::open() else { return Found::Missing("no cache folder".to_owned()) };
+    let Ok(cache) = Cache::open() else {
+        return Found::Missing("no cache folder".to_owned());
+    };
     let missing: Vec<String> = [Guest::CloudKernel, Guest::Busybox]
         .into_iter()
         .filter(|guest| !cache.path(*guest).is_file())
@@ -86,13 +100,17 @@ fn guests() -> Found {
     if missing.is_empty() {
         Found::Good("the demo's kernel and busybox are there".to_owned())
     } else {
-        Found::Missing(format!("{}; doppel demo fetches them, or put them there", missing.join(" and ")))
+        Found::Missing(format!(
+            "{}; doppel demo fetches them, or put them there",
+            missing.join(" and ")
+        ))
     }
 }
 
 fn apt() -> Found {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(Path::new("apt-get")).is_file()));
+    let found = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| folder.join(Path::new("apt-get")).is_file())
+    });
     if found {
         Found::Good("guests can be fetched".to_owned())
     } else {

@@ -11,7 +11,10 @@ use crate::failure::{Failure, status};
 
 /// Those that are not built yet.
 const LATER: [(&str, &str); 3] = [
-    ("patch", "scan and patch: lowest translation cost, on x86-64 hosts"),
+    (
+        "patch",
+        "scan and patch: lowest translation cost, on x86-64 hosts",
+    ),
     ("jit", "translator: fastest steady state"),
     ("kvm", "/dev/kvm: hardware speed"),
 ];
@@ -21,13 +24,20 @@ pub fn choose(name: &str) -> Result<(EngineKind, Option<String>), Failure> {
     if name == "auto" {
         let engine = EngineKind::auto();
         let why = "the only one built yet";
-        return Ok((engine, Some(format!("engine {engine}: {why}; --engine NAME chooses (doppel engines lists them)"))));
+        return Ok((
+            engine,
+            Some(format!(
+                "engine {engine}: {why}; --engine NAME chooses (doppel engines lists them)"
+            )),
+        ));
     }
     if let Ok(engine) = name.parse() {
         return Ok((engine, None));
     }
     if LATER.iter().any(|(later, _)| *later == name) {
-        return Err(Failure::Usage(format!("--engine {name} is not built yet; use --engine interp")));
+        return Err(Failure::Usage(format!(
+            "--engine {name} is not built yet; use --engine interp"
+        )));
     }
     Err(Failure::Usage(format!(
         "--engine {name}: there is no such engine; there are auto, interp, patch, jit and kvm"
@@ -39,12 +49,26 @@ pub fn engines() -> Outcome {
     crate::stdout::require()?;
     let mut text = String::new();
     for engine in EngineKind::ALL {
-        let mark = if engine == EngineKind::auto() { "works (auto)" } else { "works" };
+        let mark = if engine == EngineKind::auto() {
+            "works (auto)"
+        } else {
+            "works"
+        };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{:<8}{mark:<16}{}", engine.name(), engine.description());
+        let _ = writeln!(
+            text,
+            "{:<8}{mark:<16}{}",
+            engine.name(),
+            engine.description()
+        );
     }
     for (name, description) in LATER {
-        let _ = writeln!(text, "{name:<8}{:<16}{description}{}", "not built yet", if name == "kvm" { kvm() } else { "" });
+        let _ = writeln!(
+            text,
+            "{name:<8}{:<16}{description}{}",
+            "not built yet",
+            if name == "kvm" { kvm() } else { "" }
+        );
     }
     print(&text)?;
     Ok(status::DONE)
@@ -64,7 +88,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
-        .map_err(|e| Failure::Host(format!("cannot write to stdout: {e}; send it somewhere that takes it")))
+        .map_err(|e| {
+            Failure::Host(format!(
+                "cannot write to stdout: {e}; send it somewhere that takes it"
+            ))
+        })
 }
 
 #[cfg(test)]
@@ -76,7 +104,17 @@ mod tests {
         let (engine, line) = choose("auto").expect("auto is there");
         assert!(line.expect("it says so").contains(engine.name()));
         assert!(matches!(choose("interp"), Ok((_, None))));
-        assert!(choose("kvm").expect_err("later").to_string().contains("not built yet"));
-        assert!(choose("qemu").expect_err("unknown").to_string().contains("there are auto, interp"));
+        assert!(
+            choose("kvm")
+                .expect_err("later")
+                .to_string()
+                .contains("not built yet")
+        );
+        assert!(
+            choose("qemu")
+                .expect_err("unknown")
+                .to_string()
+                .contains("there are auto, interp")
+        );
     }
 }

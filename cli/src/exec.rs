@@ -15,8 +15,12 @@ pub fn exec(args: &ExecArgs) -> Outcome {
     let mut exec = Exec::with_engine(model, engine);
     match serve(&mut exec, std::io::stdin().lock(), std::io::stdout().lock()) {
         Ok(()) => Ok(status::DONE),
-        Err(ServeError::Read(e)) => Err(Failure::Host(format!("cannot read cases from stdin: {e}; give it a pipe or a file"))),
-        Err(ServeError::Write(e)) => Err(Failure::Host(format!("cannot write answers to stdout: {e}; whoever reads them has gone"))),
+        Err(ServeError::Read(e)) => Err(Failure::Host(format!(
+            "cannot read cases from stdin: {e}; give it a pipe or a file"
+        ))),
+        Err(ServeError::Write(e)) => Err(Failure::Host(format!(
+            "cannot write answers to stdout: {e}; whoever reads them has gone"
+        ))),
     }
 }
 

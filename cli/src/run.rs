@@ -40,7 +40,8 @@ pub fn run(args: RunArgs) -> Outcome {
     unbuilt::check(&args)?;
     enough_memory(args.mem)?;
     let kernel = args.kernel.as_deref().unwrap_or_default();
-    let boot = BootFiles::open(kernel, args.initrd.as_deref(), &args.append, args.mem).map_err(load_failure)?;
+    let boot = BootFiles::open(kernel, args.initrd.as_deref(), &args.append, args.mem)
+        .map_err(load_failure)?;
     if serial.contains(&Serial::Stdio) {
         stdout::require()?;
     }
@@ -101,7 +102,11 @@ fn guest_status(value: u32) -> u8 {
 
 fn load_failure(e: machine::loader::LoadError) -> Failure {
     let text = e.to_string();
-    if e.exit_status() == status::USAGE { Failure::Usage(text) } else { Failure::Host(text) }
+    if e.exit_status() == status::USAGE {
+        Failure::Usage(text)
+    } else {
+        Failure::Host(text)
+    }
 }
 
 fn machine_failure(e: MachineError) -> Failure {
@@ -117,7 +122,9 @@ fn ticks(text: &str) -> Result<TickPolicy, Failure> {
         "catchup" => Ok(TickPolicy::Catchup),
         "drop" => Ok(TickPolicy::Drop),
         "slew" => Ok(TickPolicy::Slew),
-        _ => Err(Failure::Usage(format!("--ticks {text}: there is no such value; --ticks takes catchup, drop or slew"))),
+        _ => Err(Failure::Usage(format!(
+            "--ticks {text}: there is no such value; --ticks takes catchup, drop or slew"
+        ))),
     }
 }
 
@@ -127,17 +134,29 @@ fn serial(list: &[String]) -> Result<Vec<Serial>, Failure> {
         return Ok(vec![Serial::Stdio]);
     }
     if list.len() > PORTS {
-        return Err(Failure::Usage(format!("--serial is there {} times; a PC has {PORTS} serial ports", list.len())));
+        return Err(Failure::Usage(format!(
+            "--serial is there {} times; a PC has {PORTS} serial ports",
+            list.len()
+        )));
     }
-    let ports: Vec<Serial> = list.iter().map(|text| serial_port(text)).collect::<Result<_, _>>()?;
+    let ports: Vec<Serial> = list
+        .iter()
+        .map(|text| serial_port(text))
+        .collect::<Result<_, _>>()?;
     if ports.iter().filter(|port| **port == Serial::Stdio).count() > 1 {
-        return Err(Failure::Usage("--serial stdio is there twice; there is only one stdin and stdout".to_owned()));
+        return Err(Failure::Usage(
+            "--serial stdio is there twice; there is only one stdin and stdout".to_owned(),
+        ));
     }
     Ok(ports)
 }
 
 fn serial_port(text: &str) -> Result<Serial, Failure> {
-    let wrong = || Failure::Usage(format!("--serial {text}: --serial takes stdio, file:PATH, unix:PATH or none"));
+    let wrong = || {
+        Failure::Usage(format!(
+            "--serial {text}: --serial takes stdio, file:PATH, unix:PATH or none"
+        ))
+    };
     match text.split_once(':') {
         None if text == "stdio" => Ok(Serial::Stdio),
         None if text == "none" => Ok(Serial::None),
@@ -148,7 +167,11 @@ fn serial_port(text: &str) -> Result<Serial, Failure> {
 }
 
 /// Opens what is behind the ports. The queues are to be drained at the end.
-fn open(serial: &[Serial], link: &HostLink, raw: bool) -> Result<(Vec<Option<SerialPort>>, Vec<ByteQueue>), Failure> {
+fn open(
+    serial: &[Serial],
+    link: &HostLink,
+    raw: bool,
+) -> Result<(Vec<Option<SerialPort>>, Vec<ByteQueue>), Failure> {
     let host = |e: host::SerialError| Failure::Host(e.to_string());
     let (mut ports, mut queues) = (Vec::new(), Vec::new());
     for port in serial {
@@ -172,7 +195,9 @@ fn open(serial: &[Serial], link: &HostLink, raw: bool) -> Result<(Vec<Option<Ser
 
 /// Refuses guest memory that the host can't even keep tables for.
 fn enough_memory(mem: u64) -> Result<(), Failure> {
-    let Some(host) = host_memory() else { return Ok(()) };
+    let Some(host) = host_memory() else {
+        return Ok(());
+    };
     if mem / OVERCOMMIT > host {
         return Err(Failure::Host(format!(
             "guest memory of {} MiB: the host has {} MiB; choose a smaller --mem",
@@ -186,7 +211,9 @@ fn enough_memory(mem: u64) -> Result<(), Failure> {
 /// The host's memory in bytes.
 pub fn host_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -196,22 +223,44 @@ mod tests {
     use super::{Serial, guest_status, serial};
 
     fn list(words: &[&str]) -> Result<Vec<Serial>, String> {
-        serial(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()).map_err(|e| e.to_string())
+        serial(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn serial_ports() {
         assert_eq!(list(&[]), Ok(vec![Serial::Stdio]));
         let all = list(&["none", "stdio", "file:a:b", "unix:/tmp/s"]);
-        assert_eq!(all, Ok(vec![Serial::None, Serial::Stdio, Serial::File("a:b".into()), Serial::Unix("/tmp/s".into())]));
-        for words in [&["stdio", "stdio"][..], &["file:"], &["tcp:1"], &[""], &["none"; 5]] {
+        assert_eq!(
+            all,
+            Ok(vec![
+                Serial::None,
+                Serial::Stdio,
+                Serial::File("a:b".into()),
+                Serial::Unix("/tmp/s".into())
+            ])
+        );
+        for words in [
+            &["stdio", "stdio"][..],
+            &["file:"],
+            &["tcp:1"],
+            &[""],
+            &["none"; 5],
+        ] {
             assert!(list(words).is_err(), "{words:?}");
         }
     }
 
     #[test]
     fn the_guest_s_statuses_are_odd() {
-        for (value, status) in [(0, 1), (1, 3), (0x31, 0x63), (0x80, 1), (0x1ff, 0xff), (u32::MAX, 255)] {
+        for (value, status) in [
+            (0, 1),
+            (1, 3),
+            (0x31, 0x63),
+            (0x80, 1),
+            (0x1ff, 0xff),
+            (u32::MAX, 255),
+        ] {
             assert_eq!(guest_status(value), status);
         }
     }

@@ -9,9 +9,12 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::terminal;
+
 /// Writes a line. A stderr that is gone is nobody's concern.
 pub fn say(text: &str) {
-    let line = format!("doppel: {text}\n");
+    let end = terminal::line_end();
+    let line = format!("doppel: {}{end}", text.replace('\n', end));
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
@@ -31,11 +34,26 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut text = Text::default();
         event.record(&mut text);
-        let kind = if *event.metadata().level() == Level::ERROR { "error" } else { "warning" };
-        writeln!(writer, "doppel: {kind}: {}{}", text.message, text.rest)
+        let kind = if *event.metadata().level() == Level::ERROR {
+            "error"
+        } else {
+            "warning"
+        };
+        write!(
+            writer,
+            "doppel: {kind}: {}{}{}",
+            text.message,
+            text.rest,
+            terminal::line_end()
+        )
     }
 }
 

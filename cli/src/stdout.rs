@@ -23,7 +23,9 @@ static LOOK: extern "C" fn() = look;
 /// An error if stdout was closed when the program started.
 pub fn require() -> Result<(), Failure> {
     if CLOSED.load(Ordering::Relaxed) {
-        return Err(Failure::Host("stdout is closed; open it, or send it to a file or /dev/null".to_owned()));
+        return Err(Failure::Host(
+            "stdout is closed; open it, or send it to a file or /dev/null".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -10,21 +10,35 @@ pub fn command(name: &str) -> Failure {
 
 /// An option, or a value of one, that isn't built.
 fn option(what: &str, instead: &str) -> Failure {
-    let instead = if instead.is_empty() { String::new() } else { format!("; {instead}") };
+    let instead = if instead.is_empty() {
+        String::new()
+    } else {
+        format!("; {instead}")
+    };
     Failure::Usage(format!("{what} is not built yet{instead}"))
 }
 
 /// An option's value that doesn't exist.
 fn unknown(option: &str, value: &str, known: &str) -> Failure {
-    Failure::Usage(format!("{option} {value}: there is no such value; {option} takes {known}"))
+    Failure::Usage(format!(
+        "{option} {value}: there is no such value; {option} takes {known}"
+    ))
 }
 
 /// Refuses what isn't built.
 pub fn check(args: &RunArgs) -> Result<(), Failure> {
     const KERNEL: &str = "load a kernel directly with --kernel FILE";
     let absent = [
-        (args.boot_disk.is_some(), "booting from a disk image", KERNEL),
-        (!args.disk.is_empty(), "--disk", "give the guest an --initrd"),
+        (
+            args.boot_disk.is_some(),
+            "booting from a disk image",
+            KERNEL,
+        ),
+        (
+            !args.disk.is_empty(),
+            "--disk",
+            "give the guest an --initrd",
+        ),
         (args.cdrom.is_some(), "--cdrom", KERNEL),
         (args.floppy.is_some(), "--floppy", KERNEL),
         (args.boot.is_some(), "--boot", KERNEL),
@@ -34,7 +48,11 @@ pub fn check(args: &RunArgs) -> Result<(), Failure> {
         (args.gdb.is_some(), "--gdb", ""),
         (args.verify.is_some(), "--verify", ""),
         (args.icount, "--icount", "--seed makes RDRAND repeatable"),
-        (args.code_cache.is_some(), "--code-cache", "interp's cache needs no setting"),
+        (
+            args.code_cache.is_some(),
+            "--code-cache",
+            "interp's cache needs no setting",
+        ),
         (args.dump.is_some(), "--dump", ""),
         (args.filter.is_some(), "--filter", ""),
         (args.resume.is_some(), "--resume", ""),
@@ -64,9 +82,10 @@ pub fn check(args: &RunArgs) -> Result<(), Failure> {
 fn net(text: &str) -> Result<(), Failure> {
     match text {
         "none" | "user" => Ok(()),
-        _ if text.starts_with("user,") || text.starts_with("tap=") => {
-            Err(option(&format!("--net {text}"), "there is no network card; leave it out"))
-        }
+        _ if text.starts_with("user,") || text.starts_with("tap=") => Err(option(
+            &format!("--net {text}"),
+            "there is no network card; leave it out",
+        )),
         _ => Err(unknown("--net", text, "none, user or tap=NAME")),
     }
 }
@@ -74,10 +93,18 @@ fn net(text: &str) -> Result<(), Failure> {
 fn display(text: &str) -> Result<(), Failure> {
     match text {
         "none" => Ok(()),
-        "text" => Err(option("--display text", "use the serial port: --append console=ttyS0")),
-        _ if text.starts_with("vnc=") || text.starts_with("web=") => {
-            Err(option(&format!("--display {text}"), "use the serial port: --append console=ttyS0"))
-        }
-        _ => Err(unknown("--display", text, "none, text, vnc=ADDR:PORT or web=ADDR:PORT")),
+        "text" => Err(option(
+            "--display text",
+            "use the serial port: --append console=ttyS0",
+        )),
+        _ if text.starts_with("vnc=") || text.starts_with("web=") => Err(option(
+            &format!("--display {text}"),
+            "use the serial port: --append console=ttyS0",
+        )),
+        _ => Err(unknown(
+            "--display",
+            text,
+            "none, text, vnc=ADDR:PORT or web=ADDR:PORT",
+        )),
     }
 }

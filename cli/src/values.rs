@@ -8,8 +8,11 @@ pub fn mem(text: &str) -> Result<u64, String> {
         Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
         _ => (text, 1 << 20),
     };
-    let number = decimal(digits).ok_or("write a number with K, M or G behind it, for example 512M")?;
-    let bytes: u64 = number.checked_mul(unit).ok_or("that is more than any machine has")?;
+    let number =
+        decimal(digits).ok_or("write a number with K, M or G behind it, for example 512M")?;
+    let bytes: u64 = number
+        .checked_mul(unit)
+        .ok_or("that is more than any machine has")?;
     if bytes == 0 {
         return Err("a machine needs some memory, for example 512M".to_owned());
     }
@@ -60,11 +63,31 @@ mod tests {
     #[test]
     fn memory_sizes() {
         for (text, bytes) in [
-            ("512", 512 << 20), ("512M", 512 << 20), ("4K", 4096), ("640K", 640 << 10), ("5G", 5 << 30), ("1g", 1 << 30),
+            ("512", 512 << 20),
+            ("512M", 512 << 20),
+            ("4K", 4096),
+            ("640K", 640 << 10),
+            ("5G", 5 << 30),
+            ("1g", 1 << 30),
         ] {
             assert_eq!(mem(text), Ok(bytes), "{text}");
         }
-        for text in ["", "M", "0", "0K", "1K", "6K", "-1", "+1", "1.5G", "512MB", "0x10", "99999999999999999999", "17592186044416M", "é"] {
+        for text in [
+            "",
+            "M",
+            "0",
+            "0K",
+            "1K",
+            "6K",
+            "-1",
+            "+1",
+            "1.5G",
+            "512MB",
+            "0x10",
+            "99999999999999999999",
+            "17592186044416M",
+            "é",
+        ] {
             assert!(mem(text).is_err(), "{text}");
         }
     }

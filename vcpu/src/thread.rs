@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use system::{Engine, Exit, Vcpu, event};
+use system::{Current, Engine, Exit, Vcpu, event};
 
 /// Why [`run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ const SLICE: u64 = 1 << 40;
 
 /// Runs a vCPU on this thread until the machine stops it.
 pub fn run(v: &mut Vcpu, engine: &mut dyn Engine, times: &mut Times) -> Stopped {
+    let _current = Current::enter(v);
     v.mmu.sync();
     let stopped = loop {
         let start = Instant::now();

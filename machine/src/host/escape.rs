@@ -1,6 +1,9 @@
-//! Ctrl-A on a raw terminal: Ctrl-A x quits, Ctrl-A Ctrl-A is a Ctrl-A for the guest.
+//! Ctrl-A on a raw terminal: Ctrl-A x quits, Ctrl-A a is a Ctrl-A for the guest, Ctrl-A h tells so.
 
 const CTRL_A: u8 = 1;
+
+/// The keys.
+pub const HELP: &str = "Ctrl-A x quits, Ctrl-A a sends Ctrl-A, Ctrl-A h shows this";
 
 /// What a typed byte comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub enum Escape {
     Both(u8, u8),
     /// The user wants to quit.
     Quit,
+    /// The user wants to know the keys: show [`HELP`].
+    Help,
 }
 
 /// Looks for escape sequences in what is typed.
@@ -34,7 +39,8 @@ impl EscapeFilter {
         }
         match byte {
             b'x' | b'X' => Escape::Quit,
-            CTRL_A => Escape::Byte(CTRL_A),
+            b'h' | b'?' => Escape::Help,
+            b'a' | CTRL_A => Escape::Byte(CTRL_A),
             _ => Escape::Both(CTRL_A, byte),
         }
     }
@@ -47,7 +53,7 @@ mod tests {
     #[test]
     fn sequences() {
         let mut filter = EscapeFilter::default();
-        let got: Vec<_> = b"a\x01\x01\x01bx\x01x"
+        let got: Vec<_> = b"a\x01\x01\x01bx\x01a\x01h\x01x"
             .iter()
             .map(|&b| filter.feed(b))
             .collect();
@@ -62,6 +68,10 @@ mod tests {
                 nothing,
                 Escape::Both(1, b'b'),
                 byte(b'x'),
+                nothing,
+                byte(1),
+                nothing,
+                Escape::Help,
                 nothing,
                 Escape::Quit
             ]

@@ -5,7 +5,7 @@ mod link;
 mod queue;
 mod serial;
 
-pub use escape::{Escape, EscapeFilter};
+pub use escape::{Escape, EscapeFilter, HELP};
 pub use link::HostLink;
 pub use queue::{ByteQueue, QueueSink, spawn_writer};
 pub use serial::{SerialError, file, null, stdio, stdout_sink, unix};

@@ -1,13 +1,13 @@
 //! What can be behind a serial port: the terminal, a file, a unix socket, nothing.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::escape::{Escape, EscapeFilter};
+use super::escape::{Escape, EscapeFilter, HELP};
 use super::link::HostLink;
 use super::queue::{ByteQueue, spawn_writer};
 use crate::devices::uart::SerialPort;
@@ -72,6 +72,10 @@ fn feed_typed(mut from: impl Read, input: &Inbox<u8>, link: &HostLink) {
                     input.push(second);
                 }
                 Escape::Quit => link.request(MachineRequest::Quit),
+                Escape::Help => {
+                    // The terminal is raw: a line needs its return. Nobody needs help on a stderr that is gone.
+                    let _ = io::stderr().write_all(format!("\r\ndoppel: {HELP}\r\n").as_bytes());
+                }
             }
         }
     }

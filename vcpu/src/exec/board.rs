@@ -11,7 +11,7 @@ pub const APIC_BASE_RESET: u64 = 0xfee0_0900;
 
 /// The bits of IA32_APIC_BASE: BSP, EXTD, EN and the address.
 pub fn apic_base_mask(maxphyaddr: u8) -> u64 {
-    (1 << maxphyaddr) - 1 & !0xfff | 0xd00
+    (((1 << maxphyaddr) - 1) & !0xfff) | 0xd00
 }
 
 /// A board with nothing on it.
@@ -24,7 +24,11 @@ pub struct Board {
 
 impl Board {
     pub fn new(maxphyaddr: u8) -> Self {
-        Self { cr8: AtomicU8::new(0), apic_base: AtomicU64::new(APIC_BASE_RESET), maxphyaddr }
+        Self {
+            cr8: AtomicU8::new(0),
+            apic_base: AtomicU64::new(APIC_BASE_RESET),
+            maxphyaddr,
+        }
     }
 
     pub fn cr8(&self) -> u8 {
@@ -86,7 +90,11 @@ impl Platform for Board {
     }
 
     fn apic_msr_read(&self, _cpu: usize, number: u32) -> Result<u64, MsrFault> {
-        if number == msr::APIC_BASE { Ok(self.apic_base()) } else { Err(MsrFault) }
+        if number == msr::APIC_BASE {
+            Ok(self.apic_base())
+        } else {
+            Err(MsrFault)
+        }
     }
 
     fn apic_msr_write(&self, _cpu: usize, number: u32, value: u64) -> Result<(), MsrFault> {

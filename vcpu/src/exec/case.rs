@@ -26,7 +26,13 @@ pub struct Case {
 
 impl Default for Case {
     fn default() -> Self {
-        Self { regs: Vec::new(), mem: Vec::new(), ram: DEFAULT_RAM, steps: 1, deliver: true }
+        Self {
+            regs: Vec::new(),
+            mem: Vec::new(),
+            ram: DEFAULT_RAM,
+            steps: 1,
+            deliver: true,
+        }
     }
 }
 
@@ -53,7 +59,9 @@ impl Case {
             Ok(register) => register,
             Err(_) => panic!("there is no register `{name}`"),
         };
-        self.regs.retain(|(other, _)| other.slot() != register.slot() || (register.slot().is_none() && *other != register));
+        self.regs.retain(|(other, _)| {
+            other.slot() != register.slot() || (register.slot().is_none() && *other != register)
+        });
         self.regs.push((register, value.into()));
         self
     }
@@ -81,7 +89,10 @@ impl Case {
 
     /// Real mode with all segments at 0; the code lies at 7C00h, the stack below it.
     pub fn real(code: &[u8]) -> Self {
-        let mut case = Self::new().reg("rip", 0x7c00).reg("rsp", 0x7c00).mem(0x7c00, code);
+        let mut case = Self::new()
+            .reg("rip", 0x7c00)
+            .reg("rsp", 0x7c00)
+            .mem(0x7c00, code);
         for seg in ["es", "cs", "ss", "ds", "fs", "gs"] {
             case = case.reg(seg, 0);
         }
@@ -90,7 +101,9 @@ impl Case {
 
     /// Virtual-8086 mode with IOPL 3, otherwise as [`Case::real`].
     pub fn vm86(code: &[u8]) -> Self {
-        Self::real(code).reg("rflags", x86::flags::VM | x86::flags::IOPL).reg("cr0", cr0::PE | cr0::ET | cr0::NE)
+        Self::real(code)
+            .reg("rflags", x86::flags::VM | x86::flags::IOPL)
+            .reg("cr0", cr0::PE | cr0::ET | cr0::NE)
     }
 
     /// Flat 32-bit protected mode at privilege level 0, unpaged, SSE on; the code lies at 1 MiB, the stack below 2 MiB.
@@ -103,12 +116,17 @@ impl Case {
     pub fn long(code: &[u8]) -> Self {
         let (pdpt, directory) = (TABLES + 0x1000, TABLES + 0x2000);
         // Present, writable, user; and 2 MiB large.
-        let entries: Vec<u8> = (0..512_u64).flat_map(|n| (n << 21 | 0x87).to_le_bytes()).collect();
+        let entries: Vec<u8> = (0..512_u64)
+            .flat_map(|n| (n << 21 | 0x87).to_le_bytes())
+            .collect();
         Self::flat(code, attr::L)
             .mem(TABLES, &(pdpt | 7).to_le_bytes())
             .mem(pdpt, &(directory | 7).to_le_bytes())
             .mem(directory, &entries)
-            .reg("cr0", cr0::PE | cr0::ET | cr0::NE | cr0::MP | cr0::WP | cr0::PG)
+            .reg(
+                "cr0",
+                cr0::PE | cr0::ET | cr0::NE | cr0::MP | cr0::WP | cr0::PG,
+            )
             .reg("cr3", TABLES)
             .reg("cr4", cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT)
             .reg("efer", efer::LME | efer::LMA | efer::SCE | efer::NXE)
@@ -116,8 +134,16 @@ impl Case {
 
     fn flat(code: &[u8], size: u32) -> Self {
         let data = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G;
-        let segment = |attr, selector| Segment { base: 0, limit: u32::MAX, attr, selector };
-        let mut case = Self::new().reg("rip", CODE).reg("rsp", STACK).mem(CODE, code);
+        let segment = |attr, selector| Segment {
+            base: 0,
+            limit: u32::MAX,
+            attr,
+            selector,
+        };
+        let mut case = Self::new()
+            .reg("rip", CODE)
+            .reg("rsp", STACK)
+            .mem(CODE, code);
         for seg in ["es", "ss", "ds", "fs", "gs"] {
             case = case.reg(seg, segment(data | attr::DB, 16));
         }
@@ -201,7 +227,10 @@ impl Outcome {
     /// A register's new value, if it has changed.
     pub fn get(&self, name: &str) -> Option<&Value> {
         let wanted: Register = name.parse().ok()?;
-        self.regs.iter().find(|(register, _)| *register == wanted).map(|(_, value)| value)
+        self.regs
+            .iter()
+            .find(|(register, _)| *register == wanted)
+            .map(|(_, value)| value)
     }
 }
 

@@ -16,20 +16,35 @@ pub struct Before {
 }
 
 /// The registers that have changed, in the order of the names' table.
-pub fn registers(before: &Before, v: &mut Vcpu, board: &Board, names: &Names) -> Vec<(Register, Value)> {
-    let mut out = List { old: &before.st, new: &v.st, names, list: Vec::new() };
+pub fn registers(
+    before: &Before,
+    v: &mut Vcpu,
+    board: &Board,
+    names: &Names,
+) -> Vec<(Register, Value)> {
+    let mut out = List {
+        old: &before.st,
+        new: &v.st,
+        names,
+        list: Vec::new(),
+    };
     out.integer();
     out.segments();
     out.control(before, v, board);
     let tsc = v.tsc();
     out.number(Register::Tsc, before.tsc, tsc);
     out.msrs();
-    out.number(Register::Msr(msr::APIC_BASE), before.apic_base, board.apic_base());
+    out.number(
+        Register::Msr(msr::APIC_BASE),
+        before.apic_base,
+        board.apic_base(),
+    );
     out.aliases(before.tsc, tsc);
     out.fpu();
     out.vectors();
     if before.st.shadow != v.st.shadow {
-        out.list.push((Register::Shadow, Value::Shadow(v.st.shadow)));
+        out.list
+            .push((Register::Shadow, Value::Shadow(v.st.shadow)));
     }
     out.list
 }
@@ -58,10 +73,22 @@ impl List<'_> {
         for n in 0..16 {
             let used = names.low >> n & 1 != 0;
             let index = usize::from(n);
-            self.halved(Register::Gpr(n), Register::Gpr32(n), used, old.gpr[index], new.gpr[index]);
+            self.halved(
+                Register::Gpr(n),
+                Register::Gpr32(n),
+                used,
+                old.gpr[index],
+                new.gpr[index],
+            );
         }
         self.halved(Register::Rip, Register::Eip, names.eip, old.rip, new.rip);
-        self.halved(Register::Rflags, Register::Eflags, names.eflags, old.rflags, new.rflags);
+        self.halved(
+            Register::Rflags,
+            Register::Eflags,
+            names.eflags,
+            old.rflags,
+            new.rflags,
+        );
     }
 
     fn segments(&mut self) {
@@ -69,20 +96,26 @@ impl List<'_> {
         for seg in Seg::ALL {
             let segment = self.new.seg[seg as usize];
             if segment != self.old.seg[seg as usize] {
-                let value = if selectors { Value::Number(u64::from(segment.selector)) } else { Value::Segment(segment) };
+                let value = if selectors {
+                    Value::Number(u64::from(segment.selector))
+                } else {
+                    Value::Segment(segment)
+                };
                 self.list.push((Register::Seg(seg), value));
             }
         }
-        for (register, old, new) in
-            [(Register::Ldtr, self.old.ldtr, self.new.ldtr), (Register::Tr, self.old.tr, self.new.tr)]
-        {
+        for (register, old, new) in [
+            (Register::Ldtr, self.old.ldtr, self.new.ldtr),
+            (Register::Tr, self.old.tr, self.new.tr),
+        ] {
             if old != new {
                 self.list.push((register, Value::Segment(new)));
             }
         }
-        for (register, old, new) in
-            [(Register::Gdtr, self.old.gdtr, self.new.gdtr), (Register::Idtr, self.old.idtr, self.new.idtr)]
-        {
+        for (register, old, new) in [
+            (Register::Gdtr, self.old.gdtr, self.new.gdtr),
+            (Register::Idtr, self.old.idtr, self.new.idtr),
+        ] {
             if old != new {
                 self.list.push((register, Value::Table(new)));
             }
@@ -95,10 +128,18 @@ impl List<'_> {
         self.number(Register::Cr(2), old.cr2, new.cr2);
         self.number(Register::Cr(3), old.cr3, new.cr3);
         self.number(Register::Cr(4), old.cr4, new.cr4);
-        self.number(Register::Cr(8), u64::from(before.cr8), u64::from(board.cr8()));
+        self.number(
+            Register::Cr(8),
+            u64::from(before.cr8),
+            u64::from(board.cr8()),
+        );
         self.number(Register::Xcr0, old.xcr0, new.xcr0);
         for n in 0..4 {
-            self.number(Register::Dr(n), old.dr[usize::from(n)], new.dr[usize::from(n)]);
+            self.number(
+                Register::Dr(n),
+                old.dr[usize::from(n)],
+                new.dr[usize::from(n)],
+            );
         }
         self.number(Register::Dr(6), old.dr6, new.dr6);
         self.number(Register::Dr(7), old.dr7, new.dr7);
@@ -111,7 +152,10 @@ impl List<'_> {
             return;
         }
         for number in numbered() {
-            if let (Some(old), Some(new)) = (msr_value(&self.old.msr, number), msr_value(&self.new.msr, number)) {
+            if let (Some(old), Some(new)) = (
+                msr_value(&self.old.msr, number),
+                msr_value(&self.new.msr, number),
+            ) {
                 self.number(Register::Msr(number), old, new);
             }
         }
@@ -149,13 +193,17 @@ impl List<'_> {
         self.number(Register::Fip, old.fip, new.fip);
         self.number(Register::Fdp, old.fdp, new.fdp);
         // What x87 instructions leave may have no MM form.
-        let mut changed = new.regs.iter().zip(&old.regs).filter(|(new, old)| new != old);
+        let mut changed = new
+            .regs
+            .iter()
+            .zip(&old.regs)
+            .filter(|(new, old)| new != old);
         let mm = self.names.mm && changed.all(|(new, _)| new[8..10] == [0xff; 2]);
         let (old_top, new_top) = if mm { (0, 0) } else { (old.top(), new.top()) };
         let len = if mm { 8 } else { 10 };
         for n in 0..8 {
-            let old = &old.regs[usize::from(n + old_top & 7)][..len];
-            let new = &new.regs[usize::from(n + new_top & 7)][..len];
+            let old = &old.regs[usize::from((n + old_top) & 7)][..len];
+            let new = &new.regs[usize::from((n + new_top) & 7)][..len];
             if old != new {
                 let register = if mm { Register::Mm(n) } else { Register::St(n) };
                 self.list.push((register, Value::Bytes(new.to_vec())));
@@ -164,22 +212,33 @@ impl List<'_> {
     }
 
     fn vectors(&mut self) {
-        self.number(Register::Mxcsr, u64::from(self.old.mxcsr), u64::from(self.new.mxcsr));
+        self.number(
+            Register::Mxcsr,
+            u64::from(self.old.mxcsr),
+            u64::from(self.new.mxcsr),
+        );
         if self.old.vec != self.new.vec {
             for n in 0..32_u8 {
                 let (old, new) = (&self.old.vec[usize::from(n)], &self.new.vec[usize::from(n)]);
-                let Some(last) = (0..64).rev().find(|i| old[*i] != new[*i]) else { continue };
+                let Some(last) = (0..64).rev().find(|i| old[*i] != new[*i]) else {
+                    continue;
+                };
                 let width = usize::from(self.names.vec[usize::from(n)]).max(last + 1);
                 let (register, width) = match width {
                     0..=16 => (Register::Xmm(n), 16),
                     17..=32 => (Register::Ymm(n), 32),
                     _ => (Register::Zmm(n), 64),
                 };
-                self.list.push((register, Value::Bytes(new[..width].to_vec())));
+                self.list
+                    .push((register, Value::Bytes(new[..width].to_vec())));
             }
         }
         for n in 0..8 {
-            self.number(Register::K(n), self.old.k[usize::from(n)], self.new.k[usize::from(n)]);
+            self.number(
+                Register::K(n),
+                self.old.k[usize::from(n)],
+                self.new.k[usize::from(n)],
+            );
         }
     }
 }
@@ -210,7 +269,11 @@ const SINGLE: [u32; 19] = [
 /// The fixed-range MTRRs in the order of the state.
 const FIXED: [u32; 11] = {
     let mut all = [0; 11];
-    [all[0], all[1], all[2]] = [msr::MTRR_FIX64K_00000, msr::MTRR_FIX16K_80000, msr::MTRR_FIX16K_A0000];
+    [all[0], all[1], all[2]] = [
+        msr::MTRR_FIX64K_00000,
+        msr::MTRR_FIX16K_80000,
+        msr::MTRR_FIX16K_A0000,
+    ];
     let mut n = 0;
     while n < 8 {
         all[3 + n as usize] = msr::MTRR_FIX4K_C0000 + n;
@@ -268,7 +331,11 @@ mod tests {
         let mut left = Vec::new();
         // Every word of the structure, in turn, but `tsc_offset`, which is no register.
         let words = size_of::<Msrs>() / 8;
-        assert_eq!(numbered().count(), words - 1, "a new MSR: add it to the table");
+        assert_eq!(
+            numbered().count(),
+            words - 1,
+            "a new MSR: add it to the table"
+        );
         for number in numbered() {
             if msr_value(&msrs, number).is_none() {
                 left.push(number);

@@ -71,9 +71,14 @@ struct Refusal<'a> {
 /// A line's id and case.
 fn parse(line: &[u8]) -> Result<(Option<&RawValue>, Case), Refusal<'_>> {
     let refuse = |error: String| Refusal { id: None, error };
-    let text = std::str::from_utf8(line).map_err(|e| refuse(format!("not UTF-8 from byte {} on", e.valid_up_to())))?;
-    let Object(members) = serde_json::from_str(text).map_err(|e| refuse(format!("not a JSON object: {e}")))?;
-    let id = members.iter().find(|(key, _)| key == "id").map(|(_, value)| *value);
+    let text = std::str::from_utf8(line)
+        .map_err(|e| refuse(format!("not UTF-8 from byte {} on", e.valid_up_to())))?;
+    let Object(members) =
+        serde_json::from_str(text).map_err(|e| refuse(format!("not a JSON object: {e}")))?;
+    let id = members
+        .iter()
+        .find(|(key, _)| key == "id")
+        .map(|(_, value)| *value);
     match case(&members) {
         Ok(case) => Ok((id, case)),
         Err(error) => Err(Refusal { id, error }),
@@ -99,7 +104,11 @@ fn case(members: &[(Cow<'_, str>, &RawValue)]) -> Result<Case, String> {
                     _ => return Err("deliver must be true or false".to_owned()),
                 }
             }
-            _ => return Err(format!("there is no key {key:?}; there are id, regs, mem, ram, steps and deliver")),
+            _ => {
+                return Err(format!(
+                    "there is no key {key:?}; there are id, regs, mem, ram, steps and deliver"
+                ));
+            }
         }
     }
     Ok(case)
@@ -115,7 +124,11 @@ fn number(value: &RawValue) -> Option<u64> {
     if text.starts_with('"') {
         return hex_number(&string(value)?);
     }
-    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().ok()
+    } else {
+        None
+    }
 }
 
 fn hex_number(text: &str) -> Option<u64> {
@@ -127,7 +140,9 @@ fn hex_number(text: &str) -> Option<u64> {
 }
 
 fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Name<'_>>(value.get()).ok().map(|name| name.0)
+    serde_json::from_str::<Name<'_>>(value.get())
+        .ok()
+        .map(|name| name.0)
 }
 
 /// Bytes from lower-case hex.
@@ -141,29 +156,42 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+    pairs
+        .iter()
+        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
+        .collect()
 }
 
 fn memory(value: &RawValue) -> Result<Vec<(u64, Vec<u8>)>, String> {
-    let list: Vec<&RawValue> =
-        serde_json::from_str(value.get()).map_err(|_| "mem must be [[address, bytes], ...]".to_owned())?;
+    let list: Vec<&RawValue> = serde_json::from_str(value.get())
+        .map_err(|_| "mem must be [[address, bytes], ...]".to_owned())?;
     list.into_iter()
         .enumerate()
         .map(|(n, part)| {
-            let wrong = || format!("mem[{n}] must be [address, bytes]: a number and a string of lower-case hex");
-            let (at, data): (&RawValue, &RawValue) = serde_json::from_str(part.get()).map_err(|_| wrong())?;
-            let data = string(data).and_then(|text| bytes(&text)).ok_or_else(wrong)?;
+            let wrong = || {
+                format!(
+                    "mem[{n}] must be [address, bytes]: a number and a string of lower-case hex"
+                )
+            };
+            let (at, data): (&RawValue, &RawValue) =
+                serde_json::from_str(part.get()).map_err(|_| wrong())?;
+            let data = string(data)
+                .and_then(|text| bytes(&text))
+                .ok_or_else(wrong)?;
             Ok((number(at).ok_or_else(wrong)?, data))
         })
         .collect()
 }
 
 fn registers(value: &RawValue) -> Result<Vec<(Register, Value)>, String> {
-    let Object(members) = serde_json::from_str(value.get()).map_err(|_| "regs must be an object".to_owned())?;
+    let Object(members) =
+        serde_json::from_str(value.get()).map_err(|_| "regs must be an object".to_owned())?;
     members
         .into_iter()
         .map(|(name, value)| {
-            let register: Register = name.parse().map_err(|_| format!("there is no register {name:?}"))?;
+            let register: Register = name
+                .parse()
+                .map_err(|_| format!("there is no register {name:?}"))?;
             let value = register_value(register, value).ok_or_else(|| expectation(register))?;
             Ok((register, value))
         })
@@ -174,7 +202,10 @@ fn register_value(register: Register, value: &RawValue) -> Option<Value> {
     match register {
         Register::Gdtr | Register::Idtr => {
             let [base, limit] = members(value, ["base", "limit"])?;
-            Some(Value::Table(TableReg { base, limit: u16::try_from(limit).ok()? }))
+            Some(Value::Table(TableReg {
+                base,
+                limit: u16::try_from(limit).ok()?,
+            }))
         }
         Register::Ldtr | Register::Tr => segment(value),
         Register::Seg(_) if value.get().starts_with('{') => segment(value),
@@ -233,7 +264,10 @@ impl Exec {
 
 fn write_error(out: &mut String, id: Option<&RawValue>, error: &str) {
     let quoted = serde_json::Value::from(error);
-    put(out, format_args!("{{\"id\":{},\"error\":{quoted}}}", id_text(id)));
+    put(
+        out,
+        format_args!("{{\"id\":{},\"error\":{quoted}}}", id_text(id)),
+    );
 }
 
 fn id_text(id: Option<&RawValue>) -> &str {
@@ -260,7 +294,14 @@ fn write_outcome(out: &mut String, id: Option<&RawValue>, outcome: &Outcome) {
         write_bytes(out, bytes);
         out.push(']');
     }
-    put(out, format_args!("],\"retired\":{},\"exit\":\"{}\",\"exception\":", outcome.retired, outcome.end.name()));
+    put(
+        out,
+        format_args!(
+            "],\"retired\":{},\"exit\":\"{}\",\"exception\":",
+            outcome.retired,
+            outcome.end.name()
+        ),
+    );
     match &outcome.exception {
         Some(event) => write_event(out, event),
         None => out.push_str("null"),
@@ -280,10 +321,22 @@ fn write_value(out: &mut String, value: &Value) {
         Value::Number(n) => put(out, format_args!("{n}")),
         Value::Bytes(bytes) => write_bytes(out, bytes),
         Value::Segment(s) => {
-            let Segment { base, limit, attr, selector } = s;
-            put(out, format_args!("{{\"sel\":{selector},\"base\":{base},\"limit\":{limit},\"attr\":{attr}}}"));
+            let Segment {
+                base,
+                limit,
+                attr,
+                selector,
+            } = s;
+            put(
+                out,
+                format_args!(
+                    "{{\"sel\":{selector},\"base\":{base},\"limit\":{limit},\"attr\":{attr}}}"
+                ),
+            );
         }
-        Value::Table(TableReg { base, limit }) => put(out, format_args!("{{\"base\":{base},\"limit\":{limit}}}")),
+        Value::Table(TableReg { base, limit }) => {
+            put(out, format_args!("{{\"base\":{base},\"limit\":{limit}}}"))
+        }
         Value::Shadow(shadow) => out.push_str(match shadow {
             Shadow::None => "\"none\"",
             Shadow::Sti => "\"sti\"",
@@ -303,7 +356,12 @@ fn write_bytes(out: &mut String, bytes: &[u8]) {
 }
 
 fn write_event(out: &mut String, event: &Event) {
-    let Event { vector, error, cr2, soft } = event;
+    let Event {
+        vector,
+        error,
+        cr2,
+        soft,
+    } = event;
     put(out, format_args!("{{\"vector\":{vector},\"error\":"));
     match error {
         Some(error) => put(out, format_args!("{error}")),
@@ -330,7 +388,16 @@ mod tests {
         }
         assert_eq!(hex_number("0xFFFFffffFFFFffff"), Some(u64::MAX));
         assert_eq!(hex_number("0x00000000000000000001"), Some(1));
-        for bad in ["0x", "0x+1", "1", "0X1", "0x1_0", "0x10000000000000000", "-0x1", ""] {
+        for bad in [
+            "0x",
+            "0x+1",
+            "1",
+            "0X1",
+            "0x1_0",
+            "0x10000000000000000",
+            "-0x1",
+            "",
+        ] {
             assert_eq!(hex_number(bad), None, "{bad}");
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use softmmu::{GuestRam, HOLE_START, RamError, RamRegion, HIGH_START, PageAttr};
+use softmmu::{GuestRam, HIGH_START, HOLE_START, PageAttr, RamError, RamRegion};
 use x86::{PAGE_SIZE, PhysAddr};
 
 /// The most RAM that a case may have.
@@ -28,12 +28,28 @@ impl Memory {
     /// `size` bytes of zeros: a multiple of 4096, at most [`MAX_RAM`].
     pub fn new(size: u64) -> Result<Self, RamError> {
         let extra = size.saturating_sub(HOLE_START).min(HIGH_START - HOLE_START);
-        let region = RamRegion { base: PhysAddr(HOLE_START), len: extra };
-        let ram = GuestRam::with_regions(size - extra, if extra == 0 { &[] } else { std::slice::from_ref(&region) })?;
+        let region = RamRegion {
+            base: PhysAddr(HOLE_START),
+            len: extra,
+        };
+        let ram = GuestRam::with_regions(
+            size - extra,
+            if extra == 0 {
+                &[]
+            } else {
+                std::slice::from_ref(&region)
+            },
+        )?;
         // Where PCs have the VGA window.
         ram.set_attr(PhysAddr(0xa_0000), 0x2_0000, PageAttr::Ram);
         ram.set_dirty_log(true);
-        Ok(Self { ram: Arc::new(ram), size, start: BTreeMap::new(), written: Vec::new(), spare: Vec::new() })
+        Ok(Self {
+            ram: Arc::new(ram),
+            size,
+            start: BTreeMap::new(),
+            written: Vec::new(),
+            spare: Vec::new(),
+        })
     }
 
     pub fn ram(&self) -> &Arc<GuestRam> {
@@ -53,13 +69,16 @@ impl Memory {
             while !bytes.is_empty() {
                 let offset = (at % PAGE_SIZE) as usize;
                 let (now, rest) = bytes.split_at(bytes.len().min(PAGE_SIZE as usize - offset));
-                let page = self.start.entry(at / PAGE_SIZE).or_insert_with(|| match self.spare.pop() {
-                    Some(mut page) => {
-                        *page = ZEROS;
-                        page
-                    }
-                    None => Box::new(ZEROS),
-                });
+                let page =
+                    self.start
+                        .entry(at / PAGE_SIZE)
+                        .or_insert_with(|| match self.spare.pop() {
+                            Some(mut page) => {
+                                *page = ZEROS;
+                                page
+                            }
+                            None => Box::new(ZEROS),
+                        });
                 page[offset..offset + now.len()].copy_from_slice(now);
                 at += now.len() as u64;
                 bytes = rest;
@@ -74,7 +93,10 @@ impl Memory {
             self.write(*number, page.as_slice());
         }
         // A case with a lot of memory does not make all later ones hold on to it.
-        self.spare.extend(old.into_values().take(256_usize.saturating_sub(self.spare.len())));
+        self.spare.extend(
+            old.into_values()
+                .take(256_usize.saturating_sub(self.spare.len())),
+        );
         self.written.clear();
         self.ram.take_dirty(|_| {});
     }
@@ -101,7 +123,10 @@ impl Memory {
             if now == *before {
                 continue;
             }
-            for (at, (new, _)) in (base..).zip(now.iter().zip(before)).filter(|(_, (new, old))| new != old) {
+            for (at, (new, _)) in (base..)
+                .zip(now.iter().zip(before))
+                .filter(|(_, (new, old))| new != old)
+            {
                 match runs.last_mut() {
                     Some((first, bytes)) if *first + bytes.len() as u64 == at => bytes.push(*new),
                     _ => runs.push((at, vec![*new])),
@@ -123,7 +148,11 @@ mod tests {
     #[test]
     fn changes_are_found_and_undone() {
         let mut m = Memory::new(4 * MIB).expect("RAM");
-        m.lay(&[(0xfff, vec![1, 2, 3]), (0x1000, vec![9]), (0xa_0000, vec![7])]);
+        m.lay(&[
+            (0xfff, vec![1, 2, 3]),
+            (0x1000, vec![9]),
+            (0xa_0000, vec![7]),
+        ]);
         let ram = std::sync::Arc::clone(m.ram());
         assert_eq!(ram.read_u32(PhysAddr(0xfff)), Ok(0x0003_0901));
         assert!(m.changes().is_empty());
@@ -133,7 +162,14 @@ mod tests {
         ram.write_u8(PhysAddr(0x20_0000), 1).expect("RAM");
         ram.write_u8(PhysAddr(0x20_0000), 0).expect("RAM");
         ram.write_u16(PhysAddr(0x2f_ffff), 0x0201).expect("RAM");
-        assert_eq!(m.changes(), [(0xffd, vec![5, 6]), (0x1001, vec![4]), (0x2f_ffff, vec![1, 2])]);
+        assert_eq!(
+            m.changes(),
+            [
+                (0xffd, vec![5, 6]),
+                (0x1001, vec![4]),
+                (0x2f_ffff, vec![1, 2])
+            ]
+        );
         m.lay(&[]);
         for page in 0..4 * MIB / 4096 {
             assert_eq!(ram.read_u64(PhysAddr(page * 4096)), Ok(0));
@@ -143,11 +179,29 @@ mod tests {
 
     #[test]
     fn there_are_no_holes() {
-        for size in [4096, HOLE_START, HOLE_START + MIB, 4 << 30, (5 << 30) + 4096] {
+        for size in [
+            4096,
+            HOLE_START,
+            HOLE_START + MIB,
+            4 << 30,
+            (5 << 30) + 4096,
+        ] {
             let m = Memory::new(size).expect("sparse RAM");
             let last = PhysAddr(size - 1);
-            for at in [0, 0xa_0000, 0xb_ffff, HOLE_START - 1, HOLE_START, (4 << 30) - 1, 4 << 30] {
-                assert_eq!(m.ram().read_u8(PhysAddr(at)).is_ok(), at < size, "{size:#x}: {at:#x}");
+            for at in [
+                0,
+                0xa_0000,
+                0xb_ffff,
+                HOLE_START - 1,
+                HOLE_START,
+                (4 << 30) - 1,
+                4 << 30,
+            ] {
+                assert_eq!(
+                    m.ram().read_u8(PhysAddr(at)).is_ok(),
+                    at < size,
+                    "{size:#x}: {at:#x}"
+                );
             }
             assert!(m.ram().read_u8(last).is_ok() && m.ram().read_u8(last + 1).is_err());
         }

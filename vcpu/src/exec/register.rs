@@ -146,14 +146,26 @@ impl FromStr for Register {
     fn from_str(name: &str) -> Result<Self, UnknownRegister> {
         if let Some(n) = name.strip_prefix("msr:0x") {
             let hex = !n.is_empty() && n.bytes().all(|b| b.is_ascii_hexdigit());
-            return u32::from_str_radix(n, 16).ok().filter(|_| hex).map(Self::Msr).ok_or(UnknownRegister);
+            return u32::from_str_radix(n, 16)
+                .ok()
+                .filter(|_| hex)
+                .map(Self::Msr)
+                .ok_or(UnknownRegister);
         }
         if name.len() == 3 && (name.starts_with('r') || name.starts_with('e')) {
             if let Some(n) = GPRS.iter().position(|g| *g == &name[1..]) {
-                return Ok(if name.starts_with('r') { Self::Gpr(n as u8) } else { Self::Gpr32(n as u8) });
+                return Ok(if name.starts_with('r') {
+                    Self::Gpr(n as u8)
+                } else {
+                    Self::Gpr32(n as u8)
+                });
             }
         }
-        if let Some(n) = SEGS.iter().position(|s| *s == name).and_then(Seg::from_index) {
+        if let Some(n) = SEGS
+            .iter()
+            .position(|s| *s == name)
+            .and_then(Seg::from_index)
+        {
             return Ok(Self::Seg(n));
         }
         Ok(match name {
@@ -193,7 +205,10 @@ fn numbered(name: &str) -> Option<Register> {
     if number.len() > 1 && number.starts_with('0') {
         return None;
     }
-    let n: u8 = number.bytes().all(|b| b.is_ascii_digit()).then(|| number.parse().ok())??;
+    let n: u8 = number
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| number.parse().ok())??;
     match (kind, n) {
         ("r", 8..=15) if low => Some(Register::Gpr32(n)),
         ("r", 8..=15) => Some(Register::Gpr(n)),
@@ -304,8 +319,28 @@ mod tests {
     fn all() -> Vec<Register> {
         use Register as R;
         let mut all = vec![
-            R::Rip, R::Eip, R::Rflags, R::Eflags, R::Ldtr, R::Tr, R::Gdtr, R::Idtr, R::Xcr0, R::Efer, R::Pkru,
-            R::Tsc, R::Msr(0), R::Msr(0xc000_0081), R::Fcw, R::Fsw, R::Ftw, R::Fop, R::Fip, R::Fdp, R::Mxcsr, R::Shadow,
+            R::Rip,
+            R::Eip,
+            R::Rflags,
+            R::Eflags,
+            R::Ldtr,
+            R::Tr,
+            R::Gdtr,
+            R::Idtr,
+            R::Xcr0,
+            R::Efer,
+            R::Pkru,
+            R::Tsc,
+            R::Msr(0),
+            R::Msr(0xc000_0081),
+            R::Fcw,
+            R::Fsw,
+            R::Ftw,
+            R::Fop,
+            R::Fip,
+            R::Fdp,
+            R::Mxcsr,
+            R::Shadow,
         ];
         all.extend((0..16).flat_map(|n| [R::Gpr(n), R::Gpr32(n)]));
         all.extend(Seg::ALL.map(R::Seg));
@@ -326,9 +361,36 @@ mod tests {
     #[test]
     fn other_names_are_refused() {
         for name in [
-            "", "r", "rax ", "RAX", "ax", "al", "r16", "r7", "r08", "r8w", "eaxd", "cr1", "cr5", "dr4", "st8", "st(0)",
-            "xmm32", "xmm", "xmm01", "k8", "msr:", "msr:0x", "msr:16", "msr:0x100000000", "msr:0x+1", "rr8", "cr+0",
-            "ecs", "r\u{e9}x", "\u{e9}\u{e9}\u{e9}",
+            "",
+            "r",
+            "rax ",
+            "RAX",
+            "ax",
+            "al",
+            "r16",
+            "r7",
+            "r08",
+            "r8w",
+            "eaxd",
+            "cr1",
+            "cr5",
+            "dr4",
+            "st8",
+            "st(0)",
+            "xmm32",
+            "xmm",
+            "xmm01",
+            "k8",
+            "msr:",
+            "msr:0x",
+            "msr:16",
+            "msr:0x100000000",
+            "msr:0x+1",
+            "rr8",
+            "cr+0",
+            "ecs",
+            "r\u{e9}x",
+            "\u{e9}\u{e9}\u{e9}",
         ] {
             assert!(name.parse::<Register>().is_err(), "{name}");
         }

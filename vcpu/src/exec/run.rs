@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use softmmu::{Bus, Mmu, RamError};
-use system::{Boundary, CpuModel, Engine, Events, Platform, SoftInts, Vcpu, msr};
+use system::{Boundary, CpuModel, Current, Engine, Events, Platform, SoftInts, Vcpu, msr};
 use x86::{Activity, Exception, PAGE_SIZE};
 
 use super::board::Board;
@@ -46,7 +46,13 @@ impl Machine {
         let bus = Arc::clone(&board) as Arc<dyn Bus>;
         let mmu = Mmu::new(0, Arc::clone(memory.ram()), bus, model.maxphyaddr());
         let platform = Arc::clone(&board) as Arc<dyn Platform>;
-        let v = Vcpu::new(0, Arc::clone(model), mmu, Arc::new(Events::default()), platform);
+        let v = Vcpu::new(
+            0,
+            Arc::clone(model),
+            mmu,
+            Arc::new(Events::default()),
+            platform,
+        );
         Ok(Self { v, board, memory })
     }
 }
@@ -60,7 +66,13 @@ impl Exec {
     /// A CPU of this model on a given engine.
     pub fn with_engine(model: CpuModel, engine: EngineKind) -> Self {
         let engine = engine.create(&model, EngineOptions::default());
-        Self { model: Arc::new(model), engine, machine: None, cases: 0, patience: u64::MAX }
+        Self {
+            model: Arc::new(model),
+            engine,
+            machine: None,
+            cases: 0,
+            patience: u64::MAX,
+        }
     }
 
     /// The CPU's model.
@@ -94,7 +106,12 @@ impl Exec {
         outcome.map_err(ExecError::Case)
     }
 
-    fn run_on(&mut self, machine: &mut Machine, case: &Case, start: Start) -> Result<Outcome, String> {
+    fn run_on(
+        &mut self,
+        machine: &mut Machine,
+        case: &Case,
+        start: Start,
+    ) -> Result<Outcome, String> {
         let Machine { v, board, memory } = machine;
         memory.lay(&case.mem);
         let names = begin(v, board, memory, start, case.deliver)?;
@@ -111,7 +128,12 @@ impl Exec {
             delivered: Vec::new(),
             exception: None,
         };
-        let end = if case.deliver { run.delivering(v) } else { run.until_event(v) };
+        let _current = Current::enter(v);
+        let end = if case.deliver {
+            run.delivering(v)
+        } else {
+            run.until_event(v)
+        };
         let (exception, delivered) = (run.exception, run.delivered);
         Ok(Outcome {
             regs: changes::registers(&before, v, board, &names),
@@ -128,12 +150,19 @@ impl Exec {
 fn check_memory(case: &Case) -> Result<(), String> {
     let ram = case.ram;
     if ram == 0 || !ram.is_multiple_of(PAGE_SIZE) || ram > MAX_RAM {
-        return Err(format!("ram: {ram} bytes; it must be a multiple of 4096, not 0, and at most {MAX_RAM}"));
+        return Err(format!(
+            "ram: {ram} bytes; it must be a multiple of 4096, not 0, and at most {MAX_RAM}"
+        ));
     }
     for (n, (at, bytes)) in case.mem.iter().enumerate() {
-        if at.checked_add(bytes.len() as u64).is_none_or(|end| end > ram) {
+        if at
+            .checked_add(bytes.len() as u64)
+            .is_none_or(|end| end > ram)
+        {
             let len = bytes.len();
-            return Err(format!("mem[{n}]: {len} bytes at {at:#x} do not lie in RAM of {ram:#x} bytes; ask for more (ram)"));
+            return Err(format!(
+                "mem[{n}]: {len} bytes at {at:#x} do not lie in RAM of {ram:#x} bytes; ask for more (ram)"
+            ));
         }
     }
     Ok(())
@@ -147,11 +176,20 @@ fn begin(
     start: Start,
     deliver: bool,
 ) -> Result<super::start::Names, String> {
-    let Start { mut st, tsc, cr8, apic_base, msrs, names } = start;
+    let Start {
+        mut st,
+        tsc,
+        cr8,
+        apic_base,
+        msrs,
+        names,
+    } = start;
     let pae = st.cr0 & x86::cr0::PG != 0 && st.cr4 & x86::cr4::PAE != 0 && !st.long_mode();
     if pae {
-        st.pdpte = softmmu::read_pdptes(memory.ram(), st.cr3, v.model.maxphyaddr())
-            .map_err(|_| "cr3: it leads to a page-directory-pointer entry with reserved bits".to_owned())?;
+        st.pdpte =
+            softmmu::read_pdptes(memory.ram(), st.cr3, v.model.maxphyaddr()).map_err(|_| {
+                "cr3: it leads to a page-directory-pointer entry with reserved bits".to_owned()
+            })?;
     }
     v.mmu.sync();
     v.events.lower(u32::MAX);
@@ -159,7 +197,11 @@ fn begin(
     v.retired = 0;
     v.random = SEED;
     v.fixed_tsc = Some(tsc);
-    v.soft_ints = if deliver { SoftInts::Note(Vec::new()) } else { SoftInts::Hold(None) };
+    v.soft_ints = if deliver {
+        SoftInts::Note(Vec::new())
+    } else {
+        SoftInts::Hold(None)
+    };
     v.load_state(st);
     board.set(cr8, apic_base);
     for (number, value) in msrs {
@@ -272,9 +314,19 @@ impl Run<'_> {
 }
 
 fn hard(e: &Exception) -> Event {
-    Event { vector: e.vector, error: e.error, cr2: e.cr2, soft: false }
+    Event {
+        vector: e.vector,
+        error: e.error,
+        cr2: e.cr2,
+        soft: false,
+    }
 }
 
 fn soft(vector: u8) -> Event {
-    Event { vector, error: None, cr2: None, soft: true }
+    Event {
+        vector,
+        error: None,
+        cr2: None,
+        soft: true,
+    }
 }

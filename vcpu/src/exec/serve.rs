@@ -32,7 +32,11 @@ pub fn serve(exec: &mut Exec, input: impl Read, output: impl Write) -> Result<()
             output.flush().map_err(ServeError::Write)?;
         }
         line.clear();
-        if input.read_until(b'\n', &mut line).map_err(ServeError::Read)? == 0 {
+        if input
+            .read_until(b'\n', &mut line)
+            .map_err(ServeError::Read)?
+            == 0
+        {
             return output.flush().map_err(ServeError::Write);
         }
         if line.trim_ascii().is_empty() {

@@ -66,7 +66,9 @@ impl Seen {
     }
 
     fn any(&self, slots: std::ops::Range<u32>) -> bool {
-        slots.into_iter().any(|s| self.slots[s as usize / 64] & 1 << (s % 64) != 0)
+        slots
+            .into_iter()
+            .any(|s| self.slots[s as usize / 64] & 1 << (s % 64) != 0)
     }
 }
 
@@ -74,8 +76,14 @@ impl Seen {
 pub fn start(model: &CpuModel, regs: &[(Register, Value)]) -> Result<Start, String> {
     let mut st = CpuState::reset();
     st.gpr[2] = u64::from(model.signature());
-    let mut start =
-        Start { st, tsc: 0, cr8: 0, apic_base: APIC_BASE_RESET, msrs: Vec::new(), names: Names::default() };
+    let mut start = Start {
+        st,
+        tsc: 0,
+        cr8: 0,
+        apic_base: APIC_BASE_RESET,
+        msrs: Vec::new(),
+        names: Names::default(),
+    };
     let mut seen = Seen::default();
     let mut segments = [Given::Nothing; 6];
     for (register, value) in regs {
@@ -95,12 +103,21 @@ pub fn start(model: &CpuModel, regs: &[(Register, Value)]) -> Result<Start, Stri
 }
 
 impl Start {
-    fn set(&mut self, model: &CpuModel, register: Register, value: &Value, segments: &mut [Given; 6]) -> Result<(), String> {
+    fn set(
+        &mut self,
+        model: &CpuModel,
+        register: Register,
+        value: &Value,
+        segments: &mut [Given; 6],
+    ) -> Result<(), String> {
         let st = &mut self.st;
         match (register, value) {
-            (_, Value::Bytes(bytes)) if register.bytes() == Some(bytes.len()) => self.set_bytes(register, bytes),
+            (_, Value::Bytes(bytes)) if register.bytes() == Some(bytes.len()) => {
+                self.set_bytes(register, bytes)
+            }
             (Register::Seg(seg), Value::Number(n)) => {
-                let selector = u16::try_from(*n).map_err(|_| format!("{register}: {n} is no selector"))?;
+                let selector =
+                    u16::try_from(*n).map_err(|_| format!("{register}: {n} is no selector"))?;
                 segments[seg as usize] = Given::Selector(selector);
             }
             (Register::Seg(seg), Value::Segment(s)) => segments[seg as usize] = Given::Whole(*s),
@@ -111,7 +128,10 @@ impl Start {
             (Register::Shadow, Value::Shadow(s)) => st.shadow = *s,
             (_, Value::Number(n)) if is_number(register) => {
                 if register.bits() < 64 && n >> register.bits() != 0 {
-                    return Err(format!("{register}: {n:#x} does not fit into its {} bits", register.bits()));
+                    return Err(format!(
+                        "{register}: {n:#x} does not fit into its {} bits",
+                        register.bits()
+                    ));
                 }
                 self.set_number(model, register, *n)?;
             }
@@ -201,9 +221,13 @@ impl Start {
             msr::EFER => st.efer = n,
             msr::TSC_ADJUST if model.has(Feature::TscAdjust) => st.msr.tsc_adjust = n,
             msr::BIOS_SIGN_ID => st.msr.bios_sign_id = n,
-            msr::APIC_BASE if model.has(Feature::Apic) => self.apic_base = n & apic_base_mask(model.maxphyaddr()),
+            msr::APIC_BASE if model.has(Feature::Apic) => {
+                self.apic_base = n & apic_base_mask(model.maxphyaddr())
+            }
             // Errors are recorded by the CPU, not by software.
-            0x400..=0x427 if model.has(Feature::Mca) => st.msr.mc_banks[(number - msr::MC0_CTL) as usize] = n,
+            0x400..=0x427 if model.has(Feature::Mca) => {
+                st.msr.mc_banks[(number - msr::MC0_CTL) as usize] = n
+            }
             _ => self.msrs.push((number, n & msr_mask(model, number))),
         }
         if matches!(number, msr::TSC | msr::EFER | msr::FS_BASE | msr::GS_BASE) {
@@ -220,7 +244,11 @@ impl Start {
         st.cr3 &= (1 << model.maxphyaddr()) - 1;
         st.cr4 &= model.cr4();
         st.efer &= model.efer();
-        st.xcr0 = if model.xcr0() == 0 { x86::xcr0::X87 } else { st.xcr0 & model.xcr0() };
+        st.xcr0 = if model.xcr0() == 0 {
+            x86::xcr0::X87
+        } else {
+            st.xcr0 & model.xcr0()
+        };
         st.dr6 = st.dr6 & 0xe00f | 0xffff_0ff0;
         st.dr7 = st.dr7 & 0xffff_23ff | 0x400;
         st.mxcsr &= MXCSR_MASK;
@@ -315,7 +343,8 @@ fn msr_mask(model: &CpuModel, number: u32) -> u64 {
         0x200..=0x20f if number & 1 == 0 => physical & !0xf00,
         0x200..=0x20f => physical & !0x7ff,
         msr::SPEC_CTRL => {
-            1 | if model.has(Feature::Stibp) { 2 } else { 0 } | if model.has(Feature::Ssbd) { 4 } else { 0 }
+            1 | if model.has(Feature::Stibp) { 2 } else { 0 }
+                | if model.has(Feature::Ssbd) { 4 } else { 0 }
         }
         msr::MISC_ENABLE => MISC_ENABLE_WRITABLE,
         _ => u64::MAX,
@@ -323,7 +352,10 @@ fn msr_mask(model: &CpuModel, number: u32) -> u64 {
 }
 
 fn is_number(register: Register) -> bool {
-    let other = matches!(register, Register::Ldtr | Register::Tr | Register::Gdtr | Register::Idtr | Register::Shadow);
+    let other = matches!(
+        register,
+        Register::Ldtr | Register::Tr | Register::Gdtr | Register::Idtr | Register::Shadow
+    );
     register.bytes().is_none() && !other
 }
 

@@ -17,13 +17,19 @@ fn exec() -> Exec {
 fn answer(exec: &mut Exec, line: &str) -> Value {
     let mut out = Vec::new();
     exec.answer(line.as_bytes(), &mut out);
-    serde_json::from_slice(&out).unwrap_or_else(|e| panic!("{line}: {e}: {}", String::from_utf8_lossy(&out)))
+    serde_json::from_slice(&out)
+        .unwrap_or_else(|e| panic!("{line}: {e}: {}", String::from_utf8_lossy(&out)))
 }
 
 /// How an answer differs from what it should be. Only the members that `expected` names count.
 fn difference(got: &Value, expected: &str) -> Option<String> {
-    let expected: Value = serde_json::from_str(expected).unwrap_or_else(|e| panic!("{expected}: {e}"));
-    let (key, wanted) = expected.as_object().expect("an object").iter().find(|(key, value)| got[*key] != **value)?;
+    let expected: Value =
+        serde_json::from_str(expected).unwrap_or_else(|e| panic!("{expected}: {e}"));
+    let (key, wanted) = expected
+        .as_object()
+        .expect("an object")
+        .iter()
+        .find(|(key, value)| got[*key] != **value)?;
     Some(format!("{key}\n  got    {}\n  wanted {wanted}", got[key]))
 }
 
@@ -33,8 +39,25 @@ fn lines_are_answered_in_order_and_blank_ones_skipped() {
     let mut out = Vec::new();
     serve(&mut exec(), input.as_bytes(), &mut out).expect("memory does not fail");
     let text = String::from_utf8(out).expect("UTF-8");
-    let ids: Vec<&str> = text.lines().map(|l| l.split(",\"regs\"").next().and_then(|l| l.split(",\"error\"").next()).expect("an id")).collect();
-    assert_eq!(ids, ["{\"id\":1", "{\"id\":[2,\"\\u00e9\"]", "{\"id\":null", "{\"id\":3", "{\"id\":1e400"]);
+    let ids: Vec<&str> = text
+        .lines()
+        .map(|l| {
+            l.split(",\"regs\"")
+                .next()
+                .and_then(|l| l.split(",\"error\"").next())
+                .expect("an id")
+        })
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            "{\"id\":1",
+            "{\"id\":[2,\"\\u00e9\"]",
+            "{\"id\":null",
+            "{\"id\":3",
+            "{\"id\":1e400"
+        ]
+    );
     let errors: Vec<bool> = text.lines().map(|l| l.contains("\"error\":\"")).collect();
     assert_eq!(errors, [false, false, true, true, false]);
 }
@@ -48,9 +71,19 @@ struct Dialogue<'a> {
 
 impl std::io::Read for Dialogue<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let answers = self.answered.borrow().iter().filter(|b| **b == b'\n').count();
-        assert_eq!(answers, self.given, "all lines so far are answered before more is waited for");
-        let Some(line) = self.lines.next() else { return Ok(0) };
+        let answers = self
+            .answered
+            .borrow()
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
+        assert_eq!(
+            answers, self.given,
+            "all lines so far are answered before more is waited for"
+        );
+        let Some(line) = self.lines.next() else {
+            return Ok(0);
+        };
         self.given += line.matches('\n').count();
         buffer[..line.len()].copy_from_slice(line.as_bytes());
         Ok(line.len())
@@ -74,7 +107,16 @@ impl std::io::Write for Sink<'_> {
 fn answers_are_out_before_more_input_is_waited_for() {
     let answered = std::cell::RefCell::new(Vec::new());
     let lines = vec!["{}\n{}\n", "{\"id\"", ":4}\n", "{}\n"].into_iter();
-    serve(&mut exec(), Dialogue { lines, answered: &answered, given: 0 }, Sink(&answered)).expect("no failure");
+    serve(
+        &mut exec(),
+        Dialogue {
+            lines,
+            answered: &answered,
+            given: 0,
+        },
+        Sink(&answered),
+    )
+    .expect("no failure");
     assert_eq!(answered.borrow().iter().filter(|b| **b == b'\n').count(), 4);
 }
 
@@ -93,5 +135,8 @@ impl std::io::Write for Broken {
 #[test]
 fn a_closed_output_is_an_error() {
     let result = serve(&mut exec(), &b"{}\n"[..], Broken);
-    assert!(matches!(result, Err(super::ServeError::Write(_))), "{result:?}");
+    assert!(
+        matches!(result, Err(super::ServeError::Write(_))),
+        "{result:?}"
+    );
 }

@@ -1,0 +1,9 @@
+//! The program as a whole: bad input, tiny guests, cases over pipes.
+
+mod common;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod exec;
+#[cfg(test)]
+mod run;
