@@ -75,8 +75,8 @@ fn sixty_four_bit_entry() {
     assert_eq!(ram.u32(zero + 0x21c), 0x1_2345);
     assert_eq!(initrd, (0x2000_0000 - 0x1_2345) & !0xfff);
     assert_eq!(ram.read(initrd + 0x1_2344, 1), [0x5a]);
-    // e820: RAM, EBDA, F segment, RAM.
-    assert_eq!(ram.read(zero + 0x1e8, 1), [4]);
+    // e820: RAM, EBDA, F segment, RAM, and the four windows under 4 GiB.
+    assert_eq!(ram.read(zero + 0x1e8, 1), [8]);
     let entry = |n: u64| {
         let at = zero + 0x2d0 + n * 20;
         (ram.u64(at), ram.u64(at + 8), ram.u32(at + 16))

@@ -2,18 +2,10 @@
 
 use std::ops::Range;
 
-/// First byte of the extended BIOS data area: RAM that kernels must not use, below 640 KiB.
-const EBDA: u64 = 0x9_fc00;
-/// The end of conventional memory, where video memory begins.
-const CONVENTIONAL_END: u64 = 0xa_0000;
-/// The F segment: ACPI tables, reserved.
-const F_SEGMENT: u64 = 0xf_0000;
+use crate::memory::{E820Kind, MIB, e820};
+
 /// Start of extended memory.
-pub(super) const HIGH: u64 = 0x10_0000;
-/// RAM below 4 GiB ends here at the latest; PCI, the I/O APIC and the local APIC live above.
-const PCI_HOLE: u64 = 0xc000_0000;
-/// RAM that does not fit below the PCI hole continues here.
-const ABOVE_4G: u64 = 1 << 32;
+pub(super) const HIGH: u64 = MIB;
 
 /// What a range of physical memory is, with the numbers of the e820 interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +15,6 @@ pub enum MapKind {
     Ram = 1,
     /// Not to be touched.
     Reserved = 2,
-    /// ACPI tables, free once they have been read.
-    Acpi = 3,
-    /// ACPI non-volatile storage.
-    Nvs = 4,
 }
 
 impl MapKind {
@@ -54,29 +42,17 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// The PC's map with `ram` bytes of memory: RAM below 640 KiB with the EBDA reserved from 9FC00h, the F segment
-    /// reserved, RAM from 1 MiB to at most C0000000h, the rest from 4 GiB. The 384 KiB under 1 MiB are part of `ram`
-    /// although no operating system gets them.
+    /// The PC's map with `ram` bytes of memory, as [`crate::memory::e820`] tells it to everybody.
     pub fn pc(ram: u64) -> Self {
-        let mut entries = Vec::new();
-        let mut add = |range: Range<u64>, kind| {
-            if range.start < range.end {
-                entries.push(MapEntry {
-                    start: range.start,
-                    len: range.end - range.start,
-                    kind,
-                });
-            }
-        };
-        add(0..ram.min(EBDA), MapKind::Ram);
-        add(EBDA..CONVENTIONAL_END, MapKind::Reserved);
-        add(F_SEGMENT..HIGH, MapKind::Reserved);
-        add(HIGH..ram.min(PCI_HOLE), MapKind::Ram);
-        add(
-            ABOVE_4G..ABOVE_4G.saturating_add(ram.saturating_sub(PCI_HOLE)),
-            MapKind::Ram,
-        );
-        Self { entries }
+        let entries = e820(ram).into_iter().filter(|e| e.len > 0).map(|e| MapEntry {
+            start: e.start.0,
+            len: e.len,
+            kind: match e.kind {
+                E820Kind::Ram => MapKind::Ram,
+                E820Kind::Reserved => MapKind::Reserved,
+            },
+        });
+        Self { entries: entries.collect() }
     }
 
     /// All ranges, ascending.

@@ -68,7 +68,7 @@ fn elf_with_modules() {
     assert_eq!(ram.u32(mods + 16) % 0x1000, 0);
     // The map: each entry tells its length without that field.
     let (len, map) = (ram.u32(info + 44), u64::from(ram.u32(info + 48)));
-    assert_eq!((len, ram.u32(map)), (4 * 24, 20));
+    assert_eq!((len, ram.u32(map)), (8 * 24, 20));
     assert_eq!(
         (ram.u64(map + 76), ram.u64(map + 84), ram.u32(map + 92)),
         (0x10_0000, 15 << 20, 1)

@@ -103,7 +103,7 @@ fn elf_with_module() {
         (639, 15 << 10)
     );
     let (map, len) = tags[&6];
-    assert_eq!((ram.u32(map), len), (24, 8 + 4 * 24));
+    assert_eq!((ram.u32(map), len), (24, 8 + 8 * 24));
     assert_eq!(
         (ram.u64(map + 8 + 72), ram.u64(map + 8 + 80)),
         (0x10_0000, 15 << 20)

@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(ram.string(ram.u64(info + 24)), "quiet");
         assert_eq!(ram.u64(info + 32), 0xf_0040);
         let (map, count) = (ram.u64(info + 40), ram.u32(info + 48));
-        assert_eq!(count, 4);
+        assert_eq!(count, 8);
         assert_eq!(
             (ram.u64(map + 72), ram.u64(map + 80), ram.u32(map + 88)),
             (0x10_0000, 63 << 20, 1)
