@@ -147,7 +147,7 @@ pub fn enter(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     let mask = stack_mask(v);
     let sp = v.st.gpr[Gpr::Rsp as usize];
     let bp = v.st.gpr[Gpr::Rbp as usize];
-    let frame = sp.wrapping_sub(size) & mask;
+    let frame = sp & !mask | sp.wrapping_sub(size) & mask;
     // RBP, then level - 1 pointers of outer frames, then the new frame's.
     let pushes = 1 + level;
     let new_sp = sp.wrapping_sub(pushes * size).wrapping_sub(a & 0xffff) & mask;
@@ -174,7 +174,8 @@ pub fn enter(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
         let to = stack(v, sp, pushes * size, size, true)?;
         v.write(to, bytes, frame)?;
     }
-    set_part(v, Gpr::Rbp, mask, frame);
+    // As wide as the operand: CPUs do so, whatever the manual says of the stack's width.
+    set_part(v, Gpr::Rbp, u64::MAX >> (64 - 8 * size), frame);
     set_part(v, Gpr::Rsp, mask, new_sp);
     Ok(0)
 }

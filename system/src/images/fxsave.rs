@@ -92,6 +92,8 @@ fn aligned(lin: u64) -> Result<(), Exception> {
 pub fn fxsave(v: &mut Vcpu, a: u64, _b: u64, c: u64) -> Result<u64, Exception> {
     x87_available(v)?;
     aligned(a)?;
+    // All of the image must be writable, though its last bytes are left as they are.
+    v.probe_write(a, 512)?;
     let mut area = Area::new();
     let x87 = put_x87(v, &mut area, c == 8);
     put_mxcsr(v, &mut area);

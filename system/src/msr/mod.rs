@@ -88,8 +88,15 @@ fn check(valid: bool) -> Write {
     if valid { Ok(()) } else { Err(Refused::Value) }
 }
 
+/// AMD's own range. Kernels try some of these on every CPU, expecting #GP on Intel's: no news.
+const AMD_RANGE: std::ops::RangeInclusive<u32> = 0xc001_0000..=0xc001_ffff;
+
 fn refuse(v: &mut Vcpu, number: u32, refused: Refused, written: Option<u64>) -> Exception {
-    if refused == Refused::Unknown && v.warned.len() < MAX_WARNINGS && v.warned.insert(number) {
+    if refused == Refused::Unknown
+        && !AMD_RANGE.contains(&number)
+        && v.warned.len() < MAX_WARNINGS
+        && v.warned.insert(number)
+    {
         match written {
             None => {
                 tracing::warn!("the guest reads MSR {number:#x}, which this CPU does not have: #GP")

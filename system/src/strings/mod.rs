@@ -113,15 +113,22 @@ impl Job {
 
     fn movs(&self, v: &mut Vcpu, max: u64) -> Result<(u64, bool), Exception> {
         let source = self.run_at(v, self.source, Gpr::Rsi, max, AccessKind::Read)?;
-        let target = self.run_at(v, Seg::Es, Gpr::Rdi, max, AccessKind::Write)?;
-        let done = if let (Run::Ram(source), Run::Ram(target)) = (source, target) {
+        // What a single element raises, its read raises before its write.
+        let runs = match source {
+            Run::Ram(source) => match self.run_at(v, Seg::Es, Gpr::Rdi, max, AccessKind::Write)? {
+                Run::Ram(target) => Some((source, target)),
+                Run::Single => None,
+            },
+            Run::Single => None,
+        };
+        let done = if let Some((source, target)) = runs {
             let n = source.count().min(target.count());
             v.mmu.copy_run(&target, &source, n);
             n
         } else {
             let from = self.lin(v, self.source, Gpr::Rsi, false)?;
-            let to = self.lin(v, Seg::Es, Gpr::Rdi, true)?;
             let value = v.read(from, self.size as u32)?;
+            let to = self.lin(v, Seg::Es, Gpr::Rdi, true)?;
             v.write(to, self.size as u32, value)?;
             1
         };
@@ -167,20 +174,23 @@ impl Job {
 
     fn cmps(&self, v: &mut Vcpu, max: u64) -> Result<(u64, bool), Exception> {
         let source = self.run_at(v, self.source, Gpr::Rsi, max, AccessKind::Read)?;
-        let target = self.run_at(v, Seg::Es, Gpr::Rdi, max, AccessKind::Read)?;
-        let (done, a, b) = if let (Run::Ram(source), Run::Ram(target)) = (source, target) {
+        let runs = match source {
+            Run::Ram(source) => match self.run_at(v, Seg::Es, Gpr::Rdi, max, AccessKind::Read)? {
+                Run::Ram(target) => Some((source, target)),
+                Run::Single => None,
+            },
+            Run::Single => None,
+        };
+        let (done, a, b) = if let Some((source, target)) = runs {
             let n = source.count().min(target.count());
             self.compare(n, |i| {
                 (v.mmu.run_load(&source, i), v.mmu.run_load(&target, i))
             })
         } else {
             let from = self.lin(v, self.source, Gpr::Rsi, false)?;
+            let a = v.read(from, self.size as u32)?;
             let to = self.lin(v, Seg::Es, Gpr::Rdi, false)?;
-            (
-                1,
-                v.read(from, self.size as u32)?,
-                v.read(to, self.size as u32)?,
-            )
+            (1, a, v.read(to, self.size as u32)?)
         };
         v.flags = LazyFlags {
             kind: flag_kind(FlagOp::Sub, self.op.width),
