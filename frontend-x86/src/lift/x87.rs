@@ -92,7 +92,8 @@ impl Lifter<'_> {
         } else {
             let offset = self.b.temp();
             self.b.lea(ea.mem.addr, offset, ea.mem);
-            offset
+            // The data pointer has no upper bits of what the temporary held before.
+            self.zext(ea.mem.addr, offset)
         };
         let (b, c) = (offset, Operand::Imm(ea.seg as i64));
         let size = Operand::Imm(i64::from(bytes));
