@@ -366,11 +366,7 @@ impl Engine for Interp {
     fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit {
         let start = Instant::now();
         let end = v.retired.saturating_add(budget);
-        // What other Rust code left in the host's MXCSR is not the guest's.
-        let before = v.st.mxcsr;
-        host::fetch_mxcsr_flags(v);
-        v.st.mxcsr = before;
-        crate::x87::enter(v);
+        enter(v);
         let why = loop {
             self.check_code(v);
             match v.boundary() {
@@ -399,9 +395,7 @@ impl Engine for Interp {
     }
 
     fn advance(&mut self, v: &mut Vcpu, limit: u64) -> Result<(), Exception> {
-        let before = v.st.mxcsr;
-        host::fetch_mxcsr_flags(v);
-        v.st.mxcsr = before;
+        enter(v);
         self.check_code(v);
         let result = self.go(v, limit.max(1));
         host::fetch_mxcsr_flags(v);
@@ -435,6 +429,14 @@ impl Engine for Interp {
         self.transient = None;
         self.code_epoch = v.mmu.ram().code_epoch();
     }
+}
+
+/// What other Rust code left in the host's floating-point registers is not the guest's.
+fn enter(v: &mut Vcpu) {
+    let before = v.st.mxcsr;
+    host::fetch_mxcsr_flags(v);
+    v.st.mxcsr = before;
+    crate::x87::enter(v);
 }
 
 /// A fetch that failed, as the exception that it raises.
