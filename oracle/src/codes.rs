@@ -4,14 +4,16 @@ use iced_x86::{Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, Instru
 
 use frontend_x86::Features;
 
+const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::NO_PAUSE;
+
 /// Decodes as an Intel CPU does, hints included.
 pub fn decode(bytes: &[u8], bits: u8, ip: u64) -> Instruction {
-    Decoder::with_ip(bits.into(), bytes, ip, DecoderOptions::FORCE_RESERVED_NOP).decode()
+    Decoder::with_ip(bits.into(), bytes, ip, OPTIONS).decode()
 }
 
 /// Whether the bytes end before the instruction does.
 pub fn cut_off(bytes: &[u8], bits: u8) -> bool {
-    let mut decoder = Decoder::new(bits.into(), bytes, DecoderOptions::FORCE_RESERVED_NOP);
+    let mut decoder = Decoder::new(bits.into(), bytes, OPTIONS);
     let _ = decoder.decode();
     decoder.last_error() == DecoderError::NoMoreBytes
 }
@@ -68,6 +70,9 @@ pub fn unfit(bytes: &[u8], insn: &Instruction, bits: u8, vendor: Vendor, feature
     if !insn.is_invalid() && !features.allow(insn.code()) {
         return Some("an extension that the guest lacks");
     }
+    if matches!(insn.mnemonic(), M::Loope | M::Loopne) && prefixes(bytes, bits).iter().any(|b| matches!(b, 0xf2 | 0xf3)) {
+        return Some("REP before LOOPcc is reserved (SDM vol. 2, 2.1.1)");
+    }
     if insn.mnemonic() == M::Int && insn.immediate8() == 0x80 {
         return Some("calls the host's kernel");
     }
@@ -77,16 +82,18 @@ pub fn unfit(bytes: &[u8], insn: &Instruction, bits: u8, vendor: Vendor, feature
     if vendor == Vendor::Amd { amd(bytes, insn, bits) } else { None }
 }
 
-/// The legacy prefixes before an opcode, REX left out.
-pub fn prefixes(bytes: &[u8]) -> &[u8] {
-    let is_prefix =
+/// The prefixes before an opcode: legacy ones, and in 64-bit code what looks like REX before another of them.
+pub fn prefixes(bytes: &[u8], bits: u8) -> &[u8] {
+    let legacy =
         |b: &u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);
-    &bytes[..bytes.iter().take_while(|b| is_prefix(b)).count()]
+    let any = |b: &&u8| legacy(b) || bits == 64 && **b & 0xf0 == 0x40;
+    let run = &bytes[..bytes.iter().take_while(any).count()];
+    &run[..run.iter().rposition(legacy).map_or(0, |last| last + 1)]
 }
 
 /// Whether the opcode is a near branch's, in 64-bit code.
 fn near(bytes: &[u8]) -> bool {
-    let rest = &bytes[prefixes(bytes).len()..];
+    let rest = &bytes[prefixes(bytes, 64).len()..];
     let rest = if rest.first().is_some_and(|b| b & 0xf0 == 0x40) { &rest[1..] } else { rest };
     match rest {
         [0x0f, second, ..] => second & 0xf0 == 0x80,
@@ -100,7 +107,7 @@ pub fn amd(bytes: &[u8], insn: &Instruction, bits: u8) -> Option<&'static str> {
     use iced_x86::FlowControl as Flow;
     let branch = !matches!(insn.flow_control(), Flow::Next | Flow::Interrupt | Flow::Exception);
     Some(match insn.code() {
-        _ if bits == 64 && (branch || insn.is_invalid()) && prefixes(bytes).contains(&0x66) && near(bytes) => {
+        _ if bits == 64 && (branch || insn.is_invalid()) && prefixes(bytes, bits).contains(&0x66) && near(bytes) => {
             "66h before a near branch in 64-bit code: Intel ignores it, AMD truncates RIP"
         }
         Code::Jmp_m1664 | Code::Call_m1664 | Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 => {

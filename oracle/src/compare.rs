@@ -127,7 +127,7 @@ impl Compare {
         };
         differ(kind::VECTOR, "vector", host.vector.into(), ours.vector.into());
         if host.vector != NO_FAULT && host.vector == ours.vector {
-            let kernel = host.cr2 >> 47 != 0 && host.vector == PF;
+            let kernel = host.cr2 >= 0x7fff_ffff_f000 && host.vector == PF;
             // Linux hides from user mode whether the kernel's pages are there.
             let mask = if kernel { !PRESENT } else { !0 };
             differ(kind::ERROR, "error", (host.error & mask).into(), (ours.error & mask).into());

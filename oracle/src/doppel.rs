@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backend_interp::Interp;
-use frontend_x86::Features;
+use frontend_x86::{Features, Limits, Mode};
 use softmmu::{Bus, GuestRam, Mmu};
 use system::testing::Board;
 use system::{CpuModel, Engine, Events, LazyFlags, Platform, Vcpu};
@@ -103,8 +103,9 @@ impl Doppel {
             }
         }
         for page in (0..CODE_LEN).step_by(0x1000) {
-            self.map(CODE[0] + page, CODE_AT + page | P | U | W);
-            self.map(CODE[1] + page, CODE_AT + page | P | U);
+            for base in CODE {
+                self.map(base + page, CODE_AT + page | P | U);
+            }
         }
         self.map(STATE, STATE_AT | P | U | W | NX);
         self.map(EXIT, EXIT_AT | P | U);
@@ -319,6 +320,14 @@ impl Doppel {
         out.changes = self.changes.len() as u32;
         out.ending = Ending::Done;
         (out, &self.changes)
+    }
+
+    /// The IR of a case's first instruction.
+    pub fn ir(&mut self, case: &Case) -> String {
+        self.load(case);
+        let limits = Limits { max_insns: 1, page: u32::from(case.len) };
+        let features = Features::new(&self.v.model.features_iced());
+        frontend_x86::lift(case.bytes(), &limits, Mode::of(&self.v.st), &features).block.to_string()
     }
 
     /// One instruction with all its repetitions.

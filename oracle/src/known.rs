@@ -70,16 +70,34 @@ const PF: u32 = 14;
 /// The table.
 pub const KNOWN: &[Known] = &[
     Known {
-        reason: "RETF and IRET read several words; which of them is read first is not architectural (CR2)",
+        reason: "RETF and IRET read several words; which of them is read first, and whether all are before any is looked \
+                 at, is not architectural",
         amd: false,
-        kinds: kind::CR2,
-        test: |s| matches!(s.insn.mnemonic(), M::Retf | M::Iret | M::Iretd | M::Iretq),
+        kinds: FAULT,
+        test: |s| is_far_return(s.insn) && matches!(s.host.vector, PF | SS) && s.ours.vector != NO_FAULT,
     },
     Known {
-        reason: "an operand of more than 10 bytes that crosses pages: which byte is accessed first is not architectural (CR2)",
+        reason: "IRETQ with a bad SS and a bad RIP: Intel looks at SS first (SDM vol. 2, IRET), AMD at RIP",
+        amd: true,
+        kinds: kind::ERROR,
+        test: |s| is_far_return(s.insn) && (s.host.vector, s.host.error) == (GP, 0),
+    },
+    Known {
+        reason: "a null selector with an RPL in a data segment register: the host's kernel returned from an exception or \
+                 interrupt meanwhile, and IRET to an outer level clears it",
         amd: false,
-        kinds: kind::CR2,
-        test: |s| matches!(s.insn.memory_size().size(), 0 | 11..) && within(s, 768),
+        kinds: kind::SEG,
+        test: |s| {
+            let mut pairs = s.host.seg.iter().zip(&s.ours.seg);
+            (s.host.fs_base, s.host.gs_base) == (s.ours.fs_base, s.ours.gs_base)
+                && pairs.all(|(host, ours)| host == ours || (*host == 0 && *ours < 4))
+        },
+    },
+    Known {
+        reason: "an operand of more than 10 bytes that crosses pages: which byte is accessed first is not architectural",
+        amd: false,
+        kinds: kind::CR2 | kind::ERROR,
+        test: |s| matches!(s.insn.memory_size().size(), 0 | 11..) && within(s, 832),
     },
     Known {
         reason: "ENTER that faults may have written below the stack pointer (SDM vol. 2, ENTER: frame pointers are pushed \
@@ -132,16 +150,63 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        reason: "RETF to another privilege level: AMD reads SS and RSP from the outer stack before it looks at CS",
-        amd: true,
-        kinds: FAULT,
-        test: |s| s.insn.mnemonic() == M::Retf && s.ours.vector == GP && matches!(s.host.vector, PF | SS),
-    },
-    Known {
         reason: "SHA instructions: Intel wants their memory operand aligned (SDM vol. 2, table 2-21, type 4), AMD does not",
         amd: true,
         kinds: ALL,
         test: |s| format!("{:?}", s.insn.mnemonic()).starts_with("Sha") && s.ours.vector == GP && misaligned(s),
+    },
+    Known {
+        reason: "far CALL that faults: AMD has written below the stack pointer before it looks at the target's limit",
+        amd: true,
+        kinds: kind::MEMORY,
+        test: |s| s.insn.mnemonic() == M::Call && s.host.vector != NO_FAULT,
+    },
+    Known {
+        reason: "UD0 and UD1: Intel's have a ModR/M byte, which must be fetched with what it asks for; AMD's have none",
+        amd: true,
+        kinds: FAULT,
+        test: |s| matches!(s.insn.mnemonic(), M::Ud0 | M::Ud1) && s.host.vector == 6 && s.ours.vector == PF,
+    },
+    Known {
+        reason: "an undefined instruction that is cut off: how much of it is fetched before #UD is not architectural",
+        amd: false,
+        kinds: FAULT,
+        test: |s| s.insn.is_invalid() && matches!((s.host.vector, s.ours.vector), (6, PF | GP) | (PF | GP, 6)),
+    },
+    Known {
+        reason: "XSAVE and its kin: whether the header is read before the area is written is not architectural",
+        amd: false,
+        kinds: kind::ERROR | kind::CR2,
+        test: |s| format!("{:?}", s.insn.mnemonic()).starts_with("Xsave") && within(s, 832),
+    },
+    Known {
+        reason: "MOVS between pages that are one page at two addresses and overlap there: the host's fast strings copy \
+                 more than an element at once (SDM vol. 3, 10.4.2.5)",
+        amd: false,
+        kinds: kind::MEMORY,
+        test: |s| {
+            let [Some(to), Some(from)] = [0, 1].map(|n| linear(s.case, s.insn, n)) else { return false };
+            let offsets = [from, to].map(layout::arena_offset);
+            let same = to.abs_diff(from) < layout::ARENA as u64;
+            matches!(s.insn.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq)
+                && !same
+                && matches!(offsets, [Some(a), Some(b)] if a.abs_diff(b) < 64)
+        },
+    },
+    Known {
+        reason: "MOVSXD with a 16-bit operand: Intel reads 16 bits of memory (SDM vol. 2), AMD 32",
+        amd: true,
+        kinds: ALL,
+        test: |s| s.insn.code() == Code::Movsxd_r16_rm16 && s.host.vector != NO_FAULT && s.ours.vector == NO_FAULT,
+    },
+    Known {
+        reason: "POP of a segment register: whether all of the stack's word is read or 16 bits of it is not architectural",
+        amd: false,
+        kinds: ALL,
+        test: |s| {
+            let pop = s.insn.mnemonic() == M::Pop && s.insn.op0_register().is_segment_register();
+            pop && matches!(s.host.vector, PF | SS) && s.ours.vector != s.host.vector
+        },
     },
     Known {
         reason: "PUSH of a segment register, 32 bits wide: Intel writes 16 (SDM vol. 2, PUSH), AMD zero-extends",
@@ -152,8 +217,11 @@ pub const KNOWN: &[Known] = &[
     Known {
         reason: "ARPL: whether its read already asks for write permission is not architectural",
         amd: false,
-        kinds: FAULT | kind::FLAGS | kind::IP,
-        test: |s| s.insn.mnemonic() == M::Arpl && s.ours.vector == PF && s.ours.error & 2 != 0,
+        kinds: ALL,
+        test: |s| {
+            let written = s.ours.vector == GP || s.ours.vector == PF && s.ours.error & 2 != 0;
+            s.insn.mnemonic() == M::Arpl && written && matches!(s.host.vector, PF | NO_FAULT)
+        },
     },
     Known {
         reason: "REP INS and OUTS without I/O permission: AMD raises #GP even when the count is 0",
@@ -181,10 +249,20 @@ pub const KNOWN: &[Known] = &[
         test: |s| s.case.bits != 64 && matches!(s.host.vector, GP | SS) && s.ours.vector != s.host.vector && wraps(s),
     },
     Known {
-        reason: "MASKMOVQ and MASKMOVDQU with a zero mask: faults are implementation-dependent (SDM vol. 2)",
+        reason: "a pending x87 exception and a bad memory operand: #MF and #PF, #GP, #SS are of one class (SDM vol. 3, \
+                 table 6-2), their order is not architectural",
         amd: false,
-        kinds: FAULT | kind::IP | kind::TAGS,
-        test: |s| matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu) && zero_mask(s),
+        kinds: FAULT,
+        test: |s| s.host.vector == 16 && matches!(s.ours.vector, GP | SS | PF),
+    },
+    Known {
+        reason: "MASKMOVQ and MASKMOVDQU where no mask bit is set: faults are implementation-dependent (SDM vol. 2)",
+        amd: false,
+        kinds: ALL,
+        test: |s| {
+            let maskmov = matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu);
+            maskmov && matches!(s.host.vector, PF | GP | SS) && zero_mask(s)
+        },
     },
     Known {
         reason: "a misaligned operand beyond SS's limit: #GP and #SS are of one class, their order is not architectural",
@@ -207,7 +285,9 @@ fn operand(s: &Seen) -> Option<u64> {
 }
 
 fn misaligned(s: &Seen) -> bool {
-    operand(s).is_some_and(|lin| lin % 16 != 0)
+    let name = format!("{:?}", s.insn.mnemonic());
+    let to = if name.starts_with("Xsave") || name.starts_with("Xrstor") { 64 } else { 16 };
+    operand(s).is_some_and(|lin| lin % to != 0)
 }
 
 /// Both faulting addresses lie in the first `len` bytes of the operand.
@@ -253,7 +333,10 @@ fn wraps(s: &Seen) -> bool {
         })
     });
     let sp = value(s.case, Register::ESP);
-    memory || s.insn.is_stack_instruction() && sp.wrapping_sub(64) & 0xffff_ffff > 0xffff_ff00
+    let bp = value(s.case, Register::EBP);
+    let near_end = |p: u64| p.wrapping_sub(256) & 0xffff_ffff > 0xffff_fdff;
+    let frame = matches!(s.insn.mnemonic(), M::Enter | M::Leave) && near_end(bp);
+    memory || frame || s.insn.is_stack_instruction() && near_end(sp)
 }
 
 fn zero_mask(s: &Seen) -> bool {
@@ -264,5 +347,17 @@ fn zero_mask(s: &Seen) -> bool {
     } else {
         fx.xmm(register.number())
     };
-    mask.iter().all(|b| b & 0x80 == 0)
+    // Nothing to write in the page where the host faulted.
+    let Some(lin) = operand_of_string(s) else { return false };
+    let there = |n: usize| s.host.vector != PF || (lin.wrapping_add(n as u64) ^ s.host.cr2) >> 12 == 0;
+    mask.iter().enumerate().all(|(n, b)| b & 0x80 == 0 || !there(n))
+}
+
+fn is_far_return(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), M::Retf | M::Iret | M::Iretd | M::Iretq)
+}
+
+/// The linear address of an implicit operand at rDI.
+fn operand_of_string(s: &Seen) -> Option<u64> {
+    linear(s.case, s.insn, 0)
 }

@@ -24,10 +24,10 @@ pub const FILLER: u8 = 0xcc;
 /// Bytes behind an instruction that lead back to the harness.
 pub const EXIT_LEN: u64 = 8;
 
-/// The harness's own state and stack in the child.
-pub const STATE: u64 = 0x2000_0000;
+/// The harness's own state and stack in the child. Nothing that registers are filled with comes near.
+pub const STATE: u64 = 0x2d3b_5000;
 /// The harness's code in the child.
-pub const STUBS: u64 = 0x2010_0000;
+pub const STUBS: u64 = 0x2d3b_9000;
 /// Where instructions come back to: 64-bit code. Its address is the first quadword at [`STATE`], too.
 pub const EXIT: u64 = STUBS;
 

@@ -12,6 +12,7 @@ mod compare;
 mod doppel;
 mod generate;
 mod known;
+pub mod kvm;
 mod layout;
 mod native;
 mod random;

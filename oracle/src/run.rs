@@ -7,6 +7,7 @@ use oracle::{Case, Counts, Oracle, Way};
 
 const USAGE: &str = "usage: oracle sweep [--states N] [--seed S] [--only PREFIX]
        oracle long --seconds N [--seed S] [--only PREFIX] [--counts FILE]
+       oracle kvm [--seconds N] [--states N] [--seed S] [--only GROUP] [--case GROUP:SEED] [--record GROUP:SEED]
        oracle case 'TEXT'          run one case on both sides and show all";
 
 fn fail(text: &str) -> ! {
@@ -47,9 +48,43 @@ pub fn main() {
     match command.as_str() {
         "sweep" => many(&options(rest), false),
         "long" => many(&options(rest), true),
+        "kvm" => kvm(rest),
         "case" => one(&rest.join(" ")),
         _ => fail(USAGE),
     }
+}
+
+/// System-mode states on KVM's single step: many, or one case that a failure named.
+fn kvm(args: &[String]) {
+    use oracle::kvm;
+    let mut options =
+        kvm::Options { time: Duration::MAX, cases: u64::MAX, seed: 1, only: None, failures: usize::MAX };
+    let mut oracle = kvm::Oracle::new().unwrap_or_else(|e| fail(&e));
+    let mut rest = args.iter();
+    while let Some(name) = rest.next() {
+        let Some(value) = rest.next() else { fail(USAGE) };
+        let number = || value.parse().unwrap_or_else(|_| fail(&format!("{name} wants a number, not {value}")));
+        match name.as_str() {
+            "--seconds" => options.time = Duration::from_secs(number()),
+            "--states" => options.cases = number(),
+            "--seed" => options.seed = number(),
+            "--only" => options.only = Some(value.clone()),
+            "--case" | "--record" => {
+                let (group, seed) = value.split_once(":0x").unwrap_or_else(|| fail("a case is GROUP:0xSEED"));
+                let seed = u64::from_str_radix(seed, 16).unwrap_or_else(|e| fail(&format!("{value}: {e}")));
+                if name == "--record" {
+                    println!("{}", oracle.record(group, seed));
+                } else {
+                    println!("{}", oracle.check(group, seed));
+                }
+                return;
+            }
+            _ => fail(USAGE),
+        }
+    }
+    let report = oracle.run(&options);
+    print!("{report}");
+    exit(i32::from(!report.failures.is_empty()));
 }
 
 fn one(text: &str) {

@@ -94,7 +94,8 @@ fn instructions(case: &Case) -> Vec<Instruction> {
     let mut at = 0;
     while at < usize::from(case.len) {
         let insn = codes::decode(&case.bytes()[at..], case.bits, case.ip + at as u64);
-        at += insn.len().max(1);
+        // What follows an undefined instruction isn't run.
+        at = if insn.is_invalid() { usize::from(case.len) } else { at + insn.len() };
         list.push(insn);
     }
     list
@@ -240,7 +241,7 @@ impl Oracle {
             let count = &mut self.by_code[insn.code() as usize];
             if host.out.ending != Ending::Done {
                 count.lost += 1;
-                found.push((*case, way, insn));
+                found.push((*case, way, insn, " the child did not come back".into()));
                 continue;
             }
             count.states[match case.bits {
@@ -248,7 +249,7 @@ impl Oracle {
                 32 => 1,
                 _ => 2,
             }] += 1;
-            let whole = usize::from(case.len) == insn.len();
+            let whole = usize::from(case.len) == insn.len() || insn.is_invalid();
             let text = if whole {
                 judge(&mut self.doppel, &self.compare, case, &[insn], host.out, host.changes, way)
             } else {
@@ -258,25 +259,25 @@ impl Oracle {
             match text {
                 Verdict::Same => {}
                 Verdict::Known(n) => self.known[n] += 1,
-                Verdict::Different(_) => {
+                Verdict::Different(text) => {
                     count.different += 1;
                     if count.different <= KEPT {
-                        found.push((*case, way, insn));
+                        found.push((*case, way, insn, text));
                     }
                 }
             }
         }
-        for (case, way, insn) in found {
-            self.fail(case, way, &insn);
+        for (case, way, insn, text) in found {
+            self.fail(&case, way, &insn, text);
         }
         Ok(())
     }
 
-    fn fail(&mut self, case: Case, way: Way, insn: &Instruction) {
+    fn fail(&mut self, case: &Case, way: Way, insn: &Instruction, text: String) {
         let code = self.names[insn.code() as usize].clone();
         let kept = self.failures.iter().filter(|f| f.name.starts_with(&format!("{code} "))).count() as u64;
         if kept < KEPT {
-            self.failures.push(Failure { name: format!("{code} {insn}"), case: case.text(), way, text: String::new() });
+            self.failures.push(Failure { name: format!("{code} {insn}"), case: case.text(), way, text });
         }
     }
 
@@ -285,8 +286,10 @@ impl Oracle {
         let mut failures = std::mem::take(&mut self.failures);
         for failure in &mut failures {
             let case = Case::parse(&failure.case)?;
-            let (case, text) = self.minimise(&case, failure.way)?;
-            (failure.case, failure.text) = (case.text(), text);
+            match self.minimise(&case, failure.way)? {
+                Some((case, text)) => (failure.case, failure.text) = (case.text(), text),
+                None => failure.text += " (only among others: not by itself)",
+            }
         }
         self.failures = failures;
         Ok(())
@@ -313,18 +316,18 @@ impl Oracle {
         landed(case, breakpoint, &mut host);
         landed(case, breakpoint, &mut ours);
         let mut text = String::new();
+        let ours_text = describe(&ours, our_changes);
+        text += &self.doppel.ir(case);
         for insn in &insns {
             text += &format!("{:x}: {insn} ({:?})\n", insn.ip(), insn.code());
         }
-        Ok(text + &format!("host {}\nours {}", describe(&host, &changes), describe(&ours, our_changes)))
+        Ok(text + &format!("host {}\nours {}", describe(&host, &changes), ours_text))
     }
 
-    fn minimise(&mut self, case: &Case, way: Way) -> Result<(Case, String), String> {
-        let Some(mut text) = self.check(case, way)? else {
-            return Ok((*case, " only among others: not by itself".into()));
-        };
+    fn minimise(&mut self, case: &Case, way: Way) -> Result<Option<(Case, String)>, String> {
+        let Some(mut text) = self.check(case, way)? else { return Ok(None) };
         if text.contains("come back") {
-            return Ok((*case, text));
+            return Ok(Some((*case, text)));
         }
         let plain = Case::new(case.bits, case.bytes());
         let mut best = *case;
@@ -366,7 +369,7 @@ impl Oracle {
                 }
             }
         }
-        Ok((best, text))
+        Ok(Some((best, text)))
     }
 
     /// The host's vendor.

@@ -129,7 +129,7 @@ impl Generator {
             }
         } else if bits == 64 && r.one_in(10) {
             // A REX prefix where there was none, or other bits in it.
-            let at = codes::prefixes(&bytes).len();
+            let at = codes::prefixes(&bytes, bits).len();
             match bytes[at] {
                 0x40..=0x4f => bytes[at] ^= 1 << r.below(4),
                 0xc4 | 0xc5 => {}

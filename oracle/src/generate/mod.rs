@@ -35,11 +35,11 @@ impl Generator {
         self.random = Random::new(seed);
     }
 
-    /// A state for an encoding; `None` when this one would not come back from the host.
+    /// A state for an encoding; `None` when none was found that comes back from the host.
     pub fn case(&mut self, encoding: &Encoding) -> Option<Case> {
         for _ in 0..8 {
             let case = self.state(encoding);
-            if !self.hangs(&case, encoding) {
+            if !self.useless(&case, encoding) {
                 return Some(case);
             }
         }

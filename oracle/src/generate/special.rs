@@ -313,9 +313,15 @@ impl Generator {
         self.lay_at_operand(case, insn, 0, &image);
     }
 
-    /// Whether the case would not come back from the host: a branch to itself or into the way back.
-    pub(super) fn hangs(&self, case: &Case, encoding: &Encoding) -> bool {
+    /// Whether the case is of no use: it would not come back from the host (a branch to itself or into the way back),
+    /// or it asks for state components that the guest lacks.
+    pub(super) fn useless(&self, case: &Case, encoding: &Encoding) -> bool {
         let insn = &encoding.insn;
+        let name = insn.mnemonic();
+        let images = [M::Xsave, M::Xsavec, M::Xsaveopt, M::Xrstor, M::Xsave64, M::Xsavec64, M::Xsaveopt64, M::Xrstor64];
+        if images.contains(&name) && (case.gpr[0] & 0xffff_fffc != 0 || case.gpr[2] & 0xffff_ffff != 0) {
+            return true;
+        }
         let read = |lin: Option<u64>, size: usize| {
             let mut bytes = [0; 8];
             case.peek(&self.template, layout::arena_offset(lin?)?, &mut bytes[..size.min(8)]);

@@ -102,12 +102,10 @@ fn prepare(shared: &Shared, setup: &Setup) -> Result<(), u32> {
             (_, false) => return Err(2),
         }
     }
-    if !map_at(super::BACK_DOOR, ARENA, RW, arena, 0) {
+    if !map_at(super::ARENA_DOOR, ARENA, RW, arena, 0) || !map_at(super::CODE_DOOR, CODE_LEN as usize, RW, code, 0) {
         return Err(3);
     }
-    if !map_at(CODE[0], CODE_LEN as usize, RW | libc::PROT_EXEC, code, 0)
-        || !map_at(CODE[1], CODE_LEN as usize, RX, code, 0)
-    {
+    if !CODE.into_iter().all(|base| map_at(base, CODE_LEN as usize, RX, code, 0)) {
         return Err(4);
     }
     if !map_at(STATE, 0x1000, RW, -1, 0) || !map_at(STUBS, 0x1000, RW, -1, 0) {
@@ -201,9 +199,9 @@ pub(super) fn main(shared: &mut Shared, setup: &Setup, stack: &mut [u8]) -> ! {
     (own.own_fs_base, own.own_gs_base, own.own_mxcsr) = (own_fs_base, own_gs_base, 0x1f80);
     own.exit = layout::EXIT;
     // SAFETY: mapped by `prepare` with this length and more alignment; aliases are written by instructions only.
-    let arena = unsafe { &mut *(super::BACK_DOOR as usize as *mut [u64; ARENA / 8]) };
+    let arena = unsafe { &mut *(super::ARENA_DOOR as usize as *mut [u64; ARENA / 8]) };
     // SAFETY: likewise.
-    let code = unsafe { &mut *(CODE[0] as usize as *mut [u8; CODE_LEN as usize]) };
+    let code = unsafe { &mut *(super::CODE_DOOR as usize as *mut [u8; CODE_LEN as usize]) };
     code.fill(FILLER);
     for (word, bytes) in arena.iter_mut().zip(setup.template.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());

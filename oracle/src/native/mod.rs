@@ -14,8 +14,9 @@ use stubs::Stubs;
 use crate::case::{Case, Ending, Outcome, Result as CaseResult};
 use crate::layout;
 
-/// Where the child has the arena writable throughout, for itself.
-const BACK_DOOR: u64 = 0x2020_0000;
+/// Where the child has the arena and the code writable throughout, for itself.
+const ARENA_DOOR: u64 = 0x2d3c_6000;
+const CODE_DOOR: u64 = 0x2d3d_a000;
 
 const ALIAS0: u32 = 1;
 const COMPAT: u32 = 2;
