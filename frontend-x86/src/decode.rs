@@ -24,7 +24,8 @@ pub enum Decoded {
 }
 
 fn raw(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> (Instruction, DecoderError) {
-    let mut options = DecoderOptions::FORCE_RESERVED_NOP;
+    // F3 90 is PAUSE, but XCHG with REX.B: the decoder makes PAUSE of both unless told not to.
+    let mut options = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::NO_PAUSE;
     if !features.has(CpuidFeature::BMI1) {
         options |= DecoderOptions::NO_MPFX_0FBC;
     }
@@ -67,34 +68,39 @@ pub fn decode(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> Deco
 /// Whether no byte that may follow makes an instruction of these: the decoder wants a ModR/M byte even after opcodes that
 /// are undefined without one, and hardware does not fetch it.
 fn hopeless(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> bool {
-    let mut whole = [0; MAX_LEN];
     if bytes.is_empty() || bytes.len() >= MAX_LEN {
         return false;
     }
-    whole[..bytes.len()].copy_from_slice(bytes);
+    let mut some = without_lock(bytes, mode);
+    some.push(0);
+    let last = some.len() - 1;
     (0..=u8::MAX).all(|next| {
-        whole[bytes.len()] = next;
-        raw(&whole, delta, mode, features).1 == DecoderError::InvalidInstruction
+        some[last] = next;
+        raw(&some, delta, mode, features).1 == DecoderError::InvalidInstruction
     })
+}
+
+/// The bytes without LOCK prefixes, which are looked at when the whole instruction has been fetched.
+fn without_lock(bytes: &[u8], mode: Mode) -> Vec<u8> {
+    let opcode = bytes.iter().position(|b| !is_prefix(*b, mode)).unwrap_or(bytes.len());
+    let (prefixes, rest) = bytes.split_at(opcode);
+    prefixes.iter().copied().filter(|b| *b != 0xf0).chain(rest.iter().copied()).collect()
+}
+
+fn is_prefix(b: u8, mode: Mode) -> bool {
+    matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || (mode.code64() && b & 0xf0 == 0x40)
 }
 
 /// Whether an encoding that the decoder refused after 15 bytes is refused for its length: with fewer prefixes it would
 /// be an instruction that reaches beyond the 15th byte.
 fn too_long(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> bool {
-    let is_prefix = |b: &u8| {
-        matches!(
-            b,
-            0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
-        ) || (mode.code64() && b & 0xf0 == 0x40)
-    };
-    match bytes[..MAX_LEN].iter().position(|b| !is_prefix(b)) {
+    match bytes[..MAX_LEN].iter().position(|b| !is_prefix(*b, mode)) {
         None => true,
-        Some(opcode) => !hopeless(
-            &bytes[opcode.saturating_sub(4).max(1)..MAX_LEN],
-            delta,
-            mode,
-            features,
-        ),
+        Some(opcode) => {
+            let shorter = without_lock(&bytes[opcode.saturating_sub(4).max(1)..MAX_LEN], mode);
+            let error = raw(&shorter, delta, mode, features).1;
+            error == DecoderError::NoMoreBytes && !hopeless(&shorter, delta, mode, features)
+        }
     }
 }
 

@@ -288,8 +288,7 @@ ops! {
     Fence "fence" dsts 0 args 0; effect,
 
     // Ends of blocks. Their width is the instruction pointer's, to which offsets are cut: 64 bits in 64-bit mode; else
-    // 16 for transfers with 16-bit operands, 32 for the others. Where a branch is not taken nothing is cut: b is the
-    // next instruction, whatever the operand size.
+    // 16 for transfers with 16-bit operands, 32 for the others.
     /// Go on at a = Pc(offset).
     Jump "jump" dsts 0 args 1; effect terminal,
     /// Go on at a = Pc(offset) if the condition holds, else at b = Pc(offset).

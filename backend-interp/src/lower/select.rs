@@ -118,7 +118,7 @@ impl Lower<'_> {
             self.insn(op);
             return Some(1);
         }
-        if let Some(taken) = self.x87_memory(at) {
+        if let Some(taken) = self.x87_memory(at).or_else(|| self.vec_with_memory(at)) {
             return Some(taken);
         }
         if let Some(taken) = self.fused(at) {
@@ -690,31 +690,6 @@ impl Lower<'_> {
         }))
     }
 
-    fn vec_move(&mut self, at: usize, op: &Op) -> Option<()> {
-        let load = op.code == OpCode::VecLoad;
-        let Operand::Imm(size) = (if load { op.a } else { op.b }) else { return None };
-        let address = self.address(at, &op.mem?, size as u32)?;
-        let (run, a, d): (Handler, u16, u16) = if load {
-            let table: [Handler; 4] = [
-                memory::vec_load::<false, false>,
-                memory::vec_load::<true, false>,
-                memory::vec_load::<false, true>,
-                memory::vec_load::<true, true>,
-            ];
-            (memory::pick(address.idx, address.a32, table), size as u16, self.dest(at, op.dst)?)
-        } else {
-            let table: [Handler; 4] = [
-                memory::vec_store::<false, false>,
-                memory::vec_store::<true, false>,
-                memory::vec_store::<false, true>,
-                memory::vec_store::<true, true>,
-            ];
-            (memory::pick(address.idx, address.a32, table), self.field(at, op.a)?, size as u16)
-        };
-        self.push(LOp { run, a, d, ..self.with_address(address) });
-        Some(())
-    }
-
     /// Boxes the description of a vector or x87 instruction; returns the pointer to it.
     pub(super) fn describe(&mut self, at: usize, op: &Op, with_stub: bool) -> Option<i64> {
         let code = Code::try_from(op.sub as usize).ok()?;
@@ -729,27 +704,13 @@ impl Lower<'_> {
             other => self.dest(at, other)?,
         };
         let args = [op.a, op.b, op.c];
-        let stub = if with_stub { self.stubs.get(code, op.dst, args, fields) } else { None };
+        let fp = super::vector::uses_mxcsr(code);
+        let stub = if with_stub { self.stubs.get(code, op.dst, args, fields, fp) } else { None };
         let writes_flags = crate::host::writes_flags(code);
         let boxed = Box::new(VecOp { code, stub, dst: op.dst, args, fields, writes_flags });
         let at = std::ptr::from_ref(boxed.as_ref()).addr() as i64;
         self.out.vec_ops.push(boxed);
         Some(at)
-    }
-
-    fn vec(&mut self, at: usize, op: &Op) -> Option<()> {
-        let imm = self.describe(at, op, true)?;
-        let what = self.out.vec_ops.last()?;
-        let mmx = [op.dst, op.a, op.b, op.c].iter().any(|o| matches!(o, Operand::Mmx(_)));
-        let run: Handler = if what.stub.is_none() || mmx {
-            sys::vec_portable
-        } else if uses_mxcsr(what.code) {
-            sys::vec_stub_fp
-        } else {
-            sys::vec_stub
-        };
-        self.push(LOp { run, imm, ..self.blank() });
-        Some(())
     }
 }
 
@@ -768,15 +729,6 @@ fn shift_handler(code: OpCode, w: Width, wanted: bool) -> Option<Handler> {
         OpCode::Shrd => shift::double_shift::<T, false, F>,
         _ => return None,
     })))
-}
-
-/// Whether the instruction's result or flags depend on MXCSR: floating-point arithmetic, conversion, comparison.
-fn uses_mxcsr(code: Code) -> bool {
-    let name = format!("{:?}", code.mnemonic());
-    let tails = ["ps", "pd", "ss", "sd"];
-    let arithmetic = ["Add", "Sub", "Mul", "Div", "Sqrt", "Max", "Min", "Cmp", "Round", "Dp", "Haddp", "Hsubp"];
-    let float = tails.iter().any(|t| name.ends_with(t)) && arithmetic.iter().any(|a| name.starts_with(a));
-    float || name.starts_with("Cvt") || name.starts_with("Comis") || name.starts_with("Ucomis")
 }
 
 /// All flags that an op defines are wanted or none: handlers know nothing between.

@@ -6,7 +6,7 @@ use x86::Gpr;
 
 use super::operand::width_of;
 use super::{Flow, Lift, Lifter, UD};
-use crate::mode::CsLimit;
+use crate::mode::{CodeSize, CsLimit};
 
 const NONE: Operand = Operand::None;
 
@@ -31,6 +31,11 @@ impl Lifter<'_> {
             (self.mode.cs_limit(), w),
             (CsLimit::Full, _) | (CsLimit::Word, Width::B16)
         )
+    }
+
+    /// Whether a conditional branch of width `w` cuts EIP where it is taken only: 66h in 32-bit code.
+    fn cuts(&self, w: Width) -> bool {
+        w == Width::B16 && self.mode.code() == CodeSize::B32
     }
 
     /// Raises #GP(0) when a transfer to `target` must not happen; with `when`, only if that value isn't zero.
@@ -149,17 +154,20 @@ impl Lifter<'_> {
     pub(super) fn jcc(&mut self) -> Lift {
         let (cond, (delta, w)) = (self.cond(), self.target());
         let next = self.next();
-        let Some(taken) = delta else {
+        let Some(taken) = delta.filter(|_| !self.cuts(w)) else {
             let (target, b, to) = (self.target_operand(), self.b.temp(), self.b.temp());
-            self.b.mov(w, b, Operand::Pc(next));
+            let (ip, whole) = (self.mode.ip(), self.b.temp());
+            self.b.mov(ip, whole, target);
+            let target = self.zext(w, whole);
+            self.b.mov(ip, b, Operand::Pc(next));
             self.b.push(Op {
                 dst: to,
                 a: target,
                 b,
                 sub: cond as u32,
-                ..Op::new(OpCode::Select, w)
+                ..Op::new(OpCode::Select, ip)
             });
-            return self.go(w, to, Jump::Jmp);
+            return self.go(ip, to, Jump::Jmp);
         };
         if self.beyond_limit(w) {
             let holds = self.b.temp();
@@ -208,6 +216,29 @@ impl Lifter<'_> {
         }
     }
 
+    /// As `branch_nz`, where only the branch's target is cut to 16 bits, and not the next instruction's address.
+    fn branch_nz_cut(&mut self, value: Operand, a: i32, b: i32) -> Lift {
+        let w = Width::B64;
+        let mut offset = |to: i32| {
+            let offset = self.b.temp();
+            self.b.mov(Width::B32, offset, Operand::Pc(to));
+            self.zext(if to == self.next() { Width::B32 } else { Width::B16 }, offset)
+        };
+        let (a, b) = (offset(a), offset(b));
+        // All ones if the value isn't zero.
+        let [minus, either, bit, mask] = [(); 4].map(|()| self.b.temp());
+        self.b.quiet(OpCode::Sub, w, minus, Operand::Imm(0), value);
+        self.b.quiet(OpCode::Or, w, either, minus, value);
+        self.b.quiet(OpCode::Shr, w, bit, either, Operand::Imm(63));
+        self.b.quiet(OpCode::Sub, w, mask, Operand::Imm(0), bit);
+        // b ^ ((a ^ b) & mask)
+        let [both, chosen, to] = [(); 3].map(|()| self.b.temp());
+        self.b.quiet(OpCode::Xor, w, both, a, b);
+        self.b.quiet(OpCode::And, w, chosen, both, mask);
+        self.b.quiet(OpCode::Xor, w, to, chosen, b);
+        self.go(Width::B32, to, Jump::Jmp)
+    }
+
     /// Ends the block: to `a` when `value` (zero-extended) isn't zero, else to `b`.
     fn branch_nz(
         &mut self,
@@ -217,6 +248,9 @@ impl Lifter<'_> {
         a: i32,
         b: i32,
     ) -> Lift {
+        if self.cuts(target_width) {
+            return self.branch_nz_cut(value, a, b);
+        }
         let mut c = value;
         if counter > target_width {
             // The op looks at as many bits as the target has: fold the others into them.

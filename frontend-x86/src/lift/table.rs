@@ -250,7 +250,6 @@ impl Lifter<'_> {
             M::Hlt => self.plain_privileged(H::Hlt, Flow::Leave),
             M::Monitor => self.monitor(),
             M::Mwait => self.mwait(),
-            M::Pause => self.plain(H::Pause, 0, Flow::Next),
             M::In => self.input(),
             M::Out => self.output(),
 

@@ -9,9 +9,15 @@ use super::{Flow, Lift, Lifter, NM, UD};
 
 const NONE: Operand = Operand::None;
 
-/// Whether an operand is an MMX or XMM register.
+/// Whether an operand is, or could be where it is in memory, an MMX or XMM register.
 pub(super) fn is_vector(insn: &Instruction) -> bool {
-    has(insn, |r| r.is_mm() || r.is_xmm())
+    has(insn, Register::is_mm) || has_xmm(insn)
+}
+
+fn has_xmm(insn: &Instruction) -> bool {
+    use OpCodeOperandKind as K;
+    let info = insn.op_code();
+    (0..info.op_count()).any(|n| matches!(info.op_kind(n), K::xmm_reg | K::xmm_rm | K::xmm_or_mem))
 }
 
 fn has(insn: &Instruction, which: impl Fn(Register) -> bool) -> bool {
@@ -88,7 +94,7 @@ impl Lifter<'_> {
     pub(super) fn vector(&mut self) -> Lift {
         let code = self.insn.code();
         let mmx = has(&self.insn, Register::is_mm);
-        self.sse_available(has(&self.insn, Register::is_xmm))?;
+        self.sse_available(has_xmm(&self.insn))?;
         if mmx || code == Code::Cvtpi2ps_xmm_mmm64 {
             self.fpu_check();
         }
