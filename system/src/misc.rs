@@ -152,12 +152,13 @@ pub fn enter(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     let pushes = 1 + level;
     let new_sp = sp.wrapping_sub(pushes * size).wrapping_sub(a & 0xffff) & mask;
     for i in 1..=pushes {
+        // In the order in which they are pushed.
+        if i > 1 && i < pushes {
+            let from = stack(v, bp, (i - 1) * size, size, false)?;
+            v.read(from, bytes)?;
+        }
         let to = stack(v, sp, i * size, size, true)?;
         v.probe_write(to, size)?;
-    }
-    for i in 1..level {
-        let from = stack(v, bp, i * size, size, false)?;
-        v.read(from, bytes)?;
     }
     // The stack must be good for a push at its new end.
     let end = stack(v, new_sp, 0, size, true)?;
