@@ -110,6 +110,7 @@ impl Lifter<'_> {
         self.b.call(helper, limit, Operand::Imm(1), NONE, NONE);
         let mem = self.mem(u32::from(w.bytes()) + 2, true);
         let place = self.plus(mem, 2);
+        self.probe(Width::B16, mem);
         self.probe(w, place);
         self.b.store(Width::B16, mem, limit);
         self.b.store(w, place, base);

@@ -76,30 +76,20 @@ impl Lifter<'_> {
         Ok(Flow::Leave)
     }
 
-    /// INVLPG. A non-canonical address is no fault: nothing is accessed.
+    /// INVLPG. Nothing is accessed: neither a segment's limit nor a non-canonical address is a fault.
     pub(super) fn invlpg(&mut self) -> Lift {
         self.privileged()?;
         let ea = self.ea();
-        let address = if self.mode.code64() {
-            let offset = self.offset(ea);
-            let offset = self.zext(ea.mem.addr, offset);
-            if matches!(ea.seg, Seg::Fs | Seg::Gs) {
-                let (base, sum) = (self.b.temp(), self.b.temp());
-                self.b.call(
-                    HelperId::ReadSegBase,
-                    base,
-                    Operand::Imm(ea.seg as i64),
-                    NONE,
-                    NONE,
-                );
-                self.b.quiet(OpCode::Add, Width::B64, sum, base, offset);
-                sum
-            } else {
-                offset
-            }
-        } else {
-            self.linear(ea, 1, false)
-        };
+        let offset = self.offset(ea);
+        let mut address = self.zext(ea.mem.addr, offset);
+        let code64 = self.mode.code64();
+        if !code64 || matches!(ea.seg, Seg::Fs | Seg::Gs) {
+            let (base, sum) = (self.b.temp(), self.b.temp());
+            let seg = Operand::Imm(ea.seg as i64);
+            self.b.call(HelperId::ReadSegBase, base, seg, NONE, NONE);
+            self.b.quiet(OpCode::Add, Width::B64, sum, base, address);
+            address = if code64 { sum } else { self.zext(Width::B32, sum) };
+        }
         self.b.call(HelperId::Invlpg, NONE, address, NONE, NONE);
         Ok(Flow::Leave)
     }
