@@ -16,6 +16,8 @@ pub struct Case {
     pub st: CpuState,
     /// What RAM holds beside zeros: physical address and bytes, later ones over earlier ones.
     pub mem: Vec<(u64, Vec<u8>)>,
+    /// The instruction's bytes, for the tables of what is not compared.
+    pub code: Vec<u8>,
     /// A repeated string instruction: it is run until RIP leaves it.
     pub repeats: bool,
 }
@@ -24,11 +26,47 @@ impl Case {
     /// RAM's contents.
     pub fn ram(&self) -> Vec<u8> {
         let mut ram = vec![0; RAM];
+        self.lay(&mut ram);
+        ram
+    }
+
+    fn lay(&self, ram: &mut [u8]) {
         for (at, bytes) in &self.mem {
             let at = *at as usize;
             ram[at..at + bytes.len()].copy_from_slice(bytes);
         }
-        ram
+    }
+}
+
+/// RAM as one case after another wants it, without starting from zeros each time.
+#[derive(Debug)]
+pub struct Ram {
+    bytes: Vec<u8>,
+    /// A bit a page that is not all zeros.
+    pages: u64,
+}
+
+impl Ram {
+    /// Zeros.
+    pub fn new() -> Self {
+        Self {
+            bytes: vec![0; RAM],
+            pages: 0,
+        }
+    }
+
+    /// The contents of a case's RAM.
+    pub fn of(&mut self, case: &Case) -> &[u8] {
+        for page in (0..RAM / 4096).filter(|page| self.pages >> page & 1 != 0) {
+            self.bytes[page * 4096..][..4096].fill(0);
+        }
+        self.pages = 0;
+        for (at, bytes) in &case.mem {
+            let (first, last) = (*at >> 12, (*at + bytes.len().max(1) as u64 - 1) >> 12);
+            (first..=last).for_each(|page| self.pages |= 1 << page);
+        }
+        case.lay(&mut self.bytes);
+        &self.bytes
     }
 }
 
@@ -59,7 +97,11 @@ pub struct Outcome {
 
 /// Names and values of the registers that are compared and stored.
 pub fn registers(st: &CpuState) -> Vec<(String, u64)> {
-    let mut list: Vec<(String, u64)> = GPRS.iter().zip(st.gpr).map(|(n, v)| ((*n).to_string(), v)).collect();
+    let mut list: Vec<(String, u64)> = GPRS
+        .iter()
+        .zip(st.gpr)
+        .map(|(n, v)| ((*n).to_string(), v))
+        .collect();
     let mut add = |name: &str, value: u64| list.push((name.to_string(), value));
     add("rip", st.rip);
     add("rflags", st.rflags);
@@ -92,17 +134,22 @@ pub fn registers(st: &CpuState) -> Vec<(String, u64)> {
         add(name, value);
     }
     for (name, s) in SEGS.iter().zip(st.seg.iter().chain([&st.ldtr, &st.tr])) {
-        for (part, value) in
-            [("sel", s.selector.into()), ("base", s.base), ("limit", s.limit.into()), ("attr", u64::from(s.attr))]
-        {
+        for (part, value) in [
+            ("sel", s.selector.into()),
+            ("base", s.base),
+            ("limit", s.limit.into()),
+            ("attr", u64::from(s.attr)),
+        ] {
             add(&format!("{name}.{part}"), value);
         }
     }
     list
 }
 
-const GPRS: [&str; 16] =
-    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+const GPRS: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
 const SEGS: [&str; 8] = ["es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"];
 
 /// Sets one register by the name that [`registers`] has for it.
@@ -181,7 +228,7 @@ fn memory(mem: &[(u64, Vec<u8>)], out: &mut String) {
         if bytes.len() > 8 && bytes.iter().all(|b| *b == bytes[0]) {
             let _ = write!(out, "{:02x}*{:x}", bytes[0], bytes.len());
         } else {
-            bytes.iter().for_each(|b| drop(write!(out, "{b:02x}")));
+            out.extend(bytes.iter().map(|b| format!("{b:02x}")));
         }
     }
 }
@@ -193,6 +240,8 @@ pub fn print(case: &Case, outcome: &Outcome) -> String {
     if case.repeats {
         line += " repeats";
     }
+    line += " code=";
+    line.extend(case.code.iter().map(|b| format!("{b:02x}")));
     words(&case.st, &CpuState::reset(), &mut line);
     memory(&case.mem, &mut line);
     line += " ->";
@@ -204,7 +253,7 @@ pub fn print(case: &Case, outcome: &Outcome) -> String {
             }
             memory(&outcome.mem, &mut line);
         }
-        End::Shutdown(vector, error) => drop(write!(line, " shutdown={vector:x}:{error:x}")),
+        End::Shutdown(vector, error) => line += &format!(" shutdown={vector:x}:{error:x}"),
         End::Endless => line += " endless",
     }
     line
@@ -220,8 +269,13 @@ fn parse_word(word: &str, st: &mut CpuState, mem: &mut Vec<(u64, Vec<u8>)>) -> R
     let bytes = match value.split_once('*') {
         Some((byte, count)) => vec![hex(byte)? as u8; hex(count)? as usize],
         None => {
-            let digits = value.as_bytes().chunks(2).map(|two| std::str::from_utf8(two).map_err(|_| bad()));
-            digits.map(|two| Ok(hex(two?)? as u8)).collect::<Result<_, String>>()?
+            let digits = value
+                .as_bytes()
+                .chunks(2)
+                .map(|two| std::str::from_utf8(two).map_err(|_| bad()));
+            digits
+                .map(|two| Ok(hex(two?)? as u8))
+                .collect::<Result<_, String>>()?
         }
     };
     let at = hex(at)?;
@@ -237,18 +291,35 @@ pub fn parse(line: &str) -> Result<(Case, Outcome), String> {
     let (before, after) = line.split_once("->").ok_or("no ->")?;
     let mut before = before.split_whitespace();
     let group = before.next().ok_or("no group")?.to_string();
-    let mut case = Case { group, st: CpuState::reset(), mem: Vec::new(), repeats: false };
+    let mut case = Case {
+        group,
+        st: CpuState::reset(),
+        mem: Vec::new(),
+        code: Vec::new(),
+        repeats: false,
+    };
     for word in before {
         if word == "repeats" {
             case.repeats = true;
+        } else if let Some(code) = word.strip_prefix("code=") {
+            let mut mem = Vec::new();
+            parse_word(&format!("@0={code}"), &mut case.st, &mut mem)?;
+            case.code = mem.pop().map_or(Vec::new(), |(_, bytes)| bytes);
         } else {
             parse_word(word, &mut case.st, &mut case.mem)?;
         }
     }
-    let mut out = Outcome { end: End::Done, st: case.st.clone(), outs: Vec::new(), mem: Vec::new() };
+    let mut out = Outcome {
+        end: End::Done,
+        st: case.st.clone(),
+        outs: Vec::new(),
+        mem: Vec::new(),
+    };
     for word in after.split_whitespace() {
         let numbers = |text: &str| -> Result<Vec<u64>, String> {
-            text.split(':').map(|n| u64::from_str_radix(n, 16).map_err(|e| format!("{text}: {e}"))).collect()
+            text.split(':')
+                .map(|n| u64::from_str_radix(n, 16).map_err(|e| format!("{text}: {e}")))
+                .collect()
         };
         if word == "endless" {
             out.end = End::Endless;
@@ -272,11 +343,17 @@ pub fn parse(line: &str) -> Result<(Case, Outcome), String> {
 /// The maximal runs of bytes in which `after` differs from `before`.
 pub fn runs(before: &[u8], after: &[u8]) -> Vec<(u64, Vec<u8>)> {
     let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+    if before == after {
+        return runs;
+    }
     for (page, (old, new)) in before.chunks(4096).zip(after.chunks(4096)).enumerate() {
         if old == new {
             continue;
         }
-        for (at, (_, new)) in (page as u64 * 4096..).zip(old.iter().zip(new)).filter(|(_, (old, new))| old != new) {
+        for (at, (_, new)) in (page as u64 * 4096..)
+            .zip(old.iter().zip(new))
+            .filter(|(_, (old, new))| old != new)
+        {
             match runs.last_mut() {
                 Some((first, bytes)) if *first + bytes.len() as u64 == at => bytes.push(*new),
                 _ => runs.push((at, vec![*new])),

@@ -5,28 +5,17 @@ use x86::{CpuState, Segment, attr, flags};
 
 use super::case::{Case, End, Outcome, registers};
 
-/// The case's instruction, as the decoder sees the bytes at CS:RIP if they lie in RAM at that address.
+/// The case's instruction.
 pub fn decode(case: &Case) -> Instruction {
-    let ram = case.ram();
-    let code64 = case.st.code64();
-    let lin = if code64 {
-        case.st.rip as usize
+    let st = &case.st;
+    let bits = if st.code64() {
+        64
+    } else if st.real_mode() || st.vm86() || st.seg[1].attr & attr::DB == 0 {
+        16
     } else {
-        (case.st.seg[1].base.wrapping_add(case.st.rip) & 0xffff_ffff) as usize
+        32
     };
-    let bits = match case.st.seg[1].attr & attr::DB {
-        _ if code64 => 64,
-        0 => 16,
-        _ => 32,
-    };
-    let bits = if case.st.real_mode() || case.st.vm86() { 16 } else { bits };
-    // Linear addresses in the window are told apart by what the case laid down last: its code.
-    let bytes = match case.mem.last() {
-        _ if lin + 16 <= 0x4_0000 => ram[lin..lin + 16].to_vec(),
-        Some((_, code)) => code.clone(),
-        None => Vec::new(),
-    };
-    Decoder::with_ip(bits, &bytes, case.st.rip, DecoderOptions::NONE).decode()
+    Decoder::with_ip(bits, &case.code, st.rip, DecoderOptions::NONE).decode()
 }
 
 /// The flags that are not compared after an instruction.
@@ -34,12 +23,23 @@ fn undefined(instruction: &Instruction) -> u64 {
     use iced_x86::RflagsBits as R;
     let bits = instruction.rflags_undefined();
     let pairs = [
-        (R::OF, flags::OF), (R::SF, flags::SF), (R::ZF, flags::ZF), (R::AF, flags::AF), (R::CF, flags::CF), (R::PF, flags::PF),
+        (R::OF, flags::OF),
+        (R::SF, flags::SF),
+        (R::ZF, flags::ZF),
+        (R::AF, flags::AF),
+        (R::CF, flags::CF),
+        (R::PF, flags::PF),
     ];
-    let mut mask = pairs.into_iter().filter(|(bit, _)| bits & bit != 0).fold(0, |mask, (_, flag)| mask | flag);
+    let mut mask = pairs
+        .into_iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .fold(0, |mask, (_, flag)| mask | flag);
     // Counts are not always known to the decoder: what a shift by more than one leaves in OF and AF is open.
     use Mnemonic as M;
-    if matches!(instruction.mnemonic(), M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd) {
+    if matches!(
+        instruction.mnemonic(),
+        M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+    ) {
         mask |= flags::OF | flags::AF;
         // A count beyond the operand's size (8 and 16 bits) leaves CF open, for double shifts everything.
         mask |= flags::CF;
@@ -53,15 +53,40 @@ fn undefined(instruction: &Instruction) -> u64 {
 /// A segment register as it is compared: an unusable one is its selector and base.
 fn comparable(s: &Segment) -> Segment {
     if s.attr & attr::UNUSABLE != 0 || s.attr & attr::P == 0 {
-        Segment { base: s.base, limit: 0, attr: attr::UNUSABLE, selector: s.selector }
+        Segment {
+            base: s.base,
+            limit: 0,
+            attr: attr::UNUSABLE,
+            selector: s.selector,
+        }
     } else {
-        Segment { attr: s.attr & 0xf0ff, ..*s }
+        Segment {
+            attr: s.attr & 0xf0ff,
+            ..*s
+        }
     }
 }
 
 fn normalise(st: &CpuState, instruction: &Instruction) -> CpuState {
     let mut st = st.clone();
     st.rflags &= !(undefined(instruction) | flags::TF);
+    if matches!(instruction.mnemonic(), Mnemonic::Rdtsc | Mnemonic::Rdtscp) {
+        (st.gpr[0], st.gpr[2]) = (0, 0);
+    }
+    // A null SS in 64-bit mode has nothing but its DPL.
+    if st.code64() && st.seg[2].selector & !3 == 0 {
+        st.seg[2] = Segment {
+            base: 0,
+            limit: 0,
+            attr: attr::UNUSABLE,
+            selector: st.seg[2].selector,
+        };
+    }
+    // KVM's own single step shows in DR6.BS.
+    st.dr6 &= !(1 << 14);
+    // The halves that are reserved keep what was written on some CPUs (SDM 4, 2.1).
+    st.msr.fmask &= 0xffff_ffff;
+    st.msr.sysenter_cs &= 0xffff_ffff;
     for s in st.seg.iter_mut().chain([&mut st.ldtr, &mut st.tr]) {
         *s = comparable(s);
     }
@@ -82,23 +107,43 @@ pub struct Difference {
 /// The differences of two answers' registers, ends and port writes.
 pub fn differences(case: &Case, doppel: &Outcome, other: &Outcome) -> Vec<Difference> {
     let mut list = Vec::new();
-    let mut add = |what: &str, doppel: String, other: String| list.push(Difference { what: what.into(), doppel, other });
+    let mut add = |what: &str, doppel: String, other: String| {
+        list.push(Difference {
+            what: what.into(),
+            doppel,
+            other,
+        })
+    };
     if doppel.end != other.end {
-        add("end", format!("{:x?}", doppel.end), format!("{:x?}", other.end));
+        add(
+            "end",
+            format!("{:x?}", doppel.end),
+            format!("{:x?}", other.end),
+        );
         return list;
     }
     if doppel.outs != other.outs {
-        add("outs", format!("{:x?}", doppel.outs), format!("{:x?}", other.outs));
+        add(
+            "outs",
+            format!("{:x?}", doppel.outs),
+            format!("{:x?}", other.outs),
+        );
     }
     if doppel.end != End::Done {
         return list;
     }
     let instruction = decode(case);
-    let (a, b) = (normalise(&doppel.st, &instruction), normalise(&other.st, &instruction));
+    let (a, b) = (
+        normalise(&doppel.st, &instruction),
+        normalise(&other.st, &instruction),
+    );
     if a == b {
         return list;
     }
-    let unpaired = registers(&a).into_iter().zip(registers(&b)).filter(|(a, b)| a.1 != b.1);
+    let unpaired = registers(&a)
+        .into_iter()
+        .zip(registers(&b))
+        .filter(|(a, b)| a.1 != b.1);
     for ((name, a), (_, b)) in unpaired {
         add(&name, format!("{a:x}"), format!("{b:x}"));
     }

@@ -14,7 +14,7 @@ use super::case::{Case, End, Outcome, RAM};
 /// Exceptions in a row (a handler that faults at once) before a case counts as endless.
 const MAX_DELIVERIES: usize = 24;
 /// Iterations of a repeated instruction at most.
-pub const MAX_REPEATS: usize = 64;
+pub const MAX_REPEATS: usize = 160;
 
 /// The model that both sides are: what this module compares is there, what KVM's emulator lacks is not.
 pub fn model() -> CpuModel {
@@ -37,8 +37,6 @@ pub struct Answer {
     pub outcome: Outcome,
     /// The exceptions that were delivered, in order.
     pub exceptions: Vec<Exception>,
-    /// RAM.
-    pub ram: Vec<u8>,
 }
 
 impl Doppel {
@@ -46,35 +44,69 @@ impl Doppel {
     pub fn new() -> Result<Self, String> {
         let model = Arc::new(model());
         let ram = Arc::new(GuestRam::new(RAM as u64).map_err(|e| e.to_string())?);
+        ram.set_dirty_log(true);
         let board = Arc::new(Board::default());
-        let mmu = Mmu::new(0, Arc::clone(&ram), Arc::clone(&board) as Arc<dyn Bus>, model.maxphyaddr());
+        let mmu = Mmu::new(
+            0,
+            Arc::clone(&ram),
+            Arc::clone(&board) as Arc<dyn Bus>,
+            model.maxphyaddr(),
+        );
         let features = Features::new(&model.features_iced());
         let platform = Arc::clone(&board) as Arc<dyn Platform>;
         let v = Vcpu::new(0, model, mmu, Arc::new(Events::default()), platform);
-        Ok(Self { v, engine: Interp::new(features), ram, board, now: vec![0; RAM] })
+        Ok(Self {
+            v,
+            engine: Interp::new(features),
+            ram,
+            board,
+            now: vec![0; RAM],
+        })
+    }
+
+    /// RAM as the last case left it.
+    pub fn ram(&self) -> &[u8] {
+        &self.now
     }
 
     /// Runs a case; `before` is its RAM.
     pub fn run(&mut self, case: &Case, before: &[u8]) -> Answer {
-        for (page, (old, new)) in self.now.chunks_mut(4096).zip(before.chunks(4096)).enumerate() {
+        for (page, (old, new)) in self
+            .now
+            .chunks_mut(4096)
+            .zip(before.chunks(4096))
+            .enumerate()
+        {
             if old != new {
                 old.copy_from_slice(new);
                 // The page is RAM.
                 let _ = self.ram.write(PhysAddr(page as u64 * 4096), new);
             }
         }
+        self.ram.take_dirty(|_| {});
         let v = &mut *self.v;
         v.load_state(case.st.clone());
         v.retired = 0;
         self.board.outs.lock().clear();
         let mut exceptions = Vec::new();
         let end = step(&mut self.engine, v, case, &mut exceptions);
-        let mut ram = vec![0; RAM];
-        let _ = self.ram.read(PhysAddr(0), &mut ram);
-        self.now.copy_from_slice(&ram);
+        let now = &mut self.now;
+        let ram = &self.ram;
+        ram.take_dirty(|page| {
+            let at = page.0 as usize & !0xfff;
+            let _ = ram.read(PhysAddr(at as u64), &mut now[at..at + 4096]);
+        });
         let outs = self.board.outs.lock().clone();
-        let outcome = Outcome { end, st: v.st.clone(), outs, mem: super::case::runs(before, &ram) };
-        Answer { outcome, exceptions, ram }
+        let outcome = Outcome {
+            end,
+            st: v.st.clone(),
+            outs,
+            mem: super::case::runs(before, &self.now),
+        };
+        Answer {
+            outcome,
+            exceptions,
+        }
     }
 }
 
@@ -86,7 +118,10 @@ fn step(engine: &mut Interp, v: &mut Vcpu, case: &Case, exceptions: &mut Vec<Exc
         match engine.advance(v, 1) {
             Ok(()) => {
                 repeats += 1;
-                let again = case.repeats && exceptions.is_empty() && v.st.rip == start && repeats < MAX_REPEATS;
+                let again = case.repeats
+                    && exceptions.is_empty()
+                    && v.st.rip == start
+                    && repeats < MAX_REPEATS;
                 if !again {
                     return End::Done;
                 }

@@ -36,8 +36,19 @@ use place::{CODE, DATA, GDT, HANDLERS, IDT, LDT, STACKS, TABLES, TSS, WINDOW, WI
 
 /// The instruction groups and how often each is drawn.
 pub const GROUPS: [(&str, u64); 13] = [
-    ("sreg", 14), ("far", 14), ("int", 6), ("table", 8), ("verify", 1), ("control", 9), ("flags", 7), ("io", 7),
-    ("msr", 6), ("syscall", 5), ("alu", 24), ("string", 9), ("stack", 10),
+    ("sreg", 14),
+    ("far", 14),
+    ("int", 6),
+    ("table", 8),
+    ("verify", 1),
+    ("control", 9),
+    ("flags", 7),
+    ("io", 7),
+    ("msr", 6),
+    ("syscall", 5),
+    ("alu", 24),
+    ("string", 9),
+    ("stack", 10),
 ];
 
 /// The mode of a case.
@@ -69,6 +80,7 @@ pub struct Gen<'a> {
     pub bits: u32,
     /// The privilege level.
     pub cpl: u8,
+    legacy_paging: bool,
     /// Bytes of a page-table entry; 0 without paging.
     entry: u64,
     /// Physical pages of the window's pages.
@@ -76,17 +88,17 @@ pub struct Gen<'a> {
 }
 
 /// Selectors (GDT index * 8) that every protected-mode case has.
-mod index {
-    pub(super) const CS: u16 = 1;
-    pub(super) const SS: u16 = 2;
-    pub(super) const DATA: u16 = 3;
-    pub(super) const LDT: u16 = 8;
-    pub(super) const TSS: u16 = 10;
-    pub(super) const KERNEL_CS: u16 = 12;
-    pub(super) const KERNEL_SS: u16 = 13;
-    pub(super) const MIDDLE_SS: u16 = 14;
-    pub(super) const RANDOM: u16 = 16;
-    pub(super) const END: u16 = 64;
+pub mod index {
+    pub const CS: u16 = 1;
+    pub const SS: u16 = 2;
+    pub const DATA: u16 = 3;
+    pub const LDT: u16 = 8;
+    pub const TSS: u16 = 10;
+    pub const KERNEL_CS: u16 = 12;
+    pub const KERNEL_SS: u16 = 13;
+    pub const MIDDLE_SS: u16 = 14;
+    pub const RANDOM: u16 = 16;
+    pub const END: u16 = 64;
 }
 
 /// What both sides accept.
@@ -96,11 +108,17 @@ pub struct Common {
     pub cr4: u64,
     /// Virtual-8086 mode.
     pub vm86: bool,
+    /// Paging outside long mode.
+    pub legacy_paging: bool,
 }
 
 /// Makes the case of a group with this seed.
 pub fn case(group: &str, seed: u64, common: Common) -> Case {
-    let mut r = Random::new(seed ^ group.bytes().fold(0, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)));
+    let mut r = Random::new(
+        seed ^ group
+            .bytes()
+            .fold(0, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)),
+    );
     let mode = match r.below(100) {
         0..=21 => Mode::Real,
         22..=35 if common.vm86 => Mode::Vm86,
@@ -110,13 +128,27 @@ pub fn case(group: &str, seed: u64, common: Common) -> Case {
         _ => Mode::Long,
     };
     let mut g = Gen {
-        r: &mut r, st: CpuState::reset(), mem: Vec::new(), mode, bits: 16, cpl: 0, entry: 0, window: Vec::new(),
+        r: &mut r,
+        st: CpuState::reset(),
+        mem: Vec::new(),
+        mode,
+        bits: 16,
+        cpl: 0,
+        legacy_paging: common.legacy_paging,
+        entry: 0,
+        window: Vec::new(),
     };
     g.registers();
-    g.system(common.cr4);
+    g.system(common);
     let code = insns::instruction(&mut g, group);
     let repeats = g.finish(&code);
-    Case { group: group.into(), st: g.st, mem: g.mem, repeats }
+    Case {
+        group: group.into(),
+        st: g.st,
+        mem: g.mem,
+        code,
+        repeats,
+    }
 }
 
 impl Gen<'_> {
@@ -125,16 +157,16 @@ impl Gen<'_> {
         self.r.below(100) < percent
     }
 
+    /// Whether MOV CR0 may set PG.
+    pub fn can_page(&self) -> bool {
+        self.legacy_paging || matches!(self.mode, Mode::Compat | Mode::Long)
+    }
+
     /// Writes RAM.
     pub fn put(&mut self, at: u64, bytes: &[u8]) {
         if at + bytes.len() as u64 <= RAM as u64 {
             self.mem.push((at, bytes.to_vec()));
         }
-    }
-
-    /// Writes RAM.
-    pub fn put_u64(&mut self, at: u64, value: u64) {
-        self.put(at, &value.to_le_bytes());
     }
 
     /// Whether descriptor tables count.
@@ -146,8 +178,9 @@ impl Gen<'_> {
         for n in 0..16 {
             self.st.gpr[n] = self.r.integer();
         }
-        let mut fl = self.r.next() & (flags::STATUS | flags::DF | flags::ID | flags::IF | flags::IOPL);
-        for (bit, percent) in [(flags::NT, 10), (flags::AC, 10), (flags::RF, 3)] {
+        let mut fl =
+            self.r.next() & (flags::STATUS | flags::DF | flags::ID | flags::IF | flags::IOPL);
+        for (bit, percent) in [(flags::NT, 10), (flags::AC, 2), (flags::RF, 3)] {
             if self.chance(percent) {
                 fl |= bit;
             }
@@ -168,22 +201,39 @@ impl Gen<'_> {
         m.sysenter_eip = HANDLERS + self.r.below(64);
     }
 
-    fn system(&mut self, cr4_mask: u64) {
+    fn system(&mut self, common: Common) {
         self.st.idtr.limit = 0x3ff;
         self.put(HANDLERS, &[0x90; 0x1000]);
         match self.mode {
-            Mode::Real => self.real(),
+            Mode::Real => {
+                self.narrow();
+                self.real();
+            }
             Mode::Vm86 => {
-                self.protected_mode(cr4_mask);
+                self.protected_mode(common);
+                self.narrow();
                 self.vm86();
             }
-            _ => self.protected_mode(cr4_mask),
+            _ => self.protected_mode(common),
         }
+    }
+
+    /// Outside 64-bit code the registers have 32 bits.
+    fn narrow(&mut self) {
+        for r in &mut self.st.gpr {
+            *r &= 0xffff_ffff;
+        }
+        self.st.gpr[8..].fill(0);
     }
 
     fn real(&mut self) {
         for vector in 0..64 {
-            self.mem.push((vector * 4, (HANDLERS as u32 >> 4 << 16 | vector as u32).to_le_bytes().to_vec()));
+            self.mem.push((
+                vector * 4,
+                (HANDLERS as u32 >> 4 << 16 | vector as u32)
+                    .to_le_bytes()
+                    .to_vec(),
+            ));
         }
         if self.chance(3) {
             self.st.idtr.limit = self.r.below(0x100) as u16;
@@ -201,7 +251,11 @@ impl Gen<'_> {
         if self.chance(4) {
             // "Unreal" mode.
             let n = self.r.pick(&[0, 3, 4, 5]);
-            self.st.seg[n].limit = self.r.pick(&[0xffff_ffff, 0xfff, 0x1_ffff]);
+            let (limit, granular) =
+                self.r
+                    .pick(&[(0xffff_ffff, attr::G), (0xfff, 0), (0x1_ffff, 0)]);
+            self.st.seg[n].limit = limit;
+            self.st.seg[n].attr |= granular;
         }
     }
 
@@ -219,9 +273,17 @@ impl Gen<'_> {
         self.st.rip = CODE + 0x10 + self.r.below(0x100) - (u64::from(cs) << 4);
         let ss = (STACKS >> 4) as u16 - self.r.below(0x100) as u16;
         self.st.seg[Seg::Ss as usize] = Segment::real(ss);
-        self.st.gpr[4] = self.st.gpr[4] & !0xffff | (STACKS + 0x800 - (u64::from(ss) << 4));
+        let high = if self.r.one_in(64) {
+            self.st.gpr[4] & !0xffff
+        } else {
+            0
+        };
+        self.st.gpr[4] = high | (STACKS + 0x800 - (u64::from(ss) << 4));
         if self.chance(4) {
-            self.st.gpr[4] = self.st.gpr[4] & !0xffff | self.r.pick(&[0, 1, 2, 3, 4, 6, 0xffff, 0xfffe, 0xfffd, 0xfffc]);
+            self.st.gpr[4] = self.st.gpr[4] & !0xffff
+                | self
+                    .r
+                    .pick(&[0, 1, 2, 3, 4, 6, 0xffff, 0xfffe, 0xfffd, 0xfffc]);
         }
     }
 
@@ -236,7 +298,7 @@ impl Gen<'_> {
         self.st.rflags &= !flags::NT;
     }
 
-    fn protected_mode(&mut self, cr4_mask: u64) {
+    fn protected_mode(&mut self, common: Common) {
         let long = matches!(self.mode, Mode::Compat | Mode::Long);
         self.cpl = match self.mode {
             Mode::Vm86 => 3,
@@ -245,7 +307,7 @@ impl Gen<'_> {
             Mode::Compat => self.r.pick(&[0, 0, 0, 3]),
             _ => self.r.pick(&[0, 0, 0, 1, 2, 3, 3]),
         };
-        self.control(cr4_mask, long);
+        self.control(common, long);
         self.gdt(long);
         self.idt(long);
         self.tss(long);
@@ -257,17 +319,29 @@ impl Gen<'_> {
         }
     }
 
-    fn control(&mut self, cr4_mask: u64, long: bool) {
+    fn control(&mut self, common: Common, long: bool) {
         let st = &mut self.st;
         st.cr0 = cr0::PE | cr0::ET;
-        for (bit, percent) in
-            [(cr0::TS, 20), (cr0::MP, 30), (cr0::NE, 50), (cr0::EM, 5), (cr0::WP, 50), (cr0::AM, 10), (cr0::PG, 60)]
-        {
+        for (bit, percent) in [
+            (cr0::TS, 20),
+            (cr0::MP, 30),
+            (cr0::NE, 50),
+            (cr0::EM, 5),
+            (cr0::WP, 50),
+            (cr0::AM, 10),
+            (cr0::PG, 60),
+        ] {
             if self.r.below(100) < percent {
                 st.cr0 |= bit;
             }
         }
-        st.cr4 = self.r.next() & self.r.next() & cr4_mask & !(cr4::VME | cr4::PVI | cr4::PAE | cr4::LA57);
+        st.cr4 = self.r.next()
+            & self.r.next()
+            & common.cr4
+            & !(cr4::VME | cr4::PVI | cr4::PAE | cr4::LA57);
+        if !common.legacy_paging {
+            st.cr0 &= !cr0::PG;
+        }
         if long {
             st.cr0 |= cr0::PG;
             st.cr4 |= cr4::PAE;
@@ -305,17 +379,42 @@ impl Gen<'_> {
             6..=9 => access::CODE,
             10 => access::EXECUTE_ONLY,
             11 => access::CONFORMING,
-            12 => self.r.pick(&[access::LDT, access::TSS, access::TSS16, access::TSS | 2, access::TSS16 | 2]),
-            13 => self.r.pick(&[access::CALL, access::CALL16, access::TASK_GATE, access::INT, access::TRAP]),
+            12 => self.r.pick(&[
+                access::LDT,
+                access::TSS,
+                access::TSS16,
+                access::TSS | 2,
+                access::TSS16 | 2,
+            ]),
+            13 => self.r.pick(&[
+                access::CALL,
+                access::CALL16,
+                access::TASK_GATE,
+                access::INT,
+                access::TRAP,
+            ]),
             _ => self.r.next() as u32 & 0xf09f,
         };
         if a & attr::S == 0 && matches!(a & attr::TYPE, 4..=7 | 12..=15) && self.r.below(4) != 0 {
             let selector = self.selector();
             let offset = HANDLERS + self.r.below(256);
-            let count = if self.r.one_in(2) { 0 } else { self.r.below(32) as u8 };
-            return gate(selector, offset, a | access::dpl(self.r.below(4) as u8), count);
+            let count = if self.r.one_in(2) {
+                0
+            } else {
+                self.r.below(32) as u8
+            };
+            return gate(
+                selector,
+                offset,
+                a | access::dpl(self.r.below(4) as u8),
+                count,
+            );
         }
-        let level = if self.r.one_in(2) { self.cpl } else { self.r.below(4) as u8 };
+        let level = if self.r.one_in(2) {
+            self.cpl
+        } else {
+            self.r.below(4) as u8
+        };
         a |= access::dpl(level);
         a |= self.r.next() as u32 & (attr::DB | attr::AVL);
         if a & attr::S != 0 {
@@ -348,14 +447,26 @@ impl Gen<'_> {
             8 => index::KERNEL_CS + self.r.below(3) as u16,
             _ => index::RANDOM + self.r.below(u64::from(index::END - index::RANDOM)) as u16,
         };
-        let rpl = if self.r.below(3) == 0 { self.r.below(4) as u16 } else { self.cpl.into() };
+        let rpl = if self.r.below(3) == 0 {
+            self.r.below(4) as u16
+        } else {
+            self.cpl.into()
+        };
         let table = u16::from(self.r.one_in(5)) * 4;
-        if index == 0 && self.r.one_in(2) { rpl } else { (index & 0x1fff) << 3 | table | rpl }
+        if index == 0 && self.r.one_in(2) {
+            rpl
+        } else {
+            (index & 0x1fff) << 3 | table | rpl
+        }
     }
 
     /// A segment's value for real mode, or a selector.
     pub fn selector_value(&mut self) -> u16 {
-        if self.protected() { self.selector() } else { self.r.below(0x1800) as u16 }
+        if self.protected() {
+            self.selector()
+        } else {
+            self.r.below(0x1800) as u16
+        }
     }
 
     fn gdt(&mut self, long: bool) {
@@ -365,11 +476,21 @@ impl Gen<'_> {
             table[n as usize] = self.any_descriptor(long);
         }
         let level = access::dpl(self.cpl);
-        let base = |g: &mut Self| if g.r.below(4) == 0 { g.r.below(8) << 12 } else { 0 };
+        let base = |g: &mut Self| {
+            if g.r.below(4) == 0 {
+                g.r.below(8) << 12
+            } else {
+                0
+            }
+        };
         let mut code = access::CODE | level | attr::ACCESSED;
         if self.r.one_in(8) {
             // Execute-only, or conforming (then its DPL may be lower).
-            code = if self.r.one_in(2) { code & !attr::RW } else { code | attr::DC };
+            code = if self.r.one_in(2) {
+                code & !attr::RW
+            } else {
+                code | attr::DC
+            };
         }
         self.bits = match self.mode {
             Mode::Long => 64,
@@ -381,14 +502,18 @@ impl Gen<'_> {
             _ => 0,
         };
         let big = self.r.below(4) != 0;
-        let at = if self.mode == Mode::Long { 0 } else { base(self) };
+        let at = if self.mode == Mode::Long {
+            0
+        } else {
+            base(self)
+        };
         table[index::CS as usize] = if big {
             descriptor(at, 0xf_ffff, code | attr::G)
         } else {
             descriptor(at, 0xffff, code)
         };
         let stack = access::DATA | level | attr::ACCESSED | self.r.pick(&[attr::DB, attr::DB, 0]);
-        let at = base(self);
+        let at = if self.r.one_in(6) { base(self) } else { 0 };
         table[index::SS as usize] = match self.r.below(6) {
             0 => descriptor(at, 0xffff, stack),
             1 => descriptor(at, 0x1000, stack | attr::DC),
@@ -397,15 +522,26 @@ impl Gen<'_> {
         for n in 0..4 {
             let dpl = access::dpl(self.cpl.max(self.r.below(4) as u8));
             let kind = self.r.pick(&[
-                access::DATA, access::DATA, access::DATA, access::DATA, access::READ_ONLY, access::EXPAND_DOWN,
+                access::DATA,
+                access::DATA,
+                access::DATA,
+                access::DATA,
+                access::READ_ONLY,
+                access::EXPAND_DOWN,
                 access::CODE,
             ]);
             let at = base(self);
             let size = self.r.pick(&[attr::DB, attr::DB, 0]);
             table[(index::DATA + n) as usize] = match self.r.below(6) {
                 0 => descriptor(at, 0xffff, kind | dpl | attr::ACCESSED | size),
-                _ if kind == access::EXPAND_DOWN => descriptor(at, 0x8000, kind | dpl | attr::ACCESSED | size),
-                1 => descriptor(at, DATA as u32 + self.r.below(0x1_0000) as u32, kind | dpl | attr::ACCESSED | size),
+                _ if kind == access::EXPAND_DOWN => {
+                    descriptor(at, 0x8000, kind | dpl | attr::ACCESSED | size)
+                }
+                1 => descriptor(
+                    at,
+                    DATA as u32 + self.r.below(0x1_0000) as u32,
+                    kind | dpl | attr::ACCESSED | size,
+                ),
                 _ => descriptor(at, 0xf_ffff, kind | dpl | attr::ACCESSED | size | attr::G),
             };
         }
@@ -414,21 +550,30 @@ impl Gen<'_> {
         if self.r.one_in(4) {
             table[index::TSS as usize] ^= 2 << 40;
         }
-        let kernel = access::CODE | attr::G | if long { attr::L } else { attr::DB };
-        table[index::KERNEL_CS as usize] = descriptor(0, 0xf_ffff, kernel);
-        table[index::KERNEL_SS as usize] = descriptor(0, 0xf_ffff, access::DATA | attr::G | attr::DB);
+        table[index::KERNEL_CS as usize] = kernel_code(long);
+        table[index::KERNEL_SS as usize] = KERNEL_STACK;
         let level = self.r.below(3) as u8;
-        table[index::MIDDLE_SS as usize] =
-            descriptor(0, 0xf_ffff, access::DATA | attr::G | attr::DB | access::dpl(level));
+        table[index::MIDDLE_SS as usize] = descriptor(
+            0,
+            0xf_ffff,
+            access::DATA | attr::ACCESSED | attr::G | attr::DB | access::dpl(level),
+        );
         let bytes: Vec<u8> = table.iter().flat_map(|d| d.to_le_bytes()).collect();
         self.put(GDT, &bytes);
-        let local: Vec<u8> = (0..32).flat_map(|_| self.any_descriptor(long).to_le_bytes()).collect();
+        let local: Vec<u8> = (0..32)
+            .flat_map(|_| self.any_descriptor(long).to_le_bytes())
+            .collect();
         self.put(LDT, &local);
         self.st.gdtr.base = GDT;
         self.st.gdtr.limit = index::END * 8 - 1;
         self.st.ldtr = loaded(index::LDT << 3, table[index::LDT as usize]);
         if self.r.one_in(16) {
-            self.st.ldtr = Segment { base: 0, limit: 0, attr: attr::UNUSABLE, selector: 0 };
+            self.st.ldtr = Segment {
+                base: 0,
+                limit: 0,
+                attr: attr::UNUSABLE,
+                selector: 0,
+            };
         }
         self.st.tr = loaded(index::TSS << 3, table[index::TSS as usize]);
         self.st.tr.attr |= 2;
@@ -445,7 +590,12 @@ impl Gen<'_> {
             };
             let mut s = loaded(index << 3 | u16::from(self.cpl), table[index as usize]);
             if matches!(seg, Seg::Es | Seg::Ds | Seg::Fs | Seg::Gs) && self.r.one_in(16) {
-                s = Segment { base: 0, limit: 0, attr: attr::UNUSABLE, selector: self.r.below(4) as u16 };
+                s = Segment {
+                    base: 0,
+                    limit: 0,
+                    attr: attr::UNUSABLE,
+                    selector: self.r.below(4) as u16,
+                };
             }
             self.st.seg[seg as usize] = s;
         }
@@ -458,11 +608,15 @@ impl Gen<'_> {
         if self.r.one_in(32) {
             self.st.idtr.limit = self.r.below(size * 16) as u16;
         }
-        let wild = self.r.one_in(4);
+        let wild = self.r.one_in(16);
         let mut bytes = Vec::new();
         for vector in 0..64_u64 {
             let mut selector = index::KERNEL_CS << 3;
-            let mut a = if self.r.one_in(2) { access::INT } else { access::TRAP };
+            let mut a = if self.r.one_in(2) {
+                access::INT
+            } else {
+                access::TRAP
+            };
             let mut ist = 0;
             if self.r.one_in(2) {
                 a |= attr::DPL;
@@ -490,16 +644,21 @@ impl Gen<'_> {
         if long {
             for level in 0..3 {
                 let at = 4 + level * 8;
-                bytes[at..at + 8].copy_from_slice(&(STACKS + level as u64 * 0x1000 + 0xf00).to_le_bytes());
+                bytes[at..at + 8]
+                    .copy_from_slice(&(STACKS + level as u64 * 0x1000 + 0xf00).to_le_bytes());
             }
             for ist in 0..7 {
                 let at = 0x24 + ist * 8;
-                bytes[at..at + 8].copy_from_slice(&(STACKS + 0xe00 - ist as u64 * 0x100 + 8 * (ist as u64 & 1)).to_le_bytes());
+                bytes[at..at + 8].copy_from_slice(
+                    &(STACKS + 0xe00 - ist as u64 * 0x100 + 8 * (ist as u64 & 1)).to_le_bytes(),
+                );
             }
         } else {
             for level in 0..3 {
                 let at = 4 + level * 8;
-                bytes[at..at + 4].copy_from_slice(&(STACKS as u32 + level as u32 * 0x1000 + 0xf00).to_le_bytes());
+                bytes[at..at + 4].copy_from_slice(
+                    &(STACKS as u32 + level as u32 * 0x1000 + 0xf00).to_le_bytes(),
+                );
                 let ss = match level {
                     0 => index::KERNEL_SS << 3,
                     _ => index::MIDDLE_SS << 3 | level as u16,
@@ -513,7 +672,11 @@ impl Gen<'_> {
         }
         bytes[0x66] = 0x68;
         for at in 0x68..0x88 {
-            bytes[at] = if self.r.one_in(2) { 0 } else { self.r.next() as u8 };
+            bytes[at] = if self.r.one_in(2) {
+                0
+            } else {
+                self.r.next() as u8
+            };
         }
         if self.r.one_in(16) {
             bytes[0x66] = self.r.next() as u8;
@@ -530,7 +693,11 @@ impl Gen<'_> {
         let user = self.cpl == 3;
         let mut f = 1_u64;
         f |= if wild { self.r.below(2) << 1 } else { 2 };
-        f |= if wild || !user { self.r.below(2) << 2 } else { 4 };
+        f |= if wild || !user {
+            self.r.below(2) << 2
+        } else {
+            4
+        };
         f |= self.r.next() & 0x60;
         if self.r.one_in(8) {
             f |= self.r.next() & 0x118;
@@ -544,7 +711,7 @@ impl Gen<'_> {
                     f |= 1 << 63;
                 }
                 if self.r.one_in(10) {
-                    f |= 1 << (40 + self.r.below(23));
+                    f |= 1 << (46 + self.r.below(17));
                 }
             }
         }
@@ -560,13 +727,14 @@ impl Gen<'_> {
     fn tables(&mut self, long: bool) {
         let pae = self.st.cr4 & cr4::PAE != 0;
         self.entry = if pae { 8 } else { 4 };
-        let (pdpt, directory, table, pml4) = (TABLES, TABLES + 0x1000, TABLES + 0x2000, TABLES + 0x3000);
+        let (pdpt, directory, table, pml4) =
+            (TABLES, TABLES + 0x1000, TABLES + 0x2000, TABLES + 0x3000);
         let careless = self.r.one_in(8);
         let mut bytes = Vec::new();
         let size = self.entry as usize;
         for page in 0..0x60_u64 {
             let value = if page < 0x40 {
-                let wild = careless && self.r.one_in(16);
+                let wild = careless && page > HANDLERS >> 12 && self.r.one_in(16);
                 page << 12 | self.entry_flags(wild)
             } else {
                 let to = match self.r.below(16) {
@@ -580,10 +748,10 @@ impl Gen<'_> {
             bytes.extend(&value.to_le_bytes()[..size]);
         }
         self.put(table, &bytes);
-        let wild = careless && self.r.one_in(4);
-        let mut to_table = table | self.entry_flags(wild) & !0x180;
-        if self.cpl == 3 && !wild {
-            to_table |= 4;
+        let mut to_table = table | self.entry_flags(false) & !0x180;
+        if careless {
+            // Read-only, or for the supervisor alone.
+            to_table &= !self.r.pick(&[0, 2, 4]);
         }
         // Entry 0, its aliases, and a large page that begins with RAM.
         let large_bits = if pae { 0x1f_e000 } else { 0x3f_e000 };
@@ -598,7 +766,10 @@ impl Gen<'_> {
         }
         self.put_entry(directory + self.entry, large);
         let garbage = self.r.next();
-        self.put_entry(directory + 2 * self.entry, garbage & !0xf_ffff_fff0_0000 | table);
+        self.put_entry(
+            directory + 2 * self.entry,
+            garbage & !0xf_ffff_ffff_f000 | table,
+        );
         if !pae {
             self.put_entry(directory + 0x300 * 4, to_table);
             self.st.cr3 = directory | self.r.next() & 0x18;
@@ -617,11 +788,11 @@ impl Gen<'_> {
             self.st.cr3 = pdpt | self.r.pick(&[0, 0, 8, 0x18]);
             return;
         }
-        let wild = careless && self.r.one_in(4);
-        let upper = self.entry_flags(wild) & !0x180 | if self.cpl == 3 { 4 } else { 0 };
+        let upper = self.entry_flags(false) & !0x180;
         self.put_entry(pdpt, directory | upper);
         let wild = self.r.one_in(2);
-        let second = directory | self.entry_flags(wild) & !0x80 | if self.r.one_in(4) { 0x80 } else { 0 };
+        let second =
+            directory | self.entry_flags(wild) & !0x80 | if self.r.one_in(4) { 0x80 } else { 0 };
         self.put_entry(pdpt + 8, second);
         self.put_entry(pdpt + 511 * 8, directory | upper);
         for n in [0, 511] {
@@ -639,19 +810,48 @@ impl Gen<'_> {
         if self.r.one_in(16) {
             self.st.rip = (CODE + 0x1000 - self.r.below(12)).wrapping_sub(cs.base) & 0xffff_ffff;
         }
-        if self.entry != 0 && self.r.one_in(24) && cs.limit > 0x1_0000 {
+        let page = self.r.below(30) as usize;
+        // No code in device memory: it has no contents to compare.
+        let ram = self
+            .window
+            .get(page..page + 2)
+            .is_some_and(|pages| pages.iter().all(|p| *p < 0x40));
+        if ram && self.bits != 16 && self.r.one_in(24) && cs.limit > 0x1_0000 {
             // In the window, perhaps across two of its pages.
-            self.st.rip = (WINDOW + (self.r.below(30) + 1) * 0x1000 - self.r.below(12)).wrapping_sub(cs.base) & 0xffff_ffff;
+            self.st.rip = (WINDOW + (page as u64 + 1) * 0x1000 - self.r.below(12))
+                .wrapping_sub(cs.base)
+                & 0xffff_ffff;
         }
         let ss = self.st.seg[Seg::Ss as usize];
-        let top = STACKS + u64::from(self.cpl) * 0x1000 + 0x800 + self.r.pick(&[0, 0, 0, 1, 2, 4, 7]);
+        let top =
+            STACKS + u64::from(self.cpl) * 0x1000 + 0x800 + self.r.pick(&[0, 0, 0, 1, 2, 4, 7]);
         let base = if self.mode == Mode::Long { 0 } else { ss.base };
         let mut sp = top.wrapping_sub(base) & 0xffff_ffff;
         if self.r.one_in(32) {
-            sp = self.r.pick(&[0, 1, 2, 3, 4, 7, 8, 0xffff, 0xfffe, 0x1_0000, 0x1_0002, 0x1001, 0xffff_ffff, WINDOW + 0x1004]);
+            sp = self.r.pick(&[
+                0,
+                1,
+                2,
+                3,
+                4,
+                7,
+                8,
+                0xffff,
+                0xfffe,
+                0x1_0000,
+                0x1_0002,
+                0x1001,
+                0xffff_ffff,
+            ]);
+            if self.entry != 0 && self.r.one_in(4) {
+                sp = WINDOW + 0x1004;
+            }
         }
-        if !long && ss.attr & attr::DB == 0 || self.mode == Mode::Compat && ss.attr & attr::DB == 0 {
-            sp |= self.r.next() << 16 & 0xffff_0000;
+        if !long && ss.attr & attr::DB == 0 || self.mode == Mode::Compat && ss.attr & attr::DB == 0
+        {
+            if self.r.one_in(64) {
+                sp |= self.r.next() << 16 & 0xffff_0000;
+            }
         }
         self.st.gpr[4] = sp;
         if self.mode == Mode::Long {
@@ -659,31 +859,46 @@ impl Gen<'_> {
                 self.st.seg[n].base = self.r.pick(&[0, 0, DATA, 0xffff_8000_0000_0000, WINDOW]);
             }
             if self.r.one_in(24) {
-                self.st.gpr[4] = self.r.pick(&[0x7fff_ffff_fff8, 0x8000_0000_0000, 0xffff_ffff_ffff_fff8, 4, 0]);
+                self.st.gpr[4] = self.r.pick(&[
+                    0x7fff_ffff_fff8,
+                    0x8000_0000_0000,
+                    0xffff_ffff_ffff_fff8,
+                    4,
+                    0,
+                ]);
             }
         } else {
-            for r in &mut self.st.gpr {
-                *r &= 0xffff_ffff;
-            }
-            self.st.gpr[8..].fill(0);
+            self.narrow();
         }
     }
 
     /// The base that an access through a segment register adds.
     pub fn base(&self, seg: Seg) -> u64 {
-        if self.mode == Mode::Long && !matches!(seg, Seg::Fs | Seg::Gs) { 0 } else { self.st.seg[seg as usize].base }
+        if self.mode == Mode::Long && !matches!(seg, Seg::Fs | Seg::Gs) {
+            0
+        } else {
+            self.st.seg[seg as usize].base
+        }
     }
 
     /// The RAM address that a linear address is likely to lead to.
     fn phys(&self, lin: u64) -> Option<u64> {
-        let lin = if self.mode == Mode::Long { lin } else { lin & 0xffff_ffff };
+        let lin = if self.mode == Mode::Long {
+            lin
+        } else {
+            lin & 0xffff_ffff
+        };
         if lin < RAM as u64 {
             return Some(lin);
         }
         if self.entry == 0 {
             return None;
         }
-        let low = if self.entry == 8 { lin & 0x1f_ffff } else { lin & 0x3f_ffff };
+        let low = if self.entry == 8 {
+            lin & 0x1f_ffff
+        } else {
+            lin & 0x3f_ffff
+        };
         if low < RAM as u64 {
             return Some(low);
         }
@@ -697,7 +912,11 @@ impl Gen<'_> {
             let lin = lin.wrapping_add(n as u64);
             if let Some(at) = self.phys(lin) {
                 match self.mem.last_mut() {
-                    Some((first, run)) if *first + run.len() as u64 == at && n != 0 && at < RAM as u64 => run.push(*byte),
+                    Some((first, run))
+                        if *first + run.len() as u64 == at && n != 0 && at < RAM as u64 =>
+                    {
+                        run.push(*byte)
+                    }
                     _ => self.put(at, &[*byte]),
                 }
             }
@@ -713,11 +932,26 @@ impl Gen<'_> {
             14 | 15 => DATA + (self.r.below(15) + 1) * 0x1000 - self.r.below(17),
             16..=18 if paged => WINDOW + self.r.below(WINDOW_LEN),
             19 if paged => WINDOW + (self.r.below(31) + 1) * 0x1000 - self.r.below(17),
-            20 if paged => self.r.pick(&[0x20_0000, 0x40_0000, 0x80_0000, 0x4000_0000, 0xc000_0000, 0xffff_f000])
-                + self.r.below(0x1_0000),
+            20 if paged => {
+                self.r.pick(&[
+                    0x20_0000,
+                    0x40_0000,
+                    0x80_0000,
+                    0x4000_0000,
+                    0xc000_0000,
+                    0xffff_f000,
+                ]) + self.r.below(0x1_0000)
+            }
             21 if self.mode == Mode::Long => self.r.pick(&[
-                0xffff_ff80_0000_0000, 0xffff_ffff_8001_0000, 0x8000_0000_0000, 0x7fff_ffff_fff8, 0xffff_7fff_ffff_fffc,
-                0xffff_8000_0000_0000, 0xffff_ffff_ffff_fffc, 0x4001_0000, 0xffff_8000_0001_0000,
+                0xffff_ff80_0000_0000,
+                0xffff_ffff_8001_0000,
+                0x8000_0000_0000,
+                0x7fff_ffff_fff8,
+                0xffff_7fff_ffff_fffc,
+                0xffff_8000_0000_0000,
+                0xffff_ffff_ffff_fffc,
+                0x4001_0000,
+                0xffff_8000_0001_0000,
             ]),
             22 if self.r.one_in(4) => self.r.integer(),
             _ => DATA + self.r.below(0x1_0000),
@@ -731,8 +965,14 @@ impl Gen<'_> {
         self.put_linear(lin, code);
         // String instructions whose prefix is REP or REPNE.
         let prefixes = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf2, 0xf3];
-        let rest = code.iter().position(|b| !prefixes.contains(b) && !(self.bits == 64 && b & 0xf0 == 0x40)).unwrap_or(0);
-        let string = matches!(code.get(rest), Some(0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf));
+        let rest = code
+            .iter()
+            .position(|b| !prefixes.contains(b) && !(self.bits == 64 && b & 0xf0 == 0x40))
+            .unwrap_or(0);
+        let string = matches!(
+            code.get(rest),
+            Some(0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf)
+        );
         string && code[..rest].iter().any(|b| matches!(b, 0xf2 | 0xf3))
     }
 }
@@ -743,8 +983,25 @@ fn loaded(selector: u16, raw: u64) -> Segment {
     let limit = (raw & 0xffff | raw >> 32 & 0xf_0000) as u32;
     Segment {
         base: raw >> 16 & 0xff_ffff | raw >> 56 << 24,
-        limit: if a & attr::G != 0 { limit << 12 | 0xfff } else { limit },
+        limit: if a & attr::G != 0 {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        },
         attr: a,
         selector,
     }
 }
+
+/// The handlers' code segment.
+pub const fn kernel_code(long: bool) -> u64 {
+    let size = if long { attr::L } else { attr::DB };
+    descriptor(0, 0xf_ffff, access::CODE | attr::ACCESSED | attr::G | size)
+}
+
+/// Level 0's stack segment.
+pub const KERNEL_STACK: u64 = descriptor(
+    0,
+    0xf_ffff,
+    access::DATA | attr::ACCESSED | attr::G | attr::DB,
+);

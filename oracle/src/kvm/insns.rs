@@ -15,7 +15,13 @@ struct Emit {
 
 impl Gen<'_> {
     fn start(&mut self) -> Emit {
-        let mut e = Emit { prefixes: Vec::new(), rex: 0, operand: self.bits.min(32), address: self.bits, seg: None };
+        let mut e = Emit {
+            prefixes: Vec::new(),
+            rex: 0,
+            operand: self.bits.min(32),
+            address: self.bits,
+            seg: None,
+        };
         if self.chance(22) {
             e.prefixes.push(0x66);
             e.operand = if self.bits == 16 { 32 } else { 16 };
@@ -29,7 +35,12 @@ impl Gen<'_> {
         }
         if self.chance(14) {
             let (byte, seg) = self.r.pick(&[
-                (0x26, Seg::Es), (0x2e, Seg::Cs), (0x36, Seg::Ss), (0x3e, Seg::Ds), (0x64, Seg::Fs), (0x65, Seg::Gs),
+                (0x26, Seg::Es),
+                (0x2e, Seg::Cs),
+                (0x36, Seg::Ss),
+                (0x3e, Seg::Ds),
+                (0x64, Seg::Fs),
+                (0x65, Seg::Gs),
             ]);
             e.prefixes.push(byte);
             if self.bits != 64 || matches!(seg, Seg::Fs | Seg::Gs) {
@@ -60,7 +71,11 @@ impl Gen<'_> {
 
     fn immediate(&mut self, bits: u32) -> Vec<u8> {
         let bytes = bits.min(32) as usize / 8;
-        let value = if self.chance(50) { self.r.integer() } else { self.r.next() };
+        let value = if self.chance(50) {
+            self.r.integer()
+        } else {
+            self.r.next()
+        };
         value.to_le_bytes()[..bytes].to_vec()
     }
 
@@ -91,7 +106,10 @@ impl Gen<'_> {
             if self.chance(6) {
                 offset = self.r.pick(&[0xffff, 0xfffe, 0xfffd, 0xfffc, 0xfff9, 0]);
             }
-            let sum = |g: &Self| a.map_or(0, |n| g.st.gpr[n]).wrapping_add(b.map_or(0, |n| g.st.gpr[n]));
+            let sum = |g: &Self| {
+                a.map_or(0, |n| g.st.gpr[n])
+                    .wrapping_add(b.map_or(0, |n| g.st.gpr[n]))
+            };
             let mut bytes = vec![mode << 6 | reg | form];
             match (mode, form) {
                 (0, 6) => bytes.extend((offset as u16).to_le_bytes()),
@@ -121,7 +139,11 @@ impl Gen<'_> {
         }
         let form = self.r.below(4);
         let base = self.r.pick(&[0_usize, 1, 2, 3, 6, 7, 5]);
-        let default = if base == 5 && form != 0 { Seg::Ss } else { Seg::Ds };
+        let default = if base == 5 && form != 0 {
+            Seg::Ss
+        } else {
+            Seg::Ds
+        };
         let seg = e.seg.unwrap_or(default);
         let offset = target.wrapping_sub(self.base(seg)) & mask;
         let mut bytes = Vec::new();
@@ -153,11 +175,18 @@ impl Gen<'_> {
             if with_index {
                 let value = self.st.gpr[index] & mask;
                 rest = rest.wrapping_sub(value << scale);
-                bytes.extend([mode | reg | 4, (scale as u8) << 6 | (index as u8) << 3 | base as u8]);
+                bytes.extend([
+                    mode | reg | 4,
+                    (scale as u8) << 6 | (index as u8) << 3 | base as u8,
+                ]);
             } else {
                 bytes.push(mode | reg | base as u8);
             }
-            let high = if self.mode == Mode::Long { self.st.gpr[base] & !mask } else { 0 };
+            let high = if self.mode == Mode::Long {
+                self.st.gpr[base] & !mask
+            } else {
+                0
+            };
             self.st.gpr[base] = rest & mask | high;
             match mode {
                 0x40 => bytes.push(disp as u8),
@@ -216,14 +245,21 @@ impl Gen<'_> {
         } else {
             0xffff
         };
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()[..width as usize / 8].to_vec()).collect();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|v| v.to_le_bytes()[..width as usize / 8].to_vec())
+            .collect();
         let at = self.base(Seg::Ss).wrapping_add(self.st.gpr[4] & mask);
         self.put_linear(at, &bytes);
     }
 
     /// Width of pushes: 64-bit mode has no 32-bit ones.
     fn stack_width(&self, e: &Emit) -> u32 {
-        if self.bits == 64 && e.operand == 32 { 64 } else { e.operand }
+        if self.bits == 64 && e.operand == 32 {
+            64
+        } else {
+            e.operand
+        }
     }
 }
 
@@ -267,17 +303,20 @@ fn sreg(g: &mut Gen<'_>) -> Vec<u8> {
             g.done(&e, &[0x8c], &rest)
         }
         5 => {
-            let op = g.r.pick::<&[u8]>(&[&[6], &[0xe], &[0x16], &[0x1e], &[0xf, 0xa0], &[0xf, 0xa8]]);
+            let op =
+                g.r.pick::<&[u8]>(&[&[6], &[0xe], &[0x16], &[0x1e], &[0xf, 0xa0], &[0xf, 0xa8]]);
             g.done(&e, op, &[])
         }
         6 | 7 => {
-            let op = g.r.pick::<&[u8]>(&[&[7], &[0x17], &[0x1f], &[0xf, 0xa1], &[0xf, 0xa9]]);
+            let op =
+                g.r.pick::<&[u8]>(&[&[7], &[0x17], &[0x1f], &[0xf, 0xa1], &[0xf, 0xa9]]);
             let width = g.stack_width(&e);
             g.stack(width, &[u64::from(selector)]);
             g.done(&e, op, &[])
         }
         _ => {
-            let op = g.r.pick::<&[u8]>(&[&[0xc4], &[0xc5], &[0xf, 0xb2], &[0xf, 0xb4], &[0xf, 0xb5]]);
+            let op =
+                g.r.pick::<&[u8]>(&[&[0xc4], &[0xc5], &[0xf, 0xb2], &[0xf, 0xb4], &[0xf, 0xb5]]);
             if g.bits == 64 && op.len() == 1 {
                 // VEX.
                 return g.done(&e, &[0xf, 0xb2], &[0x03]);
@@ -338,7 +377,8 @@ fn int(g: &mut Gen<'_>) -> Vec<u8> {
         }
         3 => g.done(&e, &[0xce], &[]),
         4 => {
-            let op = g.r.pick::<&[u8]>(&[&[0xf, 0xb], &[0xf, 0xff, 0xc0], &[0xf, 0xb9, 0xc0]]);
+            let op =
+                g.r.pick::<&[u8]>(&[&[0xf, 0xb], &[0xf, 0xff, 0xc0], &[0xf, 0xb9, 0xc0]]);
             g.done(&e, op, &[])
         }
         5 => {
@@ -373,7 +413,11 @@ fn table(g: &mut Gen<'_>) -> Vec<u8> {
         0..=3 => {
             let reg = g.r.below(4) as u8;
             let mut data = (g.r.next() as u16).to_le_bytes().to_vec();
-            let base = if g.mode == Mode::Long && g.chance(50) { g.target() } else { g.r.integer() };
+            let base = if g.mode == Mode::Long && g.chance(50) {
+                g.target()
+            } else {
+                g.r.integer()
+            };
             data.extend(base.to_le_bytes());
             let rest = g.memory(&mut e, reg, &data);
             g.done(&e, &[0xf, 1], &rest)
@@ -385,7 +429,11 @@ fn table(g: &mut Gen<'_>) -> Vec<u8> {
         }
         _ => {
             let reg = g.r.pick(&[2, 3]);
-            let selector = if g.chance(40) { if reg == 2 { 0x40 } else { 0x50 } } else { g.selector() };
+            let selector = if g.chance(40) {
+                if reg == 2 { 0x40 } else { 0x50 }
+            } else {
+                g.selector()
+            };
             if g.chance(50) {
                 let n = g.r.pick(&[0_usize, 1, 2, 3, 5, 6, 7]);
                 e.rex &= !1;
@@ -432,16 +480,37 @@ fn control(g: &mut Gen<'_>) -> Vec<u8> {
                 0 => match g.r.below(4) {
                     0 => g.r.integer(),
                     1 => g.st.cr0 ^ 1 << 31,
-                    _ => g.st.cr0 ^ g.r.pick(&[bit, 1, 2, 4, 8, 1 << 16, 1 << 18, 1 << 29, 1 << 30, 0x6000_0000]),
+                    _ => {
+                        g.st.cr0
+                            ^ g.r.pick(&[
+                                bit,
+                                1,
+                                2,
+                                4,
+                                8,
+                                1 << 16,
+                                1 << 18,
+                                1 << 29,
+                                1 << 30,
+                                0x6000_0000,
+                            ])
+                    }
                 },
                 3 => match g.r.below(4) {
                     0 => g.r.integer(),
                     1 => g.st.cr3 | 1 << g.r.below(64),
                     _ => g.st.cr3 ^ g.r.next() & 0x1f,
                 },
-                4 => g.st.cr4 ^ g.r.pick(&[bit, 4, 8, 0x10, 0x20, 0x80, 0x100, 0x200, 0x400, 0x800]),
+                4 => {
+                    g.st.cr4
+                        ^ g.r
+                            .pick(&[bit, 4, 8, 0x10, 0x20, 0x80, 0x100, 0x200, 0x400, 0x800])
+                }
                 _ => g.r.integer(),
             };
+            if cr == 0 && !g.can_page() {
+                g.st.gpr[n] &= !(1 << 31);
+            }
             g.done(&e, &[0xf, 0x22], &[0xc0 | cr << 3 | n as u8])
         }
         8 | 9 => {
@@ -483,7 +552,11 @@ fn flag(g: &mut Gen<'_>) -> Vec<u8> {
     let e = g.start();
     match g.r.below(10) {
         0..=3 => {
-            let fl = if g.chance(20) { g.r.next() } else { g.r.next() & 0x24_7fd5 } & !0x100;
+            let fl = if g.chance(20) {
+                g.r.next()
+            } else {
+                g.r.next() & 0x24_7fd5
+            } & !0x100;
             let width = g.stack_width(&e);
             g.stack(width, &[fl]);
             g.done(&e, &[0x9d], &[])
@@ -502,7 +575,11 @@ fn flag(g: &mut Gen<'_>) -> Vec<u8> {
 
 fn io(g: &mut Gen<'_>) -> Vec<u8> {
     let mut e = g.start();
-    let port = if g.chance(90) { g.r.below(0x108) } else { g.r.pick(&[0xffff, 0xfffe, 0xfffd, 0x3f8]) };
+    let port = if g.chance(90) {
+        g.r.below(0x108)
+    } else {
+        g.r.pick(&[0xffff, 0xfffe, 0xfffd, 0x3f8])
+    };
     match g.r.below(3) {
         0 => {
             let op = g.r.pick(&[0xe4, 0xe5, 0xe6, 0xe7]);
@@ -541,9 +618,21 @@ fn msr(g: &mut Gen<'_>) -> Vec<u8> {
             let number = any_msr(g);
             let value = match number {
                 m::EFER => g.st.efer ^ g.r.pick(&[1, 0x100, 0x800, 0x400, 0x200, 0x1000, 2]),
-                m::PAT => g.r.pick(&[0x0007_0406_0007_0406, 0x0606_0606_0606_0606, 0x0102_0304_0506_0700, 0x0605_0401_0007_0406]),
+                m::PAT => g.r.pick(&[
+                    0x0007_0406_0007_0406,
+                    0x0606_0606_0606_0606,
+                    0x0102_0304_0506_0700,
+                    0x0605_0401_0007_0406,
+                ]),
                 m::FMASK | m::SYSENTER_CS | m::STAR => g.r.integer(),
-                _ => g.r.integer() & if g.chance(70) { 0x7fff_ffff_ffff } else { u64::MAX },
+                _ => {
+                    g.r.integer()
+                        & if g.chance(70) {
+                            0x7fff_ffff_ffff
+                        } else {
+                            u64::MAX
+                        }
+                }
             };
             let high = |g: &mut Gen<'_>| if g.bits == 64 { g.r.next() << 32 } else { 0 };
             g.st.gpr[1] = u64::from(number) | high(g);
@@ -573,8 +662,20 @@ fn msr(g: &mut Gen<'_>) -> Vec<u8> {
 fn any_msr(g: &mut Gen<'_>) -> u32 {
     use x86::msr as m;
     g.r.pick(&[
-        m::EFER, m::STAR, m::LSTAR, m::CSTAR, m::FMASK, m::KERNEL_GS_BASE, m::FS_BASE, m::GS_BASE, m::SYSENTER_CS,
-        m::SYSENTER_ESP, m::SYSENTER_EIP, m::PAT, 0xc000_0107, 0x1234,
+        m::EFER,
+        m::STAR,
+        m::LSTAR,
+        m::CSTAR,
+        m::FMASK,
+        m::KERNEL_GS_BASE,
+        m::FS_BASE,
+        m::GS_BASE,
+        m::SYSENTER_CS,
+        m::SYSENTER_ESP,
+        m::SYSENTER_EIP,
+        m::PAT,
+        0xc000_0107,
+        0x1234,
     ])
 }
 
@@ -601,7 +702,11 @@ fn string_registers(g: &mut Gen<'_>, e: &Emit) {
         if e.address == 16 && g.chance(8) {
             offset = g.r.pick(&[0xffff, 0xfffe, 0xfffd, 0xfffc, 0, 1]);
         }
-        let old = if g.bits == 64 || e.address == 16 { g.st.gpr[n] & !mask } else { 0 };
+        let old = if g.bits == 64 || e.address == 16 {
+            g.st.gpr[n] & !mask
+        } else {
+            0
+        };
         g.st.gpr[n] = old | offset;
         let data = g.data();
         let lin = g.base(seg).wrapping_add(offset);
@@ -615,8 +720,16 @@ fn small_count(g: &mut Gen<'_>, e: &Emit) {
         32 => 0xffff_ffff,
         _ => u64::MAX,
     };
-    let count = if g.chance(3) { g.r.below(70) } else { g.r.below(7) };
-    let old = if g.bits == 64 || e.address == 16 { g.st.gpr[1] & !mask } else { 0 };
+    let count = if g.chance(3) {
+        g.r.below(70)
+    } else {
+        g.r.below(7)
+    };
+    let old = if g.bits == 64 || e.address == 16 {
+        g.st.gpr[1] & !mask
+    } else {
+        0
+    };
     g.st.gpr[1] = old | count;
 }
 
@@ -628,7 +741,8 @@ fn string(g: &mut Gen<'_>) -> Vec<u8> {
         e.prefixes.push(rep);
         small_count(g, &e);
     }
-    let op = g.r.pick(&[0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]);
+    let op =
+        g.r.pick(&[0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]);
     g.done(&e, &[op], &[])
 }
 
@@ -691,7 +805,11 @@ fn stack(g: &mut Gen<'_>) -> Vec<u8> {
             g.done(&e, &[0xe8], &imm)
         }
         12 => {
-            let (op, imm): (u8, &[u8]) = if g.chance(50) { (0xc3, &[]) } else { (0xc2, &[8, 0]) };
+            let (op, imm): (u8, &[u8]) = if g.chance(50) {
+                (0xc3, &[])
+            } else {
+                (0xc2, &[8, 0])
+            };
             let ip = near_offset(g);
             g.stack(width, &[ip]);
             g.done(&e, &[op], imm)
@@ -706,11 +824,19 @@ fn stack(g: &mut Gen<'_>) -> Vec<u8> {
 }
 
 fn near_offset(g: &mut Gen<'_>) -> u64 {
-    if g.chance(20) { g.r.integer() } else { g.st.rip & !0xff | g.r.below(0x100) }
+    if g.chance(20) {
+        g.r.integer()
+    } else {
+        g.st.rip & !0xff | g.r.below(0x100)
+    }
 }
 
 fn near(g: &mut Gen<'_>, operand: u32) -> Vec<u8> {
-    let by = if g.chance(20) { g.r.integer() as i64 } else { g.r.below(0x200) as i64 - 0x100 };
+    let by = if g.chance(20) {
+        g.r.integer() as i64
+    } else {
+        g.r.below(0x200) as i64 - 0x100
+    };
     let bytes = if g.bits == 64 || operand == 32 { 4 } else { 2 };
     by.to_le_bytes()[..bytes].to_vec()
 }
@@ -775,7 +901,10 @@ fn alu(g: &mut Gen<'_>) -> Vec<u8> {
             g.done(&e, &[op], &rest)
         }
         14 | 15 => {
-            let (op, which) = (g.r.pick(&[0xd0, 0xd1, 0xd2, 0xd3, 0xc0, 0xc1]), g.r.pick(&[0, 1, 2, 3, 4, 5, 7]));
+            let (op, which) = (
+                g.r.pick(&[0xd0, 0xd1, 0xd2, 0xd3, 0xc0, 0xc1]),
+                g.r.pick(&[0, 1, 2, 3, 4, 5, 7]),
+            );
             let mut rest = g.rm(&mut e, which);
             if op < 0xd0 {
                 let imm = g.immediate(8);
@@ -784,7 +913,10 @@ fn alu(g: &mut Gen<'_>) -> Vec<u8> {
             g.done(&e, &[op], &rest)
         }
         16 | 17 => {
-            let op = g.r.pick(&[0xa3, 0xab, 0xb3, 0xbb, 0xa5, 0xad, 0xaf, 0xb6, 0xb7, 0xbe, 0xbf, 0xbc, 0xbd, 0xc0, 0xc1, 0xb0, 0xb1]);
+            let op = g.r.pick(&[
+                0xa3, 0xab, 0xb3, 0xbb, 0xa5, 0xad, 0xaf, 0xb6, 0xb7, 0xbe, 0xbf, 0xbc, 0xbd, 0xc0,
+                0xc1, 0xb0, 0xb1,
+            ]);
             if matches!(op, 0xa3 | 0xab | 0xb3 | 0xbb) && g.chance(90) {
                 g.st.gpr[reg as usize] = g.r.below(256);
             }
@@ -792,7 +924,14 @@ fn alu(g: &mut Gen<'_>) -> Vec<u8> {
             g.done(&e, &[0xf, op], &rest)
         }
         18 => {
-            let (op, which) = g.r.pick(&[(0xba, 4), (0xba, 5), (0xba, 6), (0xba, 7), (0xa4, 0), (0xac, 3)]);
+            let (op, which) = g.r.pick(&[
+                (0xba, 4),
+                (0xba, 5),
+                (0xba, 6),
+                (0xba, 7),
+                (0xa4, 0),
+                (0xac, 3),
+            ]);
             let mut rest = g.rm(&mut e, which);
             rest.push(g.r.next() as u8);
             g.done(&e, &[0xf, op], &rest)
@@ -818,21 +957,28 @@ fn alu(g: &mut Gen<'_>) -> Vec<u8> {
             g.done(&e, &[0xf, 0xc7], &rest)
         }
         23 => {
-            let op = g.r.pick(&[0x37, 0x3f, 0xd5, 0x98, 0x99, 0xd7, 0x90, 0x91, 0x40, 0x48]);
+            let op =
+                g.r.pick(&[0x37, 0x3f, 0xd5, 0x98, 0x99, 0xd7, 0x90, 0x91, 0x40, 0x48]);
             if op == 0xd5 {
                 return g.done(&e, &[op], &[10]);
             }
             g.done(&e, &[op], &[])
         }
         24 => {
-            let op = g.r.pick(&[0xe0, 0xe1, 0xe2, 0xe3, 0xeb, 0x70, 0x72, 0x74, 0x76, 0x78, 0x7a, 0x7c, 0x7e]);
+            let op = g.r.pick(&[
+                0xe0, 0xe1, 0xe2, 0xe3, 0xeb, 0x70, 0x72, 0x74, 0x76, 0x78, 0x7a, 0x7c, 0x7e,
+            ]);
             let by = g.r.next() as u8;
             g.done(&e, &[op], &[by])
         }
         _ => {
             let imm = near(g, e.operand);
             let op = g.r.below(17) as u8;
-            if op == 16 { g.done(&e, &[0xe9], &imm) } else { g.done(&e, &[0xf, 0x80 | op], &imm) }
+            if op == 16 {
+                g.done(&e, &[0xe9], &imm)
+            } else {
+                g.done(&e, &[0xf, 0x80 | op], &imm)
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use case::{Case, End, Outcome, parse, print};
+use case::{Case, End, Ram, parse, print};
 use compare::Difference;
 use doppel::Doppel;
 pub use generate::GROUPS;
@@ -67,9 +67,17 @@ impl std::fmt::Display for Report {
         writeln!(
             f,
             "{} states compared in {:.1} s ({rate:.0} a second), {} skipped, {} differences explained, {} not",
-            self.total(), self.time.as_secs_f64(), sum(&self.skipped), sum(&self.explained), self.failures.len()
+            self.total(),
+            self.time.as_secs_f64(),
+            sum(&self.skipped),
+            sum(&self.explained),
+            self.failures.len()
         )?;
-        for (title, map) in [("compared", &self.compared), ("skipped", &self.skipped), ("explained", &self.explained)] {
+        for (title, map) in [
+            ("compared", &self.compared),
+            ("skipped", &self.skipped),
+            ("explained", &self.explained),
+        ] {
             for (what, count) in map {
                 writeln!(f, "{title} {count:9} {what}")?;
             }
@@ -83,6 +91,7 @@ pub struct Oracle {
     vm: Vm,
     doppel: Doppel,
     common: generate::Common,
+    before: Option<Ram>,
 }
 
 /// The verdict on one case.
@@ -97,12 +106,32 @@ pub enum Verdict {
     Differs(String),
 }
 
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Same => f.write_str("equal"),
+            Self::Skipped(why) => write!(f, "not compared: {why}"),
+            Self::Explained(why) => write!(f, "differs, explained: {why}"),
+            Self::Differs(line) => f.write_str(line),
+        }
+    }
+}
+
 impl Oracle {
     /// Both machines; the error says why there is no KVM that works.
     pub fn new() -> Result<Self, String> {
         let mut vm = Vm::new(Arc::new(doppel::model()))?;
-        let common = generate::Common { cr4: vm.cr4(), vm86: vm.has_vm86() };
-        Ok(Self { vm, doppel: Doppel::new()?, common })
+        let common = generate::Common {
+            cr4: vm.cr4(),
+            vm86: vm.has_vm86(),
+            legacy_paging: vm.has_legacy_paging(),
+        };
+        Ok(Self {
+            vm,
+            doppel: Doppel::new()?,
+            common,
+            before: Some(Ram::new()),
+        })
     }
 
     /// Runs the case of a group with a seed on both.
@@ -112,25 +141,61 @@ impl Oracle {
     }
 
     fn check_case(&mut self, case: &Case, seed: u64) -> Verdict {
-        let before = case.ram();
-        let kvm = match self.vm.run(case, &before) {
-            vm::Answer::Ran(outcome) => *outcome,
+        // Out of `self` for as long as its other fields are used.
+        let mut ram = self.before.take().unwrap_or_else(Ram::new);
+        let verdict = self.compare(case, seed, ram.of(case));
+        self.before = Some(ram);
+        verdict
+    }
+
+    fn compare(&mut self, case: &Case, seed: u64, before: &[u8]) -> Verdict {
+        let doppel = self.doppel.run(case, before);
+        let mut kvm = self.vm.run(case, before);
+        let mut list = self.differences(case, &doppel, &kvm);
+        let first = matches!(kvm, vm::Answer::Ran(_, true));
+        if !list.is_empty() {
+            // What an abandoned case left unfinished in the kernel can spoil the next one: a difference must repeat.
+            kvm = self.vm.run(case, before);
+            list = self.differences(case, &doppel, &kvm);
+        }
+        let (kvm, mmio) = match kvm {
+            vm::Answer::Ran(outcome, mmio) => (*outcome, mmio || first),
             vm::Answer::Skipped(why) => return Verdict::Skipped(why),
         };
-        let doppel = self.doppel.run(case, &before);
-        let mut list = compare::differences(case, &doppel.outcome, &kvm);
-        if doppel.outcome.end == End::Done {
-            list.extend(compare::memory_differences(&doppel.ram, self.vm.ram()));
-        }
         if list.is_empty() {
             return Verdict::Same;
         }
-        let seen = explain::Seen { case, doppel: &doppel, kvm: &kvm, list: &list };
+        let seen = explain::Seen {
+            case,
+            doppel: &doppel,
+            kvm: &kvm,
+            list: &list,
+            mmio,
+        };
         match explain::explain(&seen) {
             explain::Why::Skip(why) => Verdict::Skipped(why),
             explain::Why::Known(why) => Verdict::Explained(why),
             explain::Why::Unknown => Verdict::Differs(describe(case, seed, &doppel, &list)),
         }
+    }
+
+    fn differences(
+        &mut self,
+        case: &Case,
+        doppel: &doppel::Answer,
+        kvm: &vm::Answer,
+    ) -> Vec<Difference> {
+        let vm::Answer::Ran(kvm, _) = kvm else {
+            return Vec::new();
+        };
+        let mut list = compare::differences(case, &doppel.outcome, kvm);
+        if doppel.outcome.end == End::Done {
+            list.extend(compare::memory_differences(
+                self.doppel.ram(),
+                self.vm.ram(),
+            ));
+        }
+        list
     }
 
     /// Doppel's answer to a case, as a line for the regression files.
@@ -145,10 +210,16 @@ impl Oracle {
         let mut report = Report::default();
         let start = Instant::now();
         let mut r = Random::new(options.seed);
-        let groups: Vec<_> = GROUPS.iter().filter(|g| options.only.as_deref().is_none_or(|o| o == g.0)).collect();
+        let groups: Vec<_> = GROUPS
+            .iter()
+            .filter(|g| options.only.as_deref().is_none_or(|o| o == g.0))
+            .collect();
         let total: u64 = groups.iter().map(|g| g.1).sum();
         for _ in 0..options.cases {
-            if total == 0 || start.elapsed() >= options.time || report.failures.len() >= options.failures {
+            if total == 0
+                || start.elapsed() >= options.time
+                || report.failures.len() >= options.failures
+            {
                 break;
             }
             let mut n = r.below(total);
@@ -186,12 +257,30 @@ fn describe(case: &Case, seed: u64, doppel: &doppel::Answer, list: &[Difference]
         () if st.long_mode() => "compat",
         () => "protected",
     };
-    let exceptions: Vec<_> =
-        doppel.exceptions.iter().map(|e| format!("{}({:x})", e.vector, e.error.unwrap_or(0))).collect();
-    let differences: Vec<_> = list.iter().take(8).map(|d| format!("{} {} {}", d.what, d.doppel, d.other)).collect();
+    let exceptions: Vec<_> = doppel
+        .exceptions
+        .iter()
+        .map(|e| format!("{}({:x})", e.vector, e.error.unwrap_or(0)))
+        .collect();
+    let differences: Vec<_> = list
+        .iter()
+        .take(8)
+        .map(|d| format!("{} {} {}", d.what, d.doppel, d.other))
+        .collect();
     format!(
-        "{}:{seed:#x} {mode} cpl {} `{instruction}` raised [{}]; differs (what, doppel, kvm): {}",
-        case.group, st.cpl(), exceptions.join(" "), differences.join("; ")
+        "{}:{seed:#x} {mode} cpl {} cr0 {:x} cr4 {:x} efer {:x} rip {:x} `{instruction}` {} raised [{}]; differs (what, doppel, kvm): {}",
+        case.group,
+        st.cpl(),
+        st.cr0,
+        st.cr4,
+        st.efer,
+        st.rip,
+        case.code
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>(),
+        exceptions.join(" "),
+        differences.join("; ")
     )
 }
 
@@ -207,5 +296,12 @@ pub fn replay(line: &str) -> Result<(), String> {
             other: format!("{:x?}", expected.mem),
         });
     }
-    if list.is_empty() { Ok(()) } else { Err(describe(&case, 0, &answer, &list)) }
+    if list.is_empty() {
+        Ok(())
+    } else {
+        Err(describe(&case, 0, &answer, &list))
+    }
 }
+
+#[cfg(test)]
+mod tests;

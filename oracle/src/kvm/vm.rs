@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kvm_bindings::{
-    CpuId, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_cpuid_entry2,
-    kvm_guest_debug, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
+    CpuId, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_VCPUEVENT_VALID_SHADOW, Msrs,
+    kvm_cpuid_entry2, kvm_guest_debug, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 use system::CpuModel;
@@ -18,21 +19,38 @@ use super::doppel::MAX_REPEATS;
 
 /// What KVM made of a case.
 pub enum Answer {
-    /// It ran.
-    Ran(Box<Outcome>),
+    /// It ran; whether it accessed device memory.
+    Ran(Box<Outcome>, bool),
     /// It could not be run, and why.
     Skipped(&'static str),
 }
 
 /// MSRs that a case may set.
 const MSRS: [u32; 9] = [
-    msr::STAR, msr::LSTAR, msr::CSTAR, msr::FMASK, msr::KERNEL_GS_BASE,
-    msr::SYSENTER_CS, msr::SYSENTER_ESP, msr::SYSENTER_EIP, msr::PAT,
+    msr::STAR,
+    msr::LSTAR,
+    msr::CSTAR,
+    msr::FMASK,
+    msr::KERNEL_GS_BASE,
+    msr::SYSENTER_CS,
+    msr::SYSENTER_ESP,
+    msr::SYSENTER_EIP,
+    msr::PAT,
 ];
 
 fn msr_values(st: &CpuState) -> [u64; 9] {
     let m = &st.msr;
-    [m.star, m.lstar, m.cstar, m.fmask, m.kernel_gs_base, m.sysenter_cs, m.sysenter_esp, m.sysenter_eip, m.pat]
+    [
+        m.star,
+        m.lstar,
+        m.cstar,
+        m.fmask,
+        m.kernel_gs_base,
+        m.sysenter_cs,
+        m.sysenter_esp,
+        m.sysenter_eip,
+        m.pat,
+    ]
 }
 
 /// A mapping that lives as long as the VM.
@@ -51,7 +69,11 @@ impl Pages {
                 0,
             )
         };
-        if at == libc::MAP_FAILED { Err("no memory for KVM's guest".into()) } else { Ok(Self(at.cast())) }
+        if at == libc::MAP_FAILED {
+            Err("no memory for KVM's guest".into())
+        } else {
+            Ok(Self(at.cast()))
+        }
     }
 
     /// The guest's memory; only while no vCPU runs, as the borrow says.
@@ -103,7 +125,11 @@ impl Watchdog {
                 last = now;
             }
         });
-        Self { runs, stop, thread: Some(thread) }
+        Self {
+            runs,
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -133,7 +159,8 @@ impl Vm {
     /// A VM for a CPU of this model. The error says why there is none.
     pub fn new(model: Arc<CpuModel>) -> Result<Self, String> {
         let kvm = Kvm::new().map_err(|e| format!("/dev/kvm: {e}"))?;
-        let wanted = SyncReg::Register as i32 | SyncReg::SystemRegister as i32 | SyncReg::VcpuEvents as i32;
+        let wanted =
+            SyncReg::Register as i32 | SyncReg::SystemRegister as i32 | SyncReg::VcpuEvents as i32;
         if kvm.check_extension_int(Cap::SyncRegs) & wanted != wanted {
             return Err("KVM has no KVM_CAP_SYNC_REGS".into());
         }
@@ -147,18 +174,34 @@ impl Vm {
             flags: 0,
         };
         // SAFETY: the region is the whole mapping, which outlives the VM's use: `pages` is dropped with it.
-        unsafe { vm.set_user_memory_region(region) }.map_err(|e| format!("KVM_SET_USER_MEMORY_REGION: {e}"))?;
-        let mut vcpu = vm.create_vcpu(0).map_err(|e| format!("KVM_CREATE_VCPU: {e}"))?;
-        vcpu.set_cpuid2(&cpuid(&model)?).map_err(|e| format!("KVM_SET_CPUID2: {e}"))?;
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(|e| format!("KVM_SET_USER_MEMORY_REGION: {e}"))?;
+        let mut vcpu = vm
+            .create_vcpu(0)
+            .map_err(|e| format!("KVM_CREATE_VCPU: {e}"))?;
+        vcpu.set_cpuid2(&cpuid(&model)?)
+            .map_err(|e| format!("KVM_SET_CPUID2: {e}"))?;
         let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-        vcpu.set_guest_debug(&kvm_guest_debug { control, ..Default::default() })
-            .map_err(|e| format!("KVM_SET_GUEST_DEBUG: {e}"))?;
-        let sregs = vcpu.get_sregs().map_err(|e| format!("KVM_GET_SREGS: {e}"))?;
+        vcpu.set_guest_debug(&kvm_guest_debug {
+            control,
+            ..Default::default()
+        })
+        .map_err(|e| format!("KVM_SET_GUEST_DEBUG: {e}"))?;
+        let sregs = vcpu
+            .get_sregs()
+            .map_err(|e| format!("KVM_GET_SREGS: {e}"))?;
         vcpu.set_sync_valid_reg(SyncReg::Register);
         vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
         vcpu.set_sync_valid_reg(SyncReg::VcpuEvents);
         let mut vm = Self {
-            vcpu, _vm: vm, pages, watchdog: Watchdog::new(), sregs, msrs: [u64::MAX; 9], debug: [0; 6], model,
+            vcpu,
+            _vm: vm,
+            pages,
+            watchdog: Watchdog::new(),
+            sregs,
+            msrs: [u64::MAX; 9],
+            debug: [0; 6],
+            model,
         };
         vm.probe()?;
         Ok(vm)
@@ -167,8 +210,14 @@ impl Vm {
     /// The CR4 bits that both KVM and the model accept.
     pub fn cr4(&mut self) -> u64 {
         let mut accepted = 0;
-        for bit in (0..24).map(|n| 1 << n).filter(|bit| self.model.cr4() & bit != 0) {
-            let sregs = kvm_sregs { cr4: bit, ..self.sregs };
+        for bit in (0..24)
+            .map(|n| 1 << n)
+            .filter(|bit| self.model.cr4() & bit != 0)
+        {
+            let sregs = kvm_sregs {
+                cr4: bit,
+                ..self.sregs
+            };
             if self.vcpu.set_sregs(&sregs).is_ok() {
                 accepted |= bit;
             }
@@ -187,11 +236,40 @@ impl Vm {
         st.cr0 |= x86::cr0::PE;
         st.rflags |= x86::flags::VM;
         st.rip = 0x1000;
-        let case = Case { group: "probe".into(), st, mem: vec![(0x1000, vec![0x90; 4])], repeats: false };
+        let case = Case {
+            group: "probe".into(),
+            st,
+            mem: vec![(0x1000, vec![0x90; 4])],
+            code: Vec::new(),
+            repeats: false,
+        };
         match self.run(&case, &case.ram()) {
-            Answer::Ran(out) => out.end == End::Done && out.st.rflags & x86::flags::VM != 0,
+            Answer::Ran(out, _) => out.end == End::Done && out.st.rflags & x86::flags::VM != 0,
             Answer::Skipped(_) => false,
         }
+    }
+
+    /// Whether KVM runs code under 32-bit paging outside long mode.
+    pub fn has_legacy_paging(&mut self) -> bool {
+        let mut st = CpuState::reset();
+        st.seg = [Segment::real(0); 6];
+        st.seg[1].attr |= attr::CODE;
+        st.cr0 = x86::cr0::PE | x86::cr0::PG | x86::cr0::ET;
+        st.cr3 = 0x2000;
+        st.rip = 0x1000;
+        let mem = vec![
+            (0x1000, vec![0x90; 4]),
+            (0x2000, vec![7, 0x30, 0, 0]),
+            (0x3004, vec![7, 0x10, 0, 0]),
+        ];
+        let case = Case {
+            group: "probe".into(),
+            st,
+            mem,
+            code: Vec::new(),
+            repeats: false,
+        };
+        matches!(self.run(&case, &case.ram()), Answer::Ran(out, _) if out.end == End::Done && out.st.rip == 0x1001)
     }
 
     /// Whether one NOP can be stepped over.
@@ -200,10 +278,16 @@ impl Vm {
         st.seg = [Segment::real(0); 6];
         st.seg[1].attr |= attr::CODE;
         st.rip = 0x1000;
-        let case = Case { group: "probe".into(), st, mem: vec![(0x1000, vec![0x90; 4])], repeats: false };
+        let case = Case {
+            group: "probe".into(),
+            st,
+            mem: vec![(0x1000, vec![0x90; 4])],
+            code: Vec::new(),
+            repeats: false,
+        };
         match self.run(&case, &case.ram()) {
-            Answer::Ran(out) if out.end == End::Done && out.st.rip == 0x1001 => Ok(()),
-            Answer::Ran(_) => Err("KVM's single step does not work".into()),
+            Answer::Ran(out, _) if out.end == End::Done && out.st.rip == 0x1001 => Ok(()),
+            Answer::Ran(..) => Err("KVM's single step does not work".into()),
             Answer::Skipped(why) => Err(format!("KVM's single step does not work: {why}")),
         }
     }
@@ -226,8 +310,15 @@ impl Vm {
         let st = &case.st;
         let values = msr_values(st);
         if values != self.msrs {
-            let entries: Vec<_> =
-                MSRS.iter().zip(values).map(|(index, data)| kvm_msr_entry { index: *index, data, ..Default::default() }).collect();
+            let entries: Vec<_> = MSRS
+                .iter()
+                .zip(values)
+                .map(|(index, data)| kvm_msr_entry {
+                    index: *index,
+                    data,
+                    ..Default::default()
+                })
+                .collect();
             let msrs = Msrs::from_entries(&entries).map_err(|_| "too many MSRs")?;
             match self.vcpu.set_msrs(&msrs) {
                 Ok(n) if n == entries.len() => self.msrs = values,
@@ -239,10 +330,15 @@ impl Vm {
         }
         let debug = [st.dr[0], st.dr[1], st.dr[2], st.dr[3], st.dr6, st.dr7];
         if debug != self.debug {
-            let mut regs = self.vcpu.get_debug_regs().map_err(|_| "KVM_GET_DEBUGREGS failed")?;
+            let mut regs = self
+                .vcpu
+                .get_debug_regs()
+                .map_err(|_| "KVM_GET_DEBUGREGS failed")?;
             regs.db = st.dr;
             (regs.dr6, regs.dr7) = (st.dr6, st.dr7);
-            self.vcpu.set_debug_regs(&regs).map_err(|_| "KVM_SET_DEBUGREGS refused")?;
+            self.vcpu
+                .set_debug_regs(&regs)
+                .map_err(|_| "KVM_SET_DEBUGREGS refused")?;
             self.debug = debug;
         }
         let sync_sregs = to_sregs(st, &self.sregs);
@@ -260,34 +356,41 @@ impl Vm {
     /// Runs a case; `before` is its RAM.
     pub fn run(&mut self, case: &Case, before: &[u8]) -> Answer {
         self.lay(before);
+        self.vcpu.set_kvm_immediate_exit(0);
         if let Err(why) = self.load(case) {
             return Answer::Skipped(why);
         }
         let mut outs = Vec::new();
-        let mut repeats = 0;
+        let (mut repeats, mut mmio) = (0, false);
         let end = loop {
             self.watchdog.runs.fetch_add(1, Ordering::SeqCst);
             let exit = self.vcpu.run();
             self.watchdog.runs.fetch_add(1, Ordering::SeqCst);
-            match exit {
-                Ok(VcpuExit::Debug(_)) => {
-                    repeats += 1;
-                    let again =
-                        case.repeats && self.vcpu.sync_regs().regs.rip == case.st.rip && repeats < MAX_REPEATS;
-                    if !again {
-                        break End::Done;
-                    }
+            let completed = match exit {
+                Ok(VcpuExit::Debug(_) | VcpuExit::Hlt) => true,
+                Ok(VcpuExit::IoIn(_, data)) => {
+                    data.fill(0xff);
+                    false
                 }
-                Ok(VcpuExit::Hlt) => break End::Done,
-                Ok(VcpuExit::IoIn(_, data)) => data.fill(0xff),
-                Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xff),
+                Ok(VcpuExit::MmioRead(_, data)) => {
+                    data.fill(0xff);
+                    mmio = true;
+                    false
+                }
+                // The instruction is complete but for what the exit asks for: KVM_RUN shall only finish that.
                 Ok(VcpuExit::IoOut(port, data)) => {
                     let mut value = [0; 4];
                     let size = data.len().min(4);
                     value[..size].copy_from_slice(&data[..size]);
                     outs.push((port, size as u8, u32::from_le_bytes(value)));
+                    self.vcpu.set_kvm_immediate_exit(1);
+                    false
                 }
-                Ok(VcpuExit::MmioWrite(..)) => {}
+                Ok(VcpuExit::MmioWrite(..)) => {
+                    mmio = true;
+                    self.vcpu.set_kvm_immediate_exit(1);
+                    false
+                }
                 Ok(VcpuExit::Shutdown) => {
                     let e = self.vcpu.sync_regs().events.exception;
                     break End::Shutdown(e.nr, e.error_code);
@@ -295,18 +398,38 @@ impl Vm {
                 Ok(VcpuExit::InternalError) => return Answer::Skipped("KVM_EXIT_INTERNAL_ERROR"),
                 Ok(VcpuExit::FailEntry(..)) => return Answer::Skipped("KVM_EXIT_FAIL_ENTRY"),
                 Ok(_) => return Answer::Skipped("an exit that is not expected"),
-                Err(e) if e.errno() == libc::EINTR => break End::Endless,
-                Err(e) if e.errno() == libc::EINVAL => return Answer::Skipped("KVM_RUN refused the state"),
+                Err(e) if e.errno() == libc::EINTR => {
+                    if self.vcpu.get_kvm_run().immediate_exit == 0 {
+                        break End::Endless;
+                    }
+                    self.vcpu.set_kvm_immediate_exit(0);
+                    true
+                }
+                Err(e) if e.errno() == libc::EINVAL => {
+                    return Answer::Skipped("KVM_RUN refused the state");
+                }
                 Err(_) => return Answer::Skipped("KVM_RUN failed"),
+            };
+            if completed {
+                repeats += 1;
+                let inside = case.repeats && self.vcpu.sync_regs().regs.rip == case.st.rip;
+                if !inside || repeats == MAX_REPEATS {
+                    break End::Done;
+                }
             }
         };
         match self.outcome(case, end, outs) {
-            Ok(outcome) => Answer::Ran(Box::new(outcome)),
+            Ok(outcome) => Answer::Ran(Box::new(outcome), mmio),
             Err(why) => Answer::Skipped(why),
         }
     }
 
-    fn outcome(&mut self, case: &Case, end: End, outs: Vec<(u16, u8, u32)>) -> Result<Outcome, &'static str> {
+    fn outcome(
+        &mut self,
+        case: &Case,
+        end: End,
+        outs: Vec<(u16, u8, u32)>,
+    ) -> Result<Outcome, &'static str> {
         let mut st = case.st.clone();
         let sync = self.vcpu.sync_regs();
         from_regs(&sync.regs, &mut st);
@@ -314,37 +437,75 @@ impl Vm {
         // HLT leaves a vCPU without interrupt controller halted.
         let _ = self.vcpu.set_mp_state(kvm_mp_state { mp_state: 0 });
         if matches!(case.group.as_str(), "msr" | "syscall") {
-            let list: Vec<_> = MSRS.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
+            let list: Vec<_> = MSRS
+                .iter()
+                .map(|index| kvm_msr_entry {
+                    index: *index,
+                    ..Default::default()
+                })
+                .collect();
             let mut msrs = Msrs::from_entries(&list).map_err(|_| "too many MSRs")?;
-            self.vcpu.get_msrs(&mut msrs).map_err(|_| "KVM_GET_MSRS failed")?;
+            self.vcpu
+                .get_msrs(&mut msrs)
+                .map_err(|_| "KVM_GET_MSRS failed")?;
             let m = &mut st.msr;
             let places = [
-                &mut m.star, &mut m.lstar, &mut m.cstar, &mut m.fmask, &mut m.kernel_gs_base,
-                &mut m.sysenter_cs, &mut m.sysenter_esp, &mut m.sysenter_eip, &mut m.pat,
+                &mut m.star,
+                &mut m.lstar,
+                &mut m.cstar,
+                &mut m.fmask,
+                &mut m.kernel_gs_base,
+                &mut m.sysenter_cs,
+                &mut m.sysenter_esp,
+                &mut m.sysenter_eip,
+                &mut m.pat,
             ];
-            for ((place, entry), known) in places.into_iter().zip(msrs.as_slice()).zip(&mut self.msrs) {
+            for ((place, entry), known) in
+                places.into_iter().zip(msrs.as_slice()).zip(&mut self.msrs)
+            {
                 *place = entry.data;
                 *known = entry.data;
             }
         }
         if case.group == "control" {
-            let regs = self.vcpu.get_debug_regs().map_err(|_| "KVM_GET_DEBUGREGS failed")?;
+            let regs = self
+                .vcpu
+                .get_debug_regs()
+                .map_err(|_| "KVM_GET_DEBUGREGS failed")?;
             st.dr = regs.db;
             (st.dr6, st.dr7) = (regs.dr6, regs.dr7);
             self.debug = [u64::MAX; 6];
         }
-        Ok(Outcome { end, st, outs, mem: Vec::new() })
+        Ok(Outcome {
+            end,
+            st,
+            outs,
+            mem: Vec::new(),
+        })
     }
 }
 
 /// The model's CPUID leaves.
 fn cpuid(model: &CpuModel) -> Result<CpuId, String> {
-    let dynamic = system::cpuid::Dynamic { apic_enabled: true, code64: true, ..Default::default() };
+    let dynamic = system::cpuid::Dynamic {
+        apic_enabled: true,
+        code64: true,
+        ..Default::default()
+    };
     let mut entries = Vec::new();
     for leaf in (0..=0xd).chain(0x8000_0000..=0x8000_0008) {
         let [eax, ebx, ecx, edx] = model.cpuid(leaf, 0, &dynamic);
         let flags = u32::from(matches!(leaf, 4 | 7 | 0xb | 0xd));
-        entries.push(kvm_cpuid_entry2 { function: leaf, index: 0, flags, eax, ebx, ecx, edx, padding: [0; 3] });
+        entries.push(kvm_cpuid_entry2 {
+            function: leaf,
+            index: 0,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            padding: [0; 3],
+        });
     }
     CpuId::from_entries(&entries).map_err(|_| "too many CPUID entries".into())
 }
@@ -379,14 +540,33 @@ fn from_segment(s: &kvm_segment) -> Segment {
         | bit(s.g, attr::G)
         | bit(s.avl, attr::AVL)
         | bit(s.unusable, attr::UNUSABLE);
-    Segment { base: s.base, limit: s.limit, attr, selector: s.selector }
+    Segment {
+        base: s.base,
+        limit: s.limit,
+        attr,
+        selector: s.selector,
+    }
 }
 
 fn to_regs(st: &CpuState) -> kvm_regs {
     let g = &st.gpr;
     kvm_regs {
-        rax: g[0], rcx: g[1], rdx: g[2], rbx: g[3], rsp: g[4], rbp: g[5], rsi: g[6], rdi: g[7],
-        r8: g[8], r9: g[9], r10: g[10], r11: g[11], r12: g[12], r13: g[13], r14: g[14], r15: g[15],
+        rax: g[0],
+        rcx: g[1],
+        rdx: g[2],
+        rbx: g[3],
+        rsp: g[4],
+        rbp: g[5],
+        rsi: g[6],
+        rdi: g[7],
+        r8: g[8],
+        r9: g[9],
+        r10: g[10],
+        r11: g[11],
+        r12: g[12],
+        r13: g[13],
+        r14: g[14],
+        r15: g[15],
         rip: st.rip,
         rflags: st.rflags,
     }
@@ -394,8 +574,8 @@ fn to_regs(st: &CpuState) -> kvm_regs {
 
 fn from_regs(r: &kvm_regs, st: &mut CpuState) {
     st.gpr = [
-        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi,
-        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+        r.r13, r.r14, r.r15,
     ];
     st.rip = r.rip;
     st.rflags = r.rflags;
