@@ -311,6 +311,10 @@ impl Cache {
         for block in hit {
             // SAFETY: pages list only blocks that are in the cache.
             let block = unsafe { &mut *block };
+            if block.stale {
+                // Nothing leads to it since it became so.
+                continue;
+            }
             block.stale = true;
             self.invalidations += 1;
             self.unlink(block);

@@ -297,7 +297,7 @@ pub fn jump_target(v: &Vcpu) -> Option<&'static LOp> {
     // SAFETY: the engine put the address of its table there before it ran the block, and keeps the table.
     let table = unsafe { &*table };
     let known = &table[jump_index(v.st.rip)];
-    let hit = known.rip == v.st.rip && known.map_gen == v.mmu.map_gen && known.mode == v.engine[word::MODE];
+    let hit = known.rip == v.st.rip && known.map_gen == v.mmu.generation(v.st.rip) && known.mode == v.engine[word::MODE];
     if hit { known.target } else { None }
 }
 

@@ -289,7 +289,7 @@ impl Interp {
                     if let Found::Cached(key) = found
                         && self.cache.get(key).is_some_and(|b| settled_for_good(v, b))
                     {
-                        let (rip, map_gen) = (v.st.rip, v.mmu.map_gen);
+                        let (rip, map_gen) = (v.st.rip, v.mmu.generation(v.st.rip));
                         if code == exit::LINK {
                             self.cache.link(place, key, rip, map_gen);
                         } else {

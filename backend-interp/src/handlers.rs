@@ -6,3 +6,4 @@ pub mod branch;
 pub mod memory;
 pub mod shift;
 pub mod system;
+pub mod vector;

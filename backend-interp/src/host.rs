@@ -4,10 +4,13 @@
 // UNSAFETY: there is no safe way to execute a vector instruction that is known only when the guest is.
 
 use std::collections::HashMap;
+use std::mem::offset_of;
 
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
 use ir::Operand;
-use system::{Vcpu, offset};
+use system::{LazyFlags, Vcpu, offset};
+
+use crate::code::{Handler, LOp};
 
 /// Host code for one vector instruction: takes the context, returns RFLAGS if the instruction writes them.
 pub type Stub = extern "sysv64" fn(*mut Vcpu) -> u64;
@@ -54,6 +57,15 @@ pub fn fetch_mxcsr_flags(v: &mut Vcpu) {
     let _ = v;
 }
 
+/// Stubs are handlers that jump to the next one, as compiled ones do in builds without debug assertions.
+const CHAIN: bool = !cfg!(debug_assertions);
+
+/// The stub as the handler that it is; `None` in builds whose stubs return.
+pub fn as_handler(stub: Stub) -> Option<Handler> {
+    // SAFETY: `assemble` made it with a handler's signature: context and op in, exit code out of the last one.
+    CHAIN.then(|| unsafe { std::mem::transmute::<Stub, Handler>(stub) })
+}
+
 /// Runs a stub.
 #[inline(always)]
 pub fn call(stub: Stub, v: &mut Vcpu) -> u64 {
@@ -88,14 +100,22 @@ impl Default for Stubs {
 impl Stubs {
     /// The stub for an instruction with these operands; `None` where the host cannot run it (another architecture, a
     /// feature that it lacks, no executable memory).
-    pub fn get(&mut self, code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> Option<Stub> {
+    /// With `fp`, the stub needs MXCSR's controls as the host has them.
+    pub fn get(
+        &mut self,
+        code: Code,
+        dst: Operand,
+        args: [Operand; 3],
+        fields: [u16; 4],
+        fp: bool,
+    ) -> Option<Stub> {
         let key = (code, dst, args, fields);
         if let Some(stub) = self.made.get(&key) {
             return *stub;
         }
         let stub = self.arena.as_mut().and_then(|arena| {
-            let bytes = assemble(code, dst, args, fields)?;
-            arena.add(&bytes)
+            let (bytes, entry) = assemble(code, dst, args, fields, fp)?;
+            arena.add(&bytes, entry)
         });
         self.made.insert(key, stub);
         stub
@@ -120,7 +140,7 @@ impl Arena {
         unsafe { libc::mprotect(self.base.cast(), self.size, prot) == 0 }
     }
 
-    fn add(&mut self, bytes: &[u8]) -> Option<Stub> {
+    fn add(&mut self, bytes: &[u8], entry: usize) -> Option<Stub> {
         let at = self.used.next_multiple_of(16);
         if at + bytes.len() > self.size {
             return None;
@@ -136,7 +156,7 @@ impl Arena {
             return None;
         }
         // SAFETY: the bytes are a whole function of the `Stub` type, made by `assemble`.
-        Some(unsafe { std::mem::transmute::<*mut u8, Stub>(to) })
+        Some(unsafe { std::mem::transmute::<*mut u8, Stub>(to.wrapping_add(entry)) })
     }
 }
 
@@ -155,7 +175,7 @@ pub fn writes_flags(code: Code) -> bool {
 }
 
 /// Whether the host has what the instruction needs.
-fn host_has(code: Code) -> bool {
+pub fn host_has(code: Code) -> bool {
     use iced_x86::CpuidFeature as F;
     #[cfg(target_arch = "x86_64")]
     {
@@ -185,8 +205,14 @@ fn field(at: usize) -> MemoryOperand {
 }
 
 /// The instruction with its operands in xmm1-xmm4 (xmm0 is the guest's, for instructions that imply it), mm1-mm4 or
-/// eax-edx, between loads and stores of the context's fields.
-fn assemble(code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> Option<Vec<u8>> {
+/// r8-r11, between loads and stores of the context's fields. Returns the code and where in it the entry is.
+fn assemble(
+    code: Code,
+    dst: Operand,
+    args: [Operand; 3],
+    fields: [u16; 4],
+    fp: bool,
+) -> Option<(Vec<u8>, usize)> {
     if !host_has(code) {
         return None;
     }
@@ -250,7 +276,9 @@ fn assemble(code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> O
                 };
                 main.set_op_kind(n, OpKind::Register);
                 main.set_op_register(n, xmms[slot]);
-                before.push(Instruction::with2(Code::Movups_xmm_xmmm128, xmms[slot], field(at)).ok()?);
+                if n > 0 || !overwrites(code) {
+                    before.push(Instruction::with2(Code::Movups_xmm_xmmm128, xmms[slot], field(at)).ok()?);
+                }
                 if written {
                     after.push(Instruction::with2(Code::Movups_xmmm128_xmm, field(at), xmms[slot]).ok()?);
                 }
@@ -290,24 +318,104 @@ fn assemble(code: Code, dst: Operand, args: [Operand; 3], fields: [u16; 4]) -> O
         return None;
     }
     implied(code, &mut before, &mut after)?;
+    if operands.iter().any(|o| matches!(o, Operand::Mmx(_))) {
+        enter_mmx(code, dst, &mut after)?;
+    }
     let mut encoder = Encoder::new(64);
+    let mut entry = 0;
+    if CHAIN && fp {
+        // The way out lies before the entry: its distance is known.
+        let slow = crate::handlers::system::vec_portable as Handler as usize as u64;
+        encoder.encode(&Instruction::with2(Code::Mov_r64_imm64, Register::RAX, slow).ok()?, 0).ok()?;
+        encoder.encode(&Instruction::with1(Code::Jmp_rm64, Register::RAX).ok()?, 0).ok()?;
+        let mut bytes = encoder.take_buffer();
+        entry = bytes.len();
+        let mxcsr = field(offset_of!(Vcpu, st) + offset_of!(x86::CpuState, mxcsr));
+        encoder.encode(&Instruction::with2(Code::Mov_r32_rm32, Register::EAX, mxcsr).ok()?, 0).ok()?;
+        encoder.encode(&Instruction::with2(Code::And_rm32_imm8, Register::EAX, !0x3f_i32).ok()?, 0).ok()?;
+        encoder.encode(&Instruction::with2(Code::Cmp_EAX_imm32, Register::EAX, x86::MXCSR_RESET).ok()?, 0).ok()?;
+        bytes.extend(encoder.take_buffer());
+        encoder.encode(&Instruction::with_branch(Code::Jne_rel32_64, 0).ok()?, bytes.len() as u64).ok()?;
+        bytes.extend(encoder.take_buffer());
+        encoder.set_buffer(bytes);
+    }
     for i in &before {
         encoder.encode(i, 0).ok()?;
     }
     encoder.encode(&main, 0).ok()?;
-    // The moves behind the instruction leave RFLAGS alone. PUSHF is slow: only where somebody wants it.
+    if mmx || uses_mmx(code) {
+        after.push(Instruction::with(Code::Emms));
+    }
+    if !CHAIN {
+        // The moves behind the instruction leave RFLAGS alone. PUSHF is slow: only where somebody wants it.
+        if flags {
+            after.push(Instruction::with(Code::Pushfq));
+            after.push(Instruction::with1(Code::Pop_r64, Register::RAX).ok()?);
+        }
+        after.push(Instruction::with(Code::Retnq));
+    } else {
+        if flags {
+            keep_flags(&mut after)?;
+        }
+        // `next!`.
+        let step = size_of::<LOp>() as i32;
+        after.push(Instruction::with2(Code::Add_rm64_imm8, Register::RSI, step).ok()?);
+        let run = offset_of!(LOp, run) as i64;
+        after.push(Instruction::with1(Code::Jmp_rm64, MemoryOperand::with_base_displ(Register::RSI, run)).ok()?);
+    }
     for i in &after {
         encoder.encode(i, 0).ok()?;
     }
-    if flags {
-        encoder.encode(&Instruction::with(Code::Pushfq), 0).ok()?;
-        encoder.encode(&Instruction::with1(Code::Pop_r64, Register::RAX).ok()?, 0).ok()?;
+    Some((encoder.take_buffer(), entry))
+}
+
+/// Takes the status flags over into the context; RAX and RCX are lost.
+fn keep_flags(after: &mut Vec<Instruction>) -> Option<()> {
+    let rflags = field(offset_of!(Vcpu, st) + offset_of!(x86::CpuState, rflags));
+    let kind = field(offset_of!(Vcpu, flags) + offset_of!(LazyFlags, kind));
+    let status = x86::flags::STATUS as i32;
+    // Nothing so far has changed them: they must be read first.
+    after.insert(0, Instruction::with(Code::Pushfq));
+    after.push(Instruction::with1(Code::Pop_r64, Register::RAX).ok()?);
+    after.push(Instruction::with2(Code::And_rm32_imm32, Register::EAX, status).ok()?);
+    after.push(Instruction::with2(Code::Mov_r64_rm64, Register::RCX, rflags).ok()?);
+    after.push(Instruction::with2(Code::And_rm64_imm32, Register::RCX, !status).ok()?);
+    after.push(Instruction::with2(Code::Or_r64_rm64, Register::RCX, Register::RAX).ok()?);
+    after.push(Instruction::with2(Code::Mov_rm64_r64, rflags, Register::RCX).ok()?);
+    after.push(Instruction::with2(Code::Mov_rm32_imm32, kind, LazyFlags::KNOWN.kind).ok()?);
+    Some(())
+}
+
+/// What an MMX instruction does to the x87's state: TOP = 0, no register empty, ones in the exponent of what it writes.
+fn enter_mmx(code: Code, dst: Operand, after: &mut Vec<Instruction>) -> Option<()> {
+    let fpu = offset_of!(Vcpu, st) + offset_of!(x86::CpuState, fpu);
+    if let Operand::Mmx(r) = dst
+        && !matches!(code, Code::Movntq_m64_mm | Code::Maskmovq_rDI_mm_mm)
+    {
+        after.push(Instruction::with2(Code::Mov_rm16_imm16, field(host_mmx(r) + 8), 0xffff_u32).ok()?);
     }
-    if mmx || uses_mmx(code) {
-        encoder.encode(&Instruction::with(Code::Emms), 0).ok()?;
-    }
-    encoder.encode(&Instruction::with(Code::Retnq), 0).ok()?;
-    Some(encoder.take_buffer())
+    let fsw = field(fpu + offset_of!(x86::Fpu, fsw));
+    let ftw = field(fpu + offset_of!(x86::Fpu, ftw));
+    after.push(Instruction::with2(Code::And_rm16_imm16, fsw, u32::from(!0x3800_u16)).ok()?);
+    after.push(Instruction::with2(Code::Mov_rm8_imm8, ftw, 0xff_u32).ok()?);
+    Some(())
+}
+
+/// Whether the first operand, an XMM register, is only written.
+fn overwrites(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Movaps_xmm_xmmm128
+            | Code::Movups_xmm_xmmm128
+            | Code::Movapd_xmm_xmmm128
+            | Code::Movupd_xmm_xmmm128
+            | Code::Movdqa_xmm_xmmm128
+            | Code::Movdqu_xmm_xmmm128
+            | Code::Movq_xmm_xmmm64
+            | Code::Movd_xmm_rm32
+            | Code::Movq_xmm_rm64
+            | Code::Pshufd_xmm_xmmm128_imm8
+    )
 }
 
 fn uses_mmx(code: Code) -> bool {
@@ -318,7 +426,6 @@ fn uses_mmx(code: Code) -> bool {
 
 /// Byte offset of MMX register `r`.
 pub fn host_mmx(r: u8) -> usize {
-    use std::mem::offset_of;
     offset_of!(Vcpu, st)
         + offset_of!(x86::CpuState, fpu)
         + offset_of!(x86::Fpu, regs)

@@ -3,6 +3,7 @@
 mod address;
 mod fuse;
 mod select;
+mod vector;
 mod x87;
 
 use ir::{Block, Op, OpCode, Operand, Width};

@@ -42,7 +42,7 @@ fn follow(v: &mut Vcpu, op: &LOp, link: &Link) -> u32 {
     v.st.rip = v.st.rip.wrapping_add_signed(i64::from(link.delta)) & link.mask;
     v.budget -= i64::from(op.ord) + 1;
     if let Some(target) = link.target
-        && (link.same_page || (link.map_gen == v.mmu.map_gen && link.rip == v.st.rip))
+        && (link.same_page || (link.map_gen == v.mmu.generation(v.st.rip) && link.rip == v.st.rip))
         && !interrupted(v)
     {
         return go!(v, target);
@@ -63,7 +63,7 @@ fn arrive(v: &mut Vcpu, op: &LOp, rip: u64) -> u32 {
     v.st.rip = rip;
     v.budget -= i64::from(op.ord) + 1;
     let site = site(op);
-    let map_gen = v.mmu.map_gen;
+    let map_gen = v.mmu.generation(rip);
     if !interrupted(v) {
         let e = &site.entries[0];
         if e.rip == rip && e.map_gen == map_gen && let Some(target) = e.target {

@@ -66,7 +66,7 @@ impl Lower<'_> {
         LOp { b: a.b, c: a.c, disp: a.disp, imm: a.scale.into(), ..self.blank() }
     }
 
-    fn plain_address(&mut self, now: usize, mem: &Mem) -> Option<Address> {
+    pub(super) fn plain_address(&mut self, now: usize, mem: &Mem) -> Option<Address> {
         let seg = match mem.seg {
             SegBase::None => None,
             SegBase::Fs => Some(offset::seg_base(Seg::Fs) as u16),

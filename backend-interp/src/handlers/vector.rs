@@ -1,0 +1,409 @@
+//! Vector loads, stores and the operations that read memory, in one handler each; comparisons that write flags.
+//!
+//! Operations between registers need no handler: [`crate::host`] assembles one for each instruction and its operands.
+#![expect(unsafe_code, reason = "vector fields of the context, instructions on guest memory")]
+// UNSAFETY: fields are offsets that lowering made; guest memory is at the host address that the TLB has just given.
+
+use system::Vcpu;
+use x86::{Exception, LinAddr};
+
+use crate::code::{Handler, Int, LOp, exit, next};
+use crate::handlers::memory::{after_slow_store, ea, load_bytes, raise, store_bytes};
+
+/// What `imm` holds beside the index's scale in its low two bits.
+pub mod packed {
+    /// The address is cut to 32 bits.
+    pub const A32: i64 = 1 << 4;
+    /// From here on, eight bits that must be clear in the address.
+    pub const ALIGN: u32 = 8;
+}
+
+#[inline(always)]
+fn address(v: &Vcpu, op: &LOp) -> u64 {
+    let lin = ea::<true, false>(v, op, op.imm as u32);
+    if op.imm & packed::A32 != 0 { lin & 0xffff_ffff } else { lin }
+}
+
+#[inline(always)]
+fn aligned(op: &LOp, lin: u64) -> bool {
+    lin as u8 & (op.imm >> packed::ALIGN) as u8 == 0
+}
+
+/// Reads 16 bytes of the context.
+#[inline(always)]
+pub fn get128(v: &Vcpu, offset: u16) -> u128 {
+    let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(offset)).cast::<u128>();
+    // SAFETY: lowering makes offsets of vector fields only, which have 64 bytes.
+    unsafe { at.read_unaligned() }
+}
+
+/// Writes 16 bytes of the context, as one store: a load of them would wait for two.
+#[inline(always)]
+pub fn put128(v: &mut Vcpu, offset: u16, value: u128) {
+    let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(offset)).cast::<u128>();
+    // SAFETY: as in `get128`.
+    unsafe { at.write_unaligned(value) }
+}
+
+/// Loads `SIZE` (4, 8, 16) bytes to the field `d`, and zeros up to 16.
+pub extern "C" fn load<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = address(v, op);
+    if aligned(op, lin) {
+        let value = match SIZE {
+            4 => u32::try_load(v, lin).map(u128::from),
+            8 => u64::try_load(v, lin).map(u128::from),
+            _ => v.mmu.try_load128(LinAddr(lin)),
+        };
+        if let Some(value) = value {
+            put128(v, op.d, value);
+            return next!(v, op);
+        }
+    }
+    load_cold::<SIZE>(v, op)
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn load_cold<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = address(v, op);
+    if !aligned(op, lin) {
+        return raise(v, op, Exception::GP0);
+    }
+    if !load_bytes(v, op, lin, op.d, SIZE) {
+        return exit::FAULT;
+    }
+    if SIZE < 16 {
+        u64::put(v, op.d + 8, 0);
+    }
+    next!(v, op)
+}
+
+/// Loads 8 bytes to the lower or upper half of the field `d` (MOVLPS, MOVHPS).
+pub extern "C" fn load_half<const UPPER: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = address(v, op);
+    if let Some(value) = u64::try_load(v, lin) {
+        let old = get128(v, op.d);
+        let value = u128::from(value);
+        // As a whole: see `put128`.
+        let new = if UPPER {
+            old & u128::from(u64::MAX) | value << 64
+        } else {
+            old >> 64 << 64 | value
+        };
+        put128(v, op.d, new);
+        return next!(v, op);
+    }
+    load_half_cold::<UPPER>(v, op)
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn load_half_cold<const UPPER: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = address(v, op);
+    let at = if UPPER { op.d + 8 } else { op.d };
+    if load_bytes(v, op, lin, at, 8) { next!(v, op) } else { exit::FAULT }
+}
+
+/// Stores the first `SIZE` (4, 8, 16) bytes of the field `a`.
+pub extern "C" fn store<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = address(v, op);
+    if aligned(op, lin) {
+        let done = match SIZE {
+            4 => u32::try_store(v, lin, u32::get(v, op.a)),
+            8 => u64::try_store(v, lin, u64::get(v, op.a)),
+            _ => v.mmu.try_store128(LinAddr(lin), get128(v, op.a)),
+        };
+        if done {
+            return next!(v, op);
+        }
+    }
+    store_cold::<SIZE>(v, op)
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn store_cold<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = address(v, op);
+    if !aligned(op, lin) {
+        return raise(v, op, Exception::GP0);
+    }
+    if store_bytes(v, op, lin, op.a, SIZE) { after_slow_store(v, op) } else { exit::FAULT }
+}
+
+/// The handler of a load of `size` bytes that zeros the rest.
+pub fn load_of(size: i64) -> Option<Handler> {
+    match size {
+        4 => Some(load::<4>),
+        8 => Some(load::<8>),
+        16 => Some(load::<16>),
+        _ => None,
+    }
+}
+
+/// The handler of a store of `size` bytes.
+pub fn store_of(size: i64) -> Option<Handler> {
+    match size {
+        4 => Some(store::<4>),
+        8 => Some(store::<8>),
+        16 => Some(store::<16>),
+        _ => None,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::{compare_registers, with_memory_of};
+
+/// There is none on other hosts.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn with_memory_of(_code: iced_x86::Code) -> Option<Handler> {
+    None
+}
+
+/// There is none on other hosts.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn compare_registers(_code: iced_x86::Code) -> Option<Handler> {
+    None
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::asm;
+    use std::arch::x86_64::__m128i;
+
+    use iced_x86::Code;
+    use system::Vcpu;
+    use x86::LinAddr;
+
+    use super::{address, aligned};
+    use crate::code::{Handler, LOp, go, next};
+    use crate::handlers::system as sys;
+
+    /// Reads 16 bytes of the context.
+    #[inline(always)]
+    fn get(v: &Vcpu, offset: u16) -> __m128i {
+        let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(offset)).cast::<__m128i>();
+        // SAFETY: lowering makes offsets of vector fields only, which have 64 bytes.
+        unsafe { at.read_unaligned() }
+    }
+
+    #[inline(always)]
+    fn put(v: &mut Vcpu, offset: u16, value: __m128i) {
+        let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(offset)).cast::<__m128i>();
+        // SAFETY: as in `get`.
+        unsafe { at.write_unaligned(value) }
+    }
+
+    /// The guest's MXCSR controls are as the host's.
+    #[inline(always)]
+    fn usual(v: &Vcpu) -> bool {
+        v.st.mxcsr & !0x3f == x86::MXCSR_RESET
+    }
+
+    /// An operation on a register and memory.
+    trait WithMemory {
+        /// Bytes of the memory operand.
+        const BYTES: u64;
+        /// It depends on MXCSR.
+        const FLOAT: bool;
+        /// Does it.
+        ///
+        /// # Safety
+        /// `m` points to the operand, aligned if it has 16 bytes; the host has the instruction.
+        unsafe fn run(a: __m128i, m: *mut u8) -> __m128i;
+    }
+
+    /// d = d op memory; when something is in the way, the plain ops behind do it: `a - 1` of them.
+    extern "C" fn with_memory<K: WithMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
+        let lin = address(v, op);
+        if aligned(op, lin)
+            && (!K::FLOAT || usual(v))
+            && let Some(m) = v.mmu.hit_read(LinAddr(lin), K::BYTES)
+        {
+            // SAFETY: the TLB vouches for the bytes; host and guest addresses agree in their low bits.
+            let value = unsafe { K::run(get(v, op.d), m) };
+            put(v, op.d, value);
+            return go!(v, op.ahead(op.a));
+        }
+        next!(v, op)
+    }
+
+    /// CF, PF and ZF of a comparison; the other status flags are clear.
+    #[inline(always)]
+    fn put_flags(v: &mut Vcpu, cf: u8, pf: u8, zf: u8) {
+        let flags = u64::from(cf) | u64::from(pf) << 2 | u64::from(zf) << 6;
+        v.st.rflags = v.st.rflags & !x86::flags::STATUS | flags;
+        v.flags.kind = system::LazyFlags::KNOWN.kind;
+    }
+
+    trait Comparison {
+        const BYTES: u64;
+        /// CF, PF, ZF.
+        fn registers(a: __m128i, b: __m128i) -> (u8, u8, u8);
+        /// # Safety
+        /// `m` points to the operand.
+        unsafe fn memory(a: __m128i, m: *mut u8) -> (u8, u8, u8);
+    }
+
+    /// Compares the fields `a` and `b`; `imm` describes the instruction for the slow way.
+    extern "C" fn compare<K: Comparison>(v: &mut Vcpu, op: &LOp) -> u32 {
+        if usual(v) {
+            let (cf, pf, zf) = K::registers(get(v, op.a), get(v, op.b));
+            put_flags(v, cf, pf, zf);
+            return next!(v, op);
+        }
+        sys::vec_portable(v, op)
+    }
+
+    /// Compares the field `d` with memory; the slow way as in `with_memory`.
+    extern "C" fn compare_memory<K: Comparison>(v: &mut Vcpu, op: &LOp) -> u32 {
+        let lin = address(v, op);
+        if usual(v)
+            && let Some(m) = v.mmu.hit_read(LinAddr(lin), K::BYTES)
+        {
+            // SAFETY: the TLB vouches for the bytes.
+            let (cf, pf, zf) = unsafe { K::memory(get(v, op.d), m) };
+            put_flags(v, cf, pf, zf);
+            return go!(v, op.ahead(op.a));
+        }
+        next!(v, op)
+    }
+
+    macro_rules! comparisons {
+        ($($code:ident $mnemonic:literal $bytes:literal $size:literal;)*) => {
+            $(
+                #[expect(non_camel_case_types, reason = "the decoder's names")]
+                struct $code;
+
+                impl Comparison for $code {
+                    const BYTES: u64 = $bytes;
+
+                    #[inline(always)]
+                    fn registers(a: __m128i, b: __m128i) -> (u8, u8, u8) {
+                        let (cf, pf, zf): (u8, u8, u8);
+                        // SAFETY: SSE2, which every x86-64 host has, on registers.
+                        unsafe {
+                            asm!(concat!($mnemonic, " {a}, {b}"), "setb {cf}", "setp {pf}", "sete {zf}",
+                                a = in(xmm_reg) a, b = in(xmm_reg) b, cf = out(reg_byte) cf, pf = out(reg_byte) pf,
+                                zf = out(reg_byte) zf, options(nomem, nostack));
+                        }
+                        (cf, pf, zf)
+                    }
+
+                    #[inline(always)]
+                    unsafe fn memory(a: __m128i, m: *mut u8) -> (u8, u8, u8) {
+                        let (cf, pf, zf): (u8, u8, u8);
+                        // SAFETY: as above; the caller vouches for the operand.
+                        unsafe {
+                            asm!(concat!($mnemonic, " {a}, ", $size, " ptr [{m}]"), "setb {cf}", "setp {pf}", "sete {zf}",
+                                a = in(xmm_reg) a, m = in(reg) m, cf = out(reg_byte) cf, pf = out(reg_byte) pf,
+                                zf = out(reg_byte) zf, options(readonly, nostack));
+                        }
+                        (cf, pf, zf)
+                    }
+                }
+            )*
+
+            /// COMISS and its kin between registers.
+            pub fn compare_registers(code: Code) -> Option<Handler> {
+                match code {
+                    $(Code::$code => Some(compare::<$code>),)*
+                    _ => None,
+                }
+            }
+
+            fn compare_memory_of(code: Code) -> Option<Handler> {
+                match code {
+                    $(Code::$code => Some(compare_memory::<$code>),)*
+                    _ => None,
+                }
+            }
+        };
+    }
+
+    comparisons! {
+        Comiss_xmm_xmmm32 "comiss" 4 "dword";
+        Comisd_xmm_xmmm64 "comisd" 8 "qword";
+        Ucomiss_xmm_xmmm32 "ucomiss" 4 "dword";
+        Ucomisd_xmm_xmmm64 "ucomisd" 8 "qword";
+    }
+
+    macro_rules! operations {
+        ($($float:literal $bytes:literal $size:literal { $($code:ident $mnemonic:literal)* })*) => {
+            $($(
+                #[expect(non_camel_case_types, reason = "the decoder's names")]
+                struct $code;
+
+                impl WithMemory for $code {
+                    const BYTES: u64 = $bytes;
+                    const FLOAT: bool = $float;
+
+                    #[inline(always)]
+                    unsafe fn run(a: __m128i, m: *mut u8) -> __m128i {
+                        let mut a = a;
+                        // SAFETY: the caller vouches for the operand and the host.
+                        unsafe {
+                            asm!(concat!($mnemonic, " {a}, ", $size, " ptr [{m}]"), a = inout(xmm_reg) a,
+                                m = in(reg) m, options(readonly, nostack, preserves_flags));
+                        }
+                        a
+                    }
+                }
+            )*)*
+
+            /// The handler of an operation whose second operand is in memory.
+            pub fn with_memory_of(code: Code) -> Option<Handler> {
+                if !crate::host::host_has(code) {
+                    return None;
+                }
+                match code {
+                    $($(Code::$code => Some(with_memory::<$code>),)*)*
+                    _ => compare_memory_of(code),
+                }
+            }
+        };
+    }
+
+    operations! {
+        true 4 "dword" {
+            Addss_xmm_xmmm32 "addss" Subss_xmm_xmmm32 "subss" Mulss_xmm_xmmm32 "mulss" Divss_xmm_xmmm32 "divss"
+            Minss_xmm_xmmm32 "minss" Maxss_xmm_xmmm32 "maxss" Sqrtss_xmm_xmmm32 "sqrtss"
+            Cvtss2sd_xmm_xmmm32 "cvtss2sd" Cvtsi2sd_xmm_rm32 "cvtsi2sd" Cvtsi2ss_xmm_rm32 "cvtsi2ss"
+        }
+        true 8 "qword" {
+            Addsd_xmm_xmmm64 "addsd" Subsd_xmm_xmmm64 "subsd" Mulsd_xmm_xmmm64 "mulsd" Divsd_xmm_xmmm64 "divsd"
+            Minsd_xmm_xmmm64 "minsd" Maxsd_xmm_xmmm64 "maxsd" Sqrtsd_xmm_xmmm64 "sqrtsd"
+            Cvtsd2ss_xmm_xmmm64 "cvtsd2ss" Cvtsi2sd_xmm_rm64 "cvtsi2sd" Cvtsi2ss_xmm_rm64 "cvtsi2ss"
+            Cvtps2pd_xmm_xmmm64 "cvtps2pd" Cvtdq2pd_xmm_xmmm64 "cvtdq2pd"
+        }
+        true 16 "xmmword" {
+            Addps_xmm_xmmm128 "addps" Addpd_xmm_xmmm128 "addpd" Subps_xmm_xmmm128 "subps" Subpd_xmm_xmmm128 "subpd"
+            Mulps_xmm_xmmm128 "mulps" Mulpd_xmm_xmmm128 "mulpd" Divps_xmm_xmmm128 "divps" Divpd_xmm_xmmm128 "divpd"
+            Minps_xmm_xmmm128 "minps" Minpd_xmm_xmmm128 "minpd" Maxps_xmm_xmmm128 "maxps" Maxpd_xmm_xmmm128 "maxpd"
+            Sqrtps_xmm_xmmm128 "sqrtps" Sqrtpd_xmm_xmmm128 "sqrtpd" Cvtdq2ps_xmm_xmmm128 "cvtdq2ps"
+            Cvtps2dq_xmm_xmmm128 "cvtps2dq" Cvttps2dq_xmm_xmmm128 "cvttps2dq" Cvtpd2ps_xmm_xmmm128 "cvtpd2ps"
+        }
+        false 16 "xmmword" {
+            Andps_xmm_xmmm128 "andps" Andpd_xmm_xmmm128 "andpd" Andnps_xmm_xmmm128 "andnps"
+            Andnpd_xmm_xmmm128 "andnpd" Orps_xmm_xmmm128 "orps" Orpd_xmm_xmmm128 "orpd" Xorps_xmm_xmmm128 "xorps"
+            Xorpd_xmm_xmmm128 "xorpd" Pand_xmm_xmmm128 "pand" Pandn_xmm_xmmm128 "pandn" Por_xmm_xmmm128 "por"
+            Pxor_xmm_xmmm128 "pxor" Paddb_xmm_xmmm128 "paddb" Paddw_xmm_xmmm128 "paddw" Paddd_xmm_xmmm128 "paddd"
+            Paddq_xmm_xmmm128 "paddq" Psubb_xmm_xmmm128 "psubb" Psubw_xmm_xmmm128 "psubw" Psubd_xmm_xmmm128 "psubd"
+            Psubq_xmm_xmmm128 "psubq" Paddusb_xmm_xmmm128 "paddusb" Paddusw_xmm_xmmm128 "paddusw"
+            Psubusb_xmm_xmmm128 "psubusb" Psubusw_xmm_xmmm128 "psubusw" Paddsw_xmm_xmmm128 "paddsw"
+            Psubsw_xmm_xmmm128 "psubsw" Pcmpeqb_xmm_xmmm128 "pcmpeqb" Pcmpeqw_xmm_xmmm128 "pcmpeqw"
+            Pcmpeqd_xmm_xmmm128 "pcmpeqd" Pcmpgtb_xmm_xmmm128 "pcmpgtb" Pcmpgtw_xmm_xmmm128 "pcmpgtw"
+            Pcmpgtd_xmm_xmmm128 "pcmpgtd" Pminub_xmm_xmmm128 "pminub" Pmaxub_xmm_xmmm128 "pmaxub"
+            Pminsw_xmm_xmmm128 "pminsw" Pmaxsw_xmm_xmmm128 "pmaxsw" Pmullw_xmm_xmmm128 "pmullw"
+            Pmulhw_xmm_xmmm128 "pmulhw" Pmulhuw_xmm_xmmm128 "pmulhuw" Pmuludq_xmm_xmmm128 "pmuludq"
+            Pmaddwd_xmm_xmmm128 "pmaddwd" Psadbw_xmm_xmmm128 "psadbw" Pavgb_xmm_xmmm128 "pavgb"
+            Pavgw_xmm_xmmm128 "pavgw" Packsswb_xmm_xmmm128 "packsswb" Packssdw_xmm_xmmm128 "packssdw"
+            Packuswb_xmm_xmmm128 "packuswb" Punpcklbw_xmm_xmmm128 "punpcklbw" Punpcklwd_xmm_xmmm128 "punpcklwd"
+            Punpckldq_xmm_xmmm128 "punpckldq" Punpcklqdq_xmm_xmmm128 "punpcklqdq"
+            Punpckhbw_xmm_xmmm128 "punpckhbw" Punpckhwd_xmm_xmmm128 "punpckhwd" Punpckhdq_xmm_xmmm128 "punpckhdq"
+            Punpckhqdq_xmm_xmmm128 "punpckhqdq" Unpcklps_xmm_xmmm128 "unpcklps" Unpcklpd_xmm_xmmm128 "unpcklpd"
+            Unpckhps_xmm_xmmm128 "unpckhps" Unpckhpd_xmm_xmmm128 "unpckhpd" Pshufb_xmm_xmmm128 "pshufb"
+            Pmulld_xmm_xmmm128 "pmulld" Pminsd_xmm_xmmm128 "pminsd" Pmaxsd_xmm_xmmm128 "pmaxsd"
+            Pminud_xmm_xmmm128 "pminud" Pmaxud_xmm_xmmm128 "pmaxud" Pcmpeqq_xmm_xmmm128 "pcmpeqq"
+        }
+    }
+}

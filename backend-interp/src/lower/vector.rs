@@ -1,0 +1,182 @@
+//! Lowers vector instructions: moves by themselves, operations with the load before them, the rest by host stubs.
+
+use iced_x86::Code;
+use ir::{Mem, Op, OpCode, Operand, Width};
+
+use super::Lower;
+use super::address::Address;
+use crate::code::{Handler, LOp};
+use crate::handlers::vector::{self, packed};
+use crate::handlers::{memory, system as sys};
+
+/// What an instruction with a memory source does to its destination.
+enum Load {
+    /// Takes the bytes and clears the rest.
+    Whole(i64),
+    Lower,
+    Upper,
+}
+
+fn load_form(code: Code) -> Option<Load> {
+    Some(match code {
+        Code::Movaps_xmm_xmmm128
+        | Code::Movups_xmm_xmmm128
+        | Code::Movapd_xmm_xmmm128
+        | Code::Movupd_xmm_xmmm128
+        | Code::Movdqa_xmm_xmmm128
+        | Code::Movdqu_xmm_xmmm128
+        | Code::Lddqu_xmm_m128
+        | Code::Movntdqa_xmm_m128 => Load::Whole(16),
+        Code::Movsd_xmm_xmmm64 | Code::Movq_xmm_xmmm64 | Code::Movq_xmm_rm64 => Load::Whole(8),
+        Code::Movss_xmm_xmmm32 | Code::Movd_xmm_rm32 => Load::Whole(4),
+        Code::Movlps_xmm_m64 | Code::Movlpd_xmm_m64 => Load::Lower,
+        Code::Movhps_xmm_m64 | Code::Movhpd_xmm_m64 => Load::Upper,
+        _ => return None,
+    })
+}
+
+/// Whether the instruction's result or flags depend on MXCSR: floating-point arithmetic, conversion, comparison.
+pub(super) fn uses_mxcsr(code: Code) -> bool {
+    let name = format!("{:?}", code.mnemonic());
+    let tails = ["ps", "pd", "ss", "sd"];
+    let arithmetic = ["Add", "Sub", "Mul", "Div", "Sqrt", "Max", "Min", "Cmp", "Round", "Dp", "Haddp", "Hsubp"];
+    let float = tails.iter().any(|t| name.ends_with(t)) && arithmetic.iter().any(|a| name.starts_with(a));
+    float || name.starts_with("Cvt") || name.starts_with("Comis") || name.starts_with("Ucomis")
+}
+
+impl Lower<'_> {
+    /// A vector's address, and the `imm` that goes with it: its alignment is checked by the handler itself.
+    fn vec_address(&mut self, at: usize, mem: &Mem, size: u32) -> Option<(Address, i64)> {
+        let (address, align) = if self.mode.align_check() {
+            (self.address(at, mem, size)?, 0)
+        } else {
+            (self.plain_address(at, mem)?, i64::from(mem.align).max(1) - 1)
+        };
+        let cut = if address.a32 { packed::A32 } else { 0 };
+        Some((address, i64::from(address.scale) | cut | align << packed::ALIGN))
+    }
+
+    /// VecLoad, VecStore.
+    pub(super) fn vec_move(&mut self, at: usize, op: &Op) -> Option<()> {
+        let load = op.code == OpCode::VecLoad;
+        let Operand::Imm(size) = (if load { op.a } else { op.b }) else { return None };
+        let run = if load { vector::load_of(size) } else { vector::store_of(size) };
+        if let Some(run) = run {
+            let (address, imm) = self.vec_address(at, &op.mem?, size as u32)?;
+            let mut lop = LOp { run, imm, ..self.with_address(address) };
+            if load {
+                lop.d = self.dest(at, op.dst)?;
+            } else {
+                lop.a = self.field(at, op.a)?;
+            }
+            self.push(lop);
+            return Some(());
+        }
+        let address = self.address(at, &op.mem?, size as u32)?;
+        let (run, a, d): (Handler, u16, u16) = if load {
+            let table: [Handler; 4] = [
+                memory::vec_load::<false, false>,
+                memory::vec_load::<true, false>,
+                memory::vec_load::<false, true>,
+                memory::vec_load::<true, true>,
+            ];
+            (memory::pick(address.idx, address.a32, table), size as u16, self.dest(at, op.dst)?)
+        } else {
+            let table: [Handler; 4] = [
+                memory::vec_store::<false, false>,
+                memory::vec_store::<true, false>,
+                memory::vec_store::<false, true>,
+                memory::vec_store::<true, true>,
+            ];
+            (memory::pick(address.idx, address.a32, table), self.field(at, op.a)?, size as u16)
+        };
+        self.push(LOp { run, a, d, ..self.with_address(address) });
+        Some(())
+    }
+
+    /// A load and the vector instruction that alone reads what it loads. Returns how many ops that were.
+    pub(super) fn vec_with_memory(&mut self, at: usize) -> Option<usize> {
+        let (load, user) = (self.ops[at], *self.same_insn(at, 1)?);
+        let size = match (load.code, load.dst, load.a) {
+            (OpCode::VecLoad, Operand::VecTemp(t), Operand::Imm(size))
+                if self.vec_temps[usize::from(t.0)].1 == at as u32 + 1 =>
+            {
+                size
+            }
+            (OpCode::Load, _, _) if self.single(load.dst) => load.width.bytes().into(),
+            _ => return None,
+        };
+        if self.exact || user.code != OpCode::Vec || user.a != load.dst || user.b.is_some() {
+            return None;
+        }
+        if !matches!(user.dst, Operand::Vec(_)) {
+            return None;
+        }
+        let code = Code::try_from(user.sub as usize).ok()?;
+        let mem = load.mem?;
+        let moved: Option<Handler> = match load_form(code) {
+            Some(Load::Whole(n)) if n == size => vector::load_of(n),
+            Some(Load::Lower) => Some(vector::load_half::<false>),
+            Some(Load::Upper) => Some(vector::load_half::<true>),
+            _ => None,
+        };
+        if let Some(run) = moved {
+            let (address, imm) = self.vec_address(at, &mem, size as u32)?;
+            let d = self.dest(at, user.dst)?;
+            self.push(LOp { run, d, imm, ..self.with_address(address) });
+            return Some(2);
+        }
+        let run = vector::with_memory_of(code)?;
+        if mem.addr == Width::B16 || self.mode.align_check() {
+            return None;
+        }
+        let (address, imm) = self.vec_address(at, &mem, size as u32)?;
+        let place = self.out.ops.len();
+        let d = self.dest(at, user.dst)?;
+        self.push(LOp { run, d, imm, ..self.with_address(address) });
+        self.single_op(at, &load)?;
+        self.single_op(at + 1, &user)?;
+        self.out.ops[place].a = (self.out.ops.len() - place) as u16;
+        Some(2)
+    }
+
+    /// A vector instruction on registers and temporaries.
+    pub(super) fn vec(&mut self, at: usize, op: &Op) -> Option<()> {
+        let imm = self.describe(at, op, !self.exact)?;
+        let what = self.out.vec_ops.last()?;
+        let (fields, code) = (what.fields, what.code);
+        if !self.exact
+            && matches!(op.a, Operand::Vec(_))
+            && let Some(run) = vector::compare_registers(code)
+        {
+            self.push(LOp { run, a: fields[0], b: fields[1], imm, ..self.blank() });
+            return Some(());
+        }
+        let run = match what.stub {
+            None => sys::vec_portable,
+            Some(stub) => match crate::host::as_handler(stub) {
+                Some(run) => run,
+                None if uses_mxcsr(code) => sys::vec_stub_fp,
+                None => sys::vec_stub,
+            },
+        };
+        self.push(LOp { run, imm, ..self.blank() });
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uses_mxcsr;
+    use iced_x86::Code;
+
+    #[test]
+    fn integer_minimum_and_moves_do_not_depend_on_mxcsr() {
+        for code in [Code::Minss_xmm_xmmm32, Code::Cvttsd2si_r32_xmmm64, Code::Cmppd_xmm_xmmm128_imm8] {
+            assert!(uses_mxcsr(code), "{code:?}");
+        }
+        for code in [Code::Pminsd_xmm_xmmm128, Code::Movsd_xmm_xmmm64, Code::Pcmpeqd_xmm_xmmm128] {
+            assert!(!uses_mxcsr(code), "{code:?}");
+        }
+    }
+}
