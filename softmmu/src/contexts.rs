@@ -8,9 +8,10 @@
 //! Each set has three tables, by [`MmuIndex`]. Bits of CR0, CR4 and EFER that change what entries permit are not
 //! part of the key: a change of one flushes everything, as most of them must by the SDM (vol. 3, 5.10.4.1).
 //!
-//! Two things are kept for engines that link translated blocks across pages: a context's *generation* is another
-//! number after each event by which a translation that instructions were fetched through may have gone, and is
-//! the old one when the guest comes back to an address space in which nothing has gone since.
+//! For engines that link translated blocks across pages, a context's *generation* is another number after each event
+//! by which a translation that instructions were fetched through may have gone, and is the old one when the guest comes
+//! back to an address space in which nothing has gone since. Above bit 63 there is one generation for all contexts, as
+//! long as instructions were fetched through shared translations only: a kernel's links survive every switch.
 //!
 //! Without PCIDs a CR3 write flushes all that isn't global (5.10.4.1), so then one context is renamed each time
 //! and keeps its global translations, also below bit 63: that serves 32-bit guests.
@@ -112,6 +113,10 @@ pub(crate) struct Tlb {
     high: Tables,
     /// As `Context::fetched`, for the shared tables.
     high_fetched: Filter,
+    /// The generation above bit 63, unless `high_local`.
+    high_generation: u64,
+    /// Instructions were fetched above bit 63 through a translation that isn't the same in all contexts.
+    high_local: bool,
     /// Counts switches, for choosing the context to give up.
     clock: u64,
     /// The last generation given out.
@@ -136,14 +141,21 @@ impl Tlb {
             current: 0,
             high: Tables::default(),
             high_fetched: Filter::default(),
+            high_generation: 2,
+            high_local: false,
             clock: 0,
-            generations: 1,
+            generations: 2,
         }
     }
 
     /// The current context's generation.
     pub(crate) fn generation(&self) -> u64 {
         self.contexts[self.current].generation
+    }
+
+    /// The generation above bit 63.
+    pub(crate) fn high_generation(&self) -> u64 {
+        if self.high_local { self.generation() } else { self.high_generation }
     }
 
     /// The current tables for one index: below bit 63, above.
@@ -181,6 +193,7 @@ impl Tlb {
         };
         if entry.exec_tag != crate::tlb::tag::INVALID {
             fetched.add(lin);
+            self.high_local |= is_high(lin) && !shared;
         }
         let slot = &mut set[index as usize];
         let fresh = slot.is_none();
@@ -198,6 +211,11 @@ impl Tlb {
         (0..self.contexts.len()).for_each(|context| self.renew(context));
     }
 
+    fn renew_high(&mut self) {
+        self.generations += 1;
+        self.high_generation = self.generations;
+    }
+
     /// Drops what only the current context may use. `high_fetched` stays: links of other contexts may still stand.
     fn clear_high_local(&mut self) {
         each(&mut self.high).for_each(|table| {
@@ -213,6 +231,8 @@ impl Tlb {
         }
         each(&mut self.high).for_each(|table| table.clear());
         self.high_fetched = Filter::default();
+        self.high_local = false;
+        self.renew_high();
         self.renew_all();
         self.contexts[self.current].key = key;
         self.contexts[self.current].live = true;
@@ -317,6 +337,9 @@ impl Tlb {
             }
         }
         if is_high(lin) {
+            if self.may_be_linked(self.current, lin) {
+                self.renew_high();
+            }
             each(&mut self.high).for_each(|table| table.drop_page(lin, Scope::All));
         }
     }

@@ -81,6 +81,9 @@ pub struct Mmu {
     /// translated blocks made through linear addresses of fetched pages are good (also after switching away and
     /// back). It says nothing of what pages contain.
     pub map_gen: u64,
+    /// The same for addresses with bit 63 set: it does not change with the address space as long as instructions are
+    /// fetched there through translations that all share. [`Mmu::generation`] picks one of the two.
+    pub map_gen_high: u64,
     /// Rises with every change to any translation or write tag, evictions apart: who keeps a host address of data
     /// (a stack page) must look it up again when this changes.
     pub data_gen: u64,
@@ -130,6 +133,7 @@ impl Mmu {
             data: [table_pointer(None); 2],
             tables: [[table_pointer(None); 2]; MmuIndex::COUNT],
             map_gen: 0,
+            map_gen_high: 0,
             data_gen: 0,
             code_hit: 0,
             watch_hits: 0,
@@ -227,7 +231,14 @@ impl Mmu {
     fn refresh(&mut self) {
         self.point();
         self.map_gen = self.tlb.generation();
+        self.map_gen_high = self.tlb.high_generation();
         self.data_gen += 1;
+    }
+
+    /// What a link to instructions at a linear address is good for: see [`Mmu::map_gen`].
+    #[inline(always)]
+    pub fn generation(&self, lin: u64) -> u64 {
+        if lin >> 63 == 0 { self.map_gen } else { self.map_gen_high }
     }
 
     fn key(&self) -> Key {
@@ -486,6 +497,7 @@ impl Mmu {
         if self.tlb.put(index, lin, entry, cold, shared) {
             self.point();
         }
+        self.map_gen_high = self.tlb.high_generation();
         let flags = match kind {
             AccessKind::Read => data,
             AccessKind::Write => data | write,

@@ -451,3 +451,24 @@ fn entering_long_mode_in_one_step() {
     bench.mmu.store8(lin(LOW), 5).expect("mapped");
     assert_eq!(bench.ram.read_u8(x86::PhysAddr(0x5000)), Ok(5));
 }
+
+#[test]
+fn links_between_shared_kernel_pages_survive_a_switch_but_not_invlpg() {
+    let mut spaces = Spaces::new(true);
+    let (roots, mmu) = (spaces.roots, &mut spaces.bench.mmu);
+    mmu.flush_all();
+    mmu.fetch_page(lin(HIGH_GLOBAL)).expect("mapped");
+    let (low, high) = (mmu.generation(LOW), mmu.generation(HIGH_GLOBAL));
+    mmu.write_cr3(roots[1] | 2, true).expect("no PDPTEs here");
+    assert_ne!(mmu.generation(LOW), low);
+    assert_eq!(mmu.generation(HIGH_GLOBAL), high, "it is the same in all address spaces");
+    mmu.invlpg(lin(HIGH_GLOBAL));
+    assert_ne!(mmu.generation(HIGH_GLOBAL), high);
+    // Fetched through a page that isn't shared, links above bit 63 are good in their own address space only.
+    mmu.fetch_page(lin(HIGH)).expect("mapped");
+    let here = mmu.generation(HIGH);
+    mmu.write_cr3(roots[0] | 1, true).expect("no PDPTEs here");
+    assert_ne!(mmu.generation(HIGH), here);
+    mmu.write_cr3(roots[1] | 2, true).expect("no PDPTEs here");
+    assert_eq!(mmu.generation(HIGH), here);
+}
