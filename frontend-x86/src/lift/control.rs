@@ -216,8 +216,9 @@ impl Lifter<'_> {
         }
     }
 
-    /// As `branch_nz`, where only the branch's target is cut to 16 bits, and not the next instruction's address.
-    fn branch_nz_cut(&mut self, value: Operand, a: i32, b: i32) -> Lift {
+    /// Where `branch_nz` would lead if it cut only the branch's target to 16 bits, and not the next instruction's
+    /// address.
+    fn chosen(&mut self, value: Operand, a: i32, b: i32) -> Operand {
         let w = Width::B64;
         let mut offset = |to: i32| {
             let offset = self.b.temp();
@@ -236,7 +237,7 @@ impl Lifter<'_> {
         self.b.quiet(OpCode::Xor, w, both, a, b);
         self.b.quiet(OpCode::And, w, chosen, both, mask);
         self.b.quiet(OpCode::Xor, w, to, chosen, b);
-        self.go(Width::B32, to, Jump::Jmp)
+        to
     }
 
     /// Ends the block: to `a` when `value` (zero-extended) isn't zero, else to `b`.
@@ -248,9 +249,6 @@ impl Lifter<'_> {
         a: i32,
         b: i32,
     ) -> Lift {
-        if self.cuts(target_width) {
-            return self.branch_nz_cut(value, a, b);
-        }
         let mut c = value;
         if counter > target_width {
             // The op looks at as many bits as the target has: fold the others into them.
@@ -295,6 +293,12 @@ impl Lifter<'_> {
             });
             again = both;
         }
+        if self.cuts(target_width) {
+            let to = self.chosen(again, taken, self.next());
+            self.check_target(Width::B32, to, NONE);
+            self.b.mov(w, count, left);
+            return self.go(Width::B32, to, Jump::Jmp);
+        }
         if self.beyond_limit(target_width) {
             self.check_target(target_width, Operand::Pc(taken), again);
         }
@@ -313,6 +317,10 @@ impl Lifter<'_> {
         } else {
             self.zext(w, rcx)
         };
+        if self.cuts(target_width) {
+            let to = self.chosen(count, self.next(), taken);
+            return self.go(Width::B32, to, Jump::Jmp);
+        }
         if self.beyond_limit(target_width) {
             // The check wants a value that isn't zero when the jump is taken: bit 64 of count - 1, so to speak.
             let (less, inverse, borrow) = (self.b.temp(), self.b.temp(), self.b.temp());
