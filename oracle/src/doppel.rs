@@ -55,6 +55,8 @@ pub struct Doppel {
     now: Vec<u8>,
     laid: (u64, [u8; CODE_BYTES], u8, u8),
     changes: Vec<Change>,
+    /// Instructions laid so far.
+    codes: u64,
     next_table: u64,
 }
 
@@ -84,6 +86,7 @@ impl Doppel {
             template,
             laid: (0, [0; CODE_BYTES], 0, 0),
             changes: Vec::new(),
+            codes: 0,
             next_table: TABLES + 0x1000,
         };
         doppel.build();
@@ -212,6 +215,11 @@ impl Doppel {
         bytes[len..len + back_len].copy_from_slice(&back[..back_len]);
         self.write(CODE_AT + at, &bytes[..to_end(at, len + back_len)]);
         self.laid = wanted;
+        self.codes += 1;
+        if self.codes % 64 == 0 {
+            // Blocks of code that never comes back would pile up in its two pages.
+            self.engine.forget(&mut self.v);
+        }
     }
 
     fn lay_memory(&mut self, case: &Case) {

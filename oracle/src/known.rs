@@ -94,10 +94,15 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        reason: "an operand of more than 10 bytes that crosses pages: which byte is accessed first is not architectural",
+        reason: "an operand of more than 10 bytes: which of its parts is accessed first is not architectural",
         amd: false,
-        kinds: kind::CR2 | kind::ERROR,
-        test: |s| matches!(s.insn.memory_size().size(), 0 | 11..) && within(s, 832),
+        kinds: FAULT,
+        test: |s| {
+            let large = matches!(s.insn.memory_size().size(), 0 | 11..);
+            // Of a part that is beyond the segment's limit, and one whose page is missing, either may be seen first.
+            let order = s.case.bits != 64 && matches!((s.host.vector, s.ours.vector), (PF, GP | SS) | (GP | SS, PF));
+            large && (order || (s.host.vector, s.ours.vector) == (PF, PF) && within(s, 832))
+        },
     },
     Known {
         reason: "ENTER that faults may have written below the stack pointer (SDM vol. 2, ENTER: frame pointers are pushed \
@@ -172,6 +177,15 @@ pub const KNOWN: &[Known] = &[
         amd: false,
         kinds: FAULT,
         test: |s| s.insn.is_invalid() && matches!((s.host.vector, s.ours.vector), (6, PF | GP) | (PF | GP, 6)),
+    },
+    Known {
+        reason: "LDS and its kin read two parts: whether both are inside the limit is asked before either is read, or not",
+        amd: false,
+        kinds: FAULT,
+        test: |s| {
+            let far = matches!(s.insn.mnemonic(), M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss);
+            far && matches!((s.host.vector, s.ours.vector), (PF, GP | SS))
+        },
     },
     Known {
         reason: "XSAVE and its kin: whether the header is read before the area is written is not architectural",
