@@ -7,7 +7,7 @@ use oracle::{Case, Counts, Oracle, Way};
 
 const USAGE: &str = "usage: oracle sweep [--states N] [--seed S] [--only PREFIX]
        oracle long --seconds N [--seed S] [--only PREFIX] [--counts FILE]
-       oracle kvm [--seconds N] [--states N] [--seed S] [--only GROUP] [--case GROUP:SEED] [--record GROUP:SEED]
+       oracle kvm [--seconds N] [--states N] [--seed S] [--only GROUP] [--case GROUP:SEED] [--record GROUP:SEED] [--keep N]
        oracle case 'TEXT'          run one case on both sides and show all";
 
 fn fail(text: &str) -> ! {
@@ -69,6 +69,10 @@ fn kvm(args: &[String]) {
             "--states" => options.cases = number(),
             "--seed" => options.seed = number(),
             "--only" => options.only = Some(value.clone()),
+            "--keep" => {
+                oracle.keep(number() as usize, options.seed).iter().for_each(|line| println!("{line}"));
+                return;
+            }
             "--case" | "--record" => {
                 let (group, seed) = value.split_once(":0x").unwrap_or_else(|| fail("a case is GROUP:0xSEED"));
                 let seed = u64::from_str_radix(seed, 16).unwrap_or_else(|e| fail(&format!("{value}: {e}")));
@@ -161,6 +165,7 @@ fn worker(part: u64, seed: u64, states: u64, only: Option<String>, end: Option<I
         }
         if only.is_none() {
             oracle.noise(&widths, states * 20, seed)?;
+            oracle.sequences(&widths, states * 200, seed)?;
         }
         round += 1;
         if end.is_none_or(|end| Instant::now() >= end) {

@@ -1,6 +1,7 @@
 //! KVM's single step as the second oracle: system-mode states, one instruction each, compared with the interpreter.
 
 mod case;
+mod cases;
 mod compare;
 mod doppel;
 mod explain;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use case::{Case, End, Ram, parse, print};
+pub use cases::{SystemCase, system_cases, system_cases_markdown};
 use compare::Difference;
 use doppel::Doppel;
 pub use generate::GROUPS;
@@ -203,6 +205,24 @@ impl Oracle {
         let case = generate::case(group, seed, self.common);
         let answer = self.doppel.run(&case, &case.ram());
         print(&case, &answer.outcome)
+    }
+
+    /// Cases on which both agree, `count` of each group, as lines for the regression files.
+    pub fn keep(&mut self, count: usize, seed: u64) -> Vec<String> {
+        let mut r = Random::new(seed);
+        let mut lines = Vec::new();
+        for (group, _) in GROUPS {
+            let mut kept = 0;
+            // Some groups are mostly what KVM lacks.
+            for _ in 0..count * 50 {
+                let seed = r.next();
+                if kept < count && matches!(self.check(group, seed), Verdict::Same) {
+                    lines.push(self.record(group, seed));
+                    kept += 1;
+                }
+            }
+        }
+        lines
     }
 
     /// Runs random cases.

@@ -91,3 +91,45 @@ fn a_wrong_outcome_is_found() {
     other.mem.push((0x1_5000, vec![0xa5]));
     assert!(replay(&print(&case, &other)).is_err());
 }
+
+/// Every row of `system_cases.txt` names a test that the sources have.
+#[test]
+fn every_system_case_has_its_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut missing = Vec::new();
+    let cases = super::system_cases();
+    for case in &cases {
+        if !has_test(&root.join(case.krate).join("src"), case.test) {
+            missing.push(format!("{}: {}::{}", case.what, case.krate, case.test));
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(cases.len() > 140, "{}", cases.len());
+    assert!(!has_test(
+        &root.join("system/src"),
+        "far::tests::call::no_such_test"
+    ));
+}
+
+/// Whether a module's file, or for an inline `tests` module its parent's, has the test.
+fn has_test(src: &Path, test: &str) -> bool {
+    let Some((module, name)) = test.rsplit_once("::") else {
+        return false;
+    };
+    let path = module.replace("::", "/");
+    let inline = path.strip_suffix("/tests").unwrap_or(&path);
+    let places = [
+        format!("{path}.rs"),
+        format!("{path}/mod.rs"),
+        format!("{inline}.rs"),
+        format!("{inline}/mod.rs"),
+    ];
+    places
+        .iter()
+        .filter_map(|place| std::fs::read_to_string(src.join(place)).ok())
+        .any(|text| {
+            let head = format!("fn {name}()");
+            text.match_indices("#[test]")
+                .any(|(at, _)| text[at..].lines().take(4).any(|line| line.contains(&head)))
+        })
+}
