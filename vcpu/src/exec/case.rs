@@ -115,13 +115,13 @@ impl Case {
     /// at 1 MiB, the stack below 2 MiB, page tables from 1000h to 4000h.
     pub fn long(code: &[u8]) -> Self {
         let (pdpt, directory) = (TABLES + 0x1000, TABLES + 0x2000);
-        // Present, writable, user; and 2 MiB large.
+        // Present, writable, user; 2 MiB large; accessed and dirty, so that the CPU has nothing to set.
         let entries: Vec<u8> = (0..512_u64)
-            .flat_map(|n| (n << 21 | 0x87).to_le_bytes())
+            .flat_map(|n| (n << 21 | 0xe7).to_le_bytes())
             .collect();
         Self::flat(code, attr::L)
-            .mem(TABLES, &(pdpt | 7).to_le_bytes())
-            .mem(pdpt, &(directory | 7).to_le_bytes())
+            .mem(TABLES, &(pdpt | 0x27).to_le_bytes())
+            .mem(pdpt, &(directory | 0x27).to_le_bytes())
             .mem(directory, &entries)
             .reg(
                 "cr0",

@@ -30,7 +30,7 @@
 mod board;
 mod case;
 mod changes;
-mod check;
+pub(crate) mod check;
 mod fuzz;
 mod json;
 mod memory;

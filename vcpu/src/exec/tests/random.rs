@@ -19,10 +19,20 @@ impl Random {
     }
 }
 
+/// How many inputs: `DOPPEL_TEST_ROUNDS` times as many as usual, and others.
+fn rounds(usual: usize) -> (usize, u64) {
+    let times = std::env::var("DOPPEL_TEST_ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1);
+    (usual * times, times as u64)
+}
+
 #[test]
 fn random_code_in_every_mode() {
-    let mut random = Random(1);
-    for _ in 0..600 {
+    let (rounds, seed) = rounds(600);
+    let mut random = Random(seed);
+    for _ in 0..rounds {
         let len = 1 + random.below(64);
         let mut data = vec![random.next() as u8 | 1];
         data.extend((0..len).map(|_| random.next() as u8));
@@ -40,8 +50,9 @@ fn random_lines() {
         r#"{"ram":65536,"mem":[[65535,"90"],[0,""]],"steps":1000}"#,
         r#"{"regs":{"rflags":"0x20002","cr0":17,"rip":0},"mem":[[983040,"cd03cc"]],"steps":4}"#,
     ];
-    let mut random = Random(2);
-    for round in 0..300 {
+    let (rounds, seed) = rounds(300);
+    let mut random = Random(!seed);
+    for round in 0..rounds {
         let mut data = vec![0];
         for _ in 0..3 {
             let mut line = SEEDS[random.below(SEEDS.len())].as_bytes().to_vec();
