@@ -48,10 +48,7 @@ impl Seen<'_> {
             .wrapping_add(if st.code64() { 0 } else { st.seg[1].base });
         (self.kvm.end == End::Done)
             .then(|| lin.wrapping_sub(place::HANDLERS + 1))
-            .filter(|n| {
-                *n < 64 && self.list.iter().any(|d| d.what == "rip")
-                    || self.raised().is_some() && *n < 64
-            })
+            .filter(|n| *n < 64 && (self.differs("rip") || self.raised().is_some()))
             .map(|n| n as u8)
     }
 
@@ -447,6 +444,24 @@ const RULES: &[Rule] = &[
                 && (s.rex() & 8 != 0 || s.accessed_flags_only() || faults)
         },
         "SLDT, STR, SMSW, MOV from Sreg to memory: KVM writes more than 16 bits (SDM 2, SLDT)",
+    ),
+    (
+        |s, _| {
+            matches!(
+                (s.doppel.outcome.end, s.kvm.end),
+                (End::Shutdown(..), End::Shutdown(..))
+            )
+        },
+        "both shut down: KVM names the last exception on the way, not the first",
+    ),
+    (
+        |s, _| {
+            let wraps = !s.case.st.code64() && s.kvm.st.cr2 >= 0xffff_fff0;
+            wraps
+                && matches!(s.raised(), Some(vector::GP | vector::SS))
+                && s.kvm_vector() == Some(vector::PF)
+        },
+        "an access past 4 GiB in an expand-down segment: KVM lets it wrap (SDM 3, 5.3: up to FFFFFFFFH)",
     ),
     (
         |s, i| {

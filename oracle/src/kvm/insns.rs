@@ -148,9 +148,7 @@ impl Gen<'_> {
         let offset = target.wrapping_sub(self.base(seg)) & mask;
         let mut bytes = Vec::new();
         if form == 0 && (!wide || offset as i32 as u64 == offset) {
-            if wide {
-                bytes.extend([4 | reg, 0x25]);
-            } else if self.bits == 64 {
+            if wide || self.bits == 64 {
                 bytes.extend([4 | reg, 0x25]);
             } else {
                 bytes.push(5 | reg);

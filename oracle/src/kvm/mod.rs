@@ -7,6 +7,7 @@ mod doppel;
 mod explain;
 mod generate;
 mod insns;
+mod paging;
 mod vm;
 
 use std::collections::BTreeMap;
