@@ -1,4 +1,8 @@
 //! Instruction boundaries as the engine keeps them: shadows, single step, breakpoints, HLT, repeated instructions.
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "an integration test is a test module by itself"
+)]
 
 use backend_interp::Interp;
 use frontend_x86::Features;

@@ -1,4 +1,8 @@
 //! The interpreter as a whole: programs with known results, self-modifying code, budgets, passes on and off.
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "an integration test is a test module by itself"
+)]
 
 use backend_interp::Interp;
 use frontend_x86::Features;

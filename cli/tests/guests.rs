@@ -1,5 +1,9 @@
 //! Unmodified guests: Debian's kernels to a shell script and power-off, by each boot protocol, memtest86+, and what
 //! their messages may not hold.
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "an integration test is a test module by itself"
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -10,8 +14,19 @@ use guests::{Guest, Init, initramfs, require};
 
 /// What a healthy kernel doesn't say.
 const ALARMS: &[&str] = &[
-    "BUG", "WARNING", "Firmware Bug", "Call Trace", "unstable", "unchecked MSR", "purious", "nobody cared", "imeout",
-    "imed out", "ailed", "report a bug", "fail to",
+    "BUG",
+    "WARNING",
+    "Firmware Bug",
+    "Call Trace",
+    "unstable",
+    "unchecked MSR",
+    "purious",
+    "nobody cared",
+    "imeout",
+    "imed out",
+    "ailed",
+    "report a bug",
+    "fail to",
 ];
 
 /// The script that guests run.
@@ -34,7 +49,8 @@ fn scratch(name: &str) -> PathBuf {
 fn initrd(name: &str, busybox: Guest, script: &str) -> Option<PathBuf> {
     let busybox = fs::read(require(busybox)?).expect("busybox can be read");
     let path = scratch(name);
-    fs::write(&path, initramfs(&busybox, &Init::Script(script.to_owned()))).expect("the target folder takes files");
+    fs::write(&path, initramfs(&busybox, &Init::Script(script.to_owned())))
+        .expect("the target folder takes files");
     Some(path)
 }
 
@@ -42,10 +58,23 @@ fn initrd(name: &str, busybox: Guest, script: &str) -> Option<PathBuf> {
 fn boot(kernel: &str, initrd: &Path, more: &[&str]) -> String {
     let initrd = initrd.to_str().expect("a UTF-8 path");
     let append = "console=ttyS0 panic=-1";
-    let mut arguments = vec!["run", "--engine", "interp", "--no-reboot", "--kernel", kernel, "--initrd", initrd];
+    let mut arguments = vec![
+        "run",
+        "--engine",
+        "interp",
+        "--no-reboot",
+        "--kernel",
+        kernel,
+        "--initrd",
+        initrd,
+    ];
     arguments.extend(["--append", append]);
     arguments.extend(more);
-    let Output { status, stdout, stderr } = doppel(&arguments).output().expect("doppel starts");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = doppel(&arguments).output().expect("doppel starts");
     let text = String::from_utf8_lossy(&stdout).into_owned();
     let said = String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{status}: {said}\n{text}");
@@ -67,7 +96,11 @@ fn check_messages(text: &str) {
         .filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)))
         .filter(|line| !allowed.iter().any(|ok| line.contains(ok.as_str())))
         .collect();
-    assert!(bad.is_empty(), "not in cli/tests/messages.txt:\n{}", bad.join("\n"));
+    assert!(
+        bad.is_empty(),
+        "not in cli/tests/messages.txt:\n{}",
+        bad.join("\n")
+    );
 }
 
 fn check_boot(text: &str, up: &str) {
@@ -87,64 +120,142 @@ fn linux(kernel: Guest, busybox: Guest, name: &str, up: &str, more: &[&str]) -> 
 
 #[test]
 fn the_cloud_kernel_boots_and_finds_no_hole_in_the_cpu() {
-    let Some(text) = linux(Guest::CloudKernel, Guest::Busybox, "cloud.cpio", "@@UP x86_64 1", &[]) else { return };
+    let Some(text) = linux(
+        Guest::CloudKernel,
+        Guest::Busybox,
+        "cloud.cpio",
+        "@@UP x86_64 1",
+        &[],
+    ) else {
+        return;
+    };
     for line in text.lines().filter(|l| l.contains("@@V ")) {
-        let fine = ["Not affected", "spectre_v1:Mitigation", "spectre_v2:Mitigation: Enhanced"];
+        let fine = [
+            "Not affected",
+            "spectre_v1:Mitigation",
+            "spectre_v2:Mitigation: Enhanced",
+        ];
         assert!(fine.iter().any(|ok| line.contains(ok)), "{line}");
     }
-    assert!(!text.contains("page tables isolation") && !text.contains("Retpoline"), "{text}");
-    for flag in ["x2apic", "tsc_deadline_timer", "erms", "fsrm", "pcid", "constant_tsc", "hypervisor"] {
-        assert!(text.contains(&format!(" {flag} ")), "the guest doesn't see {flag}");
+    assert!(
+        !text.contains("page tables isolation") && !text.contains("Retpoline"),
+        "{text}"
+    );
+    for flag in [
+        "x2apic",
+        "tsc_deadline_timer",
+        "erms",
+        "fsrm",
+        "pcid",
+        "constant_tsc",
+        "hypervisor",
+    ] {
+        assert!(
+            text.contains(&format!(" {flag} ")),
+            "the guest doesn't see {flag}"
+        );
     }
 }
 
 #[test]
 fn the_cloud_kernel_boots_with_memory_above_4_gib() {
-    linux(Guest::CloudKernel, Guest::Busybox, "cloud5g.cpio", "@@UP x86_64 1", &["--mem", "5G"]);
+    linux(
+        Guest::CloudKernel,
+        Guest::Busybox,
+        "cloud5g.cpio",
+        "@@UP x86_64 1",
+        &["--mem", "5G"],
+    );
 }
 
 #[test]
 fn the_cloud_kernel_boots_on_four_cpus() {
-    linux(Guest::CloudKernel, Guest::Busybox, "cloud4.cpio", "@@UP x86_64 4", &["--cpus", "4"]);
+    linux(
+        Guest::CloudKernel,
+        Guest::Busybox,
+        "cloud4.cpio",
+        "@@UP x86_64 4",
+        &["--cpus", "4"],
+    );
 }
 
 #[test]
 fn the_cloud_kernel_boots_with_5_levels_and_protection_keys() {
     let more = ["--cpu", "default,+pku,+la57"];
-    let Some(text) = linux(Guest::CloudKernel, Guest::Busybox, "cloud57.cpio", "@@UP x86_64 1", &more) else { return };
-    assert!(text.contains(" la57 ") && text.contains(" ospke "), "{text}");
+    let Some(text) = linux(
+        Guest::CloudKernel,
+        Guest::Busybox,
+        "cloud57.cpio",
+        "@@UP x86_64 1",
+        &more,
+    ) else {
+        return;
+    };
+    assert!(
+        text.contains(" la57 ") && text.contains(" ospke "),
+        "{text}"
+    );
 }
 
 #[test]
 fn the_cloud_kernel_boots_by_its_pvh_entry() {
-    linux(Guest::CloudVmlinux, Guest::Busybox, "pvh.cpio", "@@UP x86_64 1", &[]);
+    linux(
+        Guest::CloudVmlinux,
+        Guest::Busybox,
+        "pvh.cpio",
+        "@@UP x86_64 1",
+        &[],
+    );
 }
 
 #[test]
 fn the_amd64_kernel_boots() {
-    linux(Guest::Amd64Kernel, Guest::Busybox, "amd64.cpio", "@@UP x86_64 1", &[]);
+    linux(
+        Guest::Amd64Kernel,
+        Guest::Busybox,
+        "amd64.cpio",
+        "@@UP x86_64 1",
+        &[],
+    );
 }
 
 #[test]
 fn the_686_kernel_boots() {
-    linux(Guest::I686Kernel, Guest::BusyboxI386, "i686.cpio", "@@UP i686 1", &[]);
+    linux(
+        Guest::I686Kernel,
+        Guest::BusyboxI386,
+        "i686.cpio",
+        "@@UP i686 1",
+        &[],
+    );
 }
 
 #[test]
 fn the_686_kernel_boots_with_memory_above_4_gib() {
-    linux(Guest::I686Kernel, Guest::BusyboxI386, "i686-5g.cpio", "@@UP i686 1", &["--mem", "5G"]);
+    linux(
+        Guest::I686Kernel,
+        Guest::BusyboxI386,
+        "i686-5g.cpio",
+        "@@UP i686 1",
+        &["--mem", "5G"],
+    );
 }
 
 #[test]
 fn a_kernel_panic_is_the_guests_affair() {
     // Without an initrd there is no root: the kernel panics and asks for a reset.
-    let Some(kernel) = require(Guest::CloudKernel) else { return };
+    let Some(kernel) = require(Guest::CloudKernel) else {
+        return;
+    };
     let kernel = kernel.to_str().expect("a UTF-8 path");
     let append = "console=ttyS0 panic=-1";
     let arguments = ["run", "--no-reboot", "--kernel", kernel, "--append", append];
     let output = doppel(&arguments).output().expect("doppel starts");
     assert!(output.status.success(), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("Kernel panic - not syncing"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("Kernel panic - not syncing"),
+        "{output:?}"
+    );
 }
 
 /// Runs memtest86+ until its serial screen shows test #6. Quick tests may be over before the screen is drawn.
@@ -172,10 +283,20 @@ fn memtest(image: Guest) {
     child.wait().expect("the child ends");
     let shown: Vec<u32> = text
         .match_indices('#')
-        .filter_map(|(at, _)| text[at + 1..].split_once("  [").and_then(|(number, _)| number.trim().parse().ok()))
+        .filter_map(|(at, _)| {
+            text[at + 1..]
+                .split_once("  [")
+                .and_then(|(number, _)| number.trim().parse().ok())
+        })
         .collect();
-    assert!(shown.is_sorted() && shown.len() >= 3, "tests shown: {shown:?}");
-    let errors: Vec<_> = text.match_indices("Errors:").map(|(at, _)| text[at..].chars().take(24).collect::<String>()).collect();
+    assert!(
+        shown.is_sorted() && shown.len() >= 3,
+        "tests shown: {shown:?}"
+    );
+    let errors: Vec<_> = text
+        .match_indices("Errors:")
+        .map(|(at, _)| text[at..].chars().take(24).collect::<String>())
+        .collect();
     assert!(!errors.is_empty(), "no error count on the screen: {text}");
     assert!(errors.iter().all(|e| e.contains("Errors: 0")), "{errors:?}");
 }

@@ -82,13 +82,24 @@ fn hopeless(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> bool {
 
 /// The bytes without LOCK prefixes, which are looked at when the whole instruction has been fetched.
 fn without_lock(bytes: &[u8], mode: Mode) -> Vec<u8> {
-    let opcode = bytes.iter().position(|b| !is_prefix(*b, mode)).unwrap_or(bytes.len());
+    let opcode = bytes
+        .iter()
+        .position(|b| !is_prefix(*b, mode))
+        .unwrap_or(bytes.len());
     let (prefixes, rest) = bytes.split_at(opcode);
-    prefixes.iter().copied().filter(|b| *b != 0xf0).chain(rest.iter().copied()).collect()
+    prefixes
+        .iter()
+        .copied()
+        .filter(|b| *b != 0xf0)
+        .chain(rest.iter().copied())
+        .collect()
 }
 
 fn is_prefix(b: u8, mode: Mode) -> bool {
-    matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || (mode.code64() && b & 0xf0 == 0x40)
+    matches!(
+        b,
+        0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+    ) || (mode.code64() && b & 0xf0 == 0x40)
 }
 
 /// Whether an encoding that the decoder refused after 15 bytes is refused for its length: with fewer prefixes it would

@@ -73,7 +73,10 @@ impl Op {
     /// Whether, having run, the op has surely written all it defines (a shift by a variable count may not).
     pub fn surely_defines(&self) -> bool {
         let alu = self.alu();
-        if matches!(self.code, OpCode::Call | OpCode::Vec | OpCode::X87 | OpCode::String) {
+        if matches!(
+            self.code,
+            OpCode::Call | OpCode::Vec | OpCode::X87 | OpCode::String
+        ) {
             return false;
         }
         if !alu.counted() {
@@ -91,7 +94,11 @@ impl Op {
 
     /// The arithmetic op that it performs: its own code, or an `rmw`'s.
     pub fn alu(&self) -> OpCode {
-        if self.code == OpCode::Rmw { OpCode::from_index(self.sub).unwrap_or(OpCode::Mov) } else { self.code }
+        if self.code == OpCode::Rmw {
+            OpCode::from_index(self.sub).unwrap_or(OpCode::Mov)
+        } else {
+            self.code
+        }
     }
 }
 
@@ -147,7 +154,12 @@ impl Builder {
     /// Reuses the allocation of an old block.
     pub fn recycle(mut block: Block) -> Self {
         block.ops.clear();
-        Self { block: Block { ops: block.ops, ..Block::default() } }
+        Self {
+            block: Block {
+                ops: block.ops,
+                ..Block::default()
+            },
+        }
     }
 
     /// Ops so far.
@@ -184,24 +196,43 @@ impl Builder {
 
     /// Begins an instruction at `delta` bytes from the block's start.
     pub fn insn(&mut self, delta: u32, len: u32) {
-        self.push(Op { a: Operand::Imm(i64::from(delta)), sub: len, ..Op::new(OpCode::Insn, Width::B64) });
+        self.push(Op {
+            a: Operand::Imm(i64::from(delta)),
+            sub: len,
+            ..Op::new(OpCode::Insn, Width::B64)
+        });
         self.block.insns += 1;
         self.block.len = delta + len;
     }
 
     /// dst = op(a).
     pub fn unary(&mut self, code: OpCode, width: Width, dst: Operand, a: Operand) {
-        self.push(Op { dst, a, ..Op::new(code, width) });
+        self.push(Op {
+            dst,
+            a,
+            ..Op::new(code, width)
+        });
     }
 
     /// dst = op(a, b).
     pub fn binary(&mut self, code: OpCode, width: Width, dst: Operand, a: Operand, b: Operand) {
-        self.push(Op { dst, a, b, ..Op::new(code, width) });
+        self.push(Op {
+            dst,
+            a,
+            b,
+            ..Op::new(code, width)
+        });
     }
 
     /// dst = op(a, b), no flag wanted.
     pub fn quiet(&mut self, code: OpCode, width: Width, dst: Operand, a: Operand, b: Operand) {
-        self.push(Op { dst, a, b, flags: FlagSet::NONE, ..Op::new(code, width) });
+        self.push(Op {
+            dst,
+            a,
+            b,
+            flags: FlagSet::NONE,
+            ..Op::new(code, width)
+        });
     }
 
     /// dst = a.
@@ -211,26 +242,51 @@ impl Builder {
 
     /// dst = a widened from `from`.
     pub fn extend(&mut self, code: OpCode, width: Width, from: Width, dst: Operand, a: Operand) {
-        self.push(Op { dst, a, sub: from as u32, ..Op::new(code, width) });
+        self.push(Op {
+            dst,
+            a,
+            sub: from as u32,
+            ..Op::new(code, width)
+        });
     }
 
     /// dst = effective address.
     pub fn lea(&mut self, width: Width, dst: Operand, mem: Mem) {
-        self.push(Op { dst, mem: Some(mem), ..Op::new(OpCode::Lea, width) });
+        self.push(Op {
+            dst,
+            mem: Some(mem),
+            ..Op::new(OpCode::Lea, width)
+        });
     }
 
     /// dst = [mem].
     pub fn load(&mut self, width: Width, dst: Operand, mem: Mem) {
-        self.push(Op { dst, mem: Some(mem), ..Op::new(OpCode::Load, width) });
+        self.push(Op {
+            dst,
+            mem: Some(mem),
+            ..Op::new(OpCode::Load, width)
+        });
     }
 
     /// [mem] = a.
     pub fn store(&mut self, width: Width, mem: Mem, a: Operand) {
-        self.push(Op { a, mem: Some(mem), ..Op::new(OpCode::Store, width) });
+        self.push(Op {
+            a,
+            mem: Some(mem),
+            ..Op::new(OpCode::Store, width)
+        });
     }
 
     /// A read-modify-write; dst receives the old value.
-    pub fn rmw(&mut self, alu: OpCode, width: Width, mem: Mem, dst: Operand, a: Operand, b: Operand) {
+    pub fn rmw(
+        &mut self,
+        alu: OpCode,
+        width: Width,
+        mem: Mem,
+        dst: Operand,
+        a: Operand,
+        b: Operand,
+    ) {
         debug_assert!(alu.rmw());
         self.push(Op {
             dst,
@@ -245,43 +301,76 @@ impl Builder {
 
     /// dst = helper(a, b, c).
     pub fn call(&mut self, helper: HelperId, dst: Operand, a: Operand, b: Operand, c: Operand) {
-        self.push(Op { dst, a, b, c, sub: helper as u32, ..Op::new(OpCode::Call, Width::B64) });
+        self.push(Op {
+            dst,
+            a,
+            b,
+            c,
+            sub: helper as u32,
+            ..Op::new(OpCode::Call, Width::B64)
+        });
     }
 
     /// A string instruction.
     pub fn string(&mut self, op: StringOp) {
-        self.push(Op { sub: op.encode(), ..Op::new(OpCode::String, op.width) });
+        self.push(Op {
+            sub: op.encode(),
+            ..Op::new(OpCode::String, op.width)
+        });
     }
 
     /// Raises an exception.
     pub fn raise(&mut self, vector: u8, error: Option<u32>) {
         let a = error.map_or(Operand::None, |e| Operand::Imm(i64::from(e)));
-        self.push(Op { a, sub: u32::from(vector), ..Op::new(OpCode::Raise, Width::B64) });
+        self.push(Op {
+            a,
+            sub: u32::from(vector),
+            ..Op::new(OpCode::Raise, Width::B64)
+        });
     }
 
     /// Go on at the block's start plus `delta`.
     pub fn jump(&mut self, delta: i32) {
-        self.push(Op { a: Operand::Pc(delta), ..Op::new(OpCode::Jump, Width::B64) });
+        self.push(Op {
+            a: Operand::Pc(delta),
+            ..Op::new(OpCode::Jump, Width::B64)
+        });
     }
 
     /// Go on at `taken` if `cond`, else at `next`.
     pub fn branch(&mut self, cond: Cond, taken: i32, next: i32) {
         let (a, b) = (Operand::Pc(taken), Operand::Pc(next));
-        self.push(Op { a, b, sub: cond as u32, ..Op::new(OpCode::Branch, Width::B64) });
+        self.push(Op {
+            a,
+            b,
+            sub: cond as u32,
+            ..Op::new(OpCode::Branch, Width::B64)
+        });
     }
 
     /// Go on at the offset `a`.
     pub fn jump_to(&mut self, width: Width, a: Operand, kind: Jump) {
-        self.push(Op { a, sub: kind as u32, ..Op::new(OpCode::JumpTo, width) });
+        self.push(Op {
+            a,
+            sub: kind as u32,
+            ..Op::new(OpCode::JumpTo, width)
+        });
     }
 
     /// Leave the block and go on at the block's start plus `delta`.
     pub fn exit_next(&mut self, delta: i32) {
-        self.push(Op { a: Operand::Pc(delta), sub: Exit::Next as u32, ..Op::new(OpCode::Exit, Width::B64) });
+        self.push(Op {
+            a: Operand::Pc(delta),
+            sub: Exit::Next as u32,
+            ..Op::new(OpCode::Exit, Width::B64)
+        });
     }
 
     /// Leave the block; a helper has set RIP.
     pub fn exit_helper(&mut self) {
-        self.push(Op { sub: Exit::Helper as u32, ..Op::new(OpCode::Exit, Width::B64) });
+        self.push(Op {
+            sub: Exit::Helper as u32,
+            ..Op::new(OpCode::Exit, Width::B64)
+        });
     }
 }

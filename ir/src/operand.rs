@@ -177,8 +177,14 @@ impl FlagSet {
     }
 
     /// The letters of the text form, in the order o s z a p c.
-    pub(crate) const LETTERS: [(char, Self); 6] =
-        [('o', Self::O), ('s', Self::S), ('z', Self::Z), ('a', Self::A), ('p', Self::P), ('c', Self::C)];
+    pub(crate) const LETTERS: [(char, Self); 6] = [
+        ('o', Self::O),
+        ('s', Self::S),
+        ('z', Self::Z),
+        ('a', Self::A),
+        ('p', Self::P),
+        ('c', Self::C),
+    ];
 }
 
 impl fmt::Debug for FlagSet {

@@ -132,7 +132,10 @@ impl Machine {
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         let ram = Arc::new(GuestRam::new(config.mem)?);
         let clock = Clock::host(crate::clock::DEFAULT_TSC_HZ);
-        let model = config.model.with_cpus(config.cpus as u32).with_clock(clock.tsc_hz(), clock.crystal_hz());
+        let model = config
+            .model
+            .with_cpus(config.cpus as u32)
+            .with_clock(clock.tsc_hz(), clock.crystal_hz());
         let model = Arc::new(model);
         let board = Board::new(BoardConfig {
             serial: config.serial,
@@ -152,7 +155,9 @@ impl Machine {
                 events.raise(event::CODE);
             }
         }));
-        let options = EngineOptions { stats: config.stats };
+        let options = EngineOptions {
+            stats: config.stats,
+        };
         let cpus = (0..config.cpus)
             .map(|index| {
                 let bus: Arc<dyn Bus> = Arc::clone(&board) as Arc<dyn Bus>;
@@ -161,7 +166,11 @@ impl Machine {
                 let events = Arc::clone(&board.events()[index]);
                 let mut vcpu = Vcpu::new(index, Arc::clone(&model), mmu, events, platform);
                 vcpu.random = config.seed.unwrap_or_else(random_seed) ^ (index as u64) << 56;
-                Cpu { vcpu, engine: config.engine.create(&model, options), times: Times::default() }
+                Cpu {
+                    vcpu,
+                    engine: config.engine.create(&model, options),
+                    times: Times::default(),
+                }
             })
             .collect();
         let mut machine = Self {
@@ -193,7 +202,9 @@ impl Machine {
                 image.copy_from_slice(&bytes[..36]);
                 rsdp = Some(Rsdp { at, bytes: image });
             }
-            self.ram.load_bytes(at, &bytes).map_err(|e| MachineError::Host(format!("ACPI tables: {e:?}")))?;
+            self.ram
+                .load_bytes(at, &bytes)
+                .map_err(|e| MachineError::Host(format!("ACPI tables: {e:?}")))?;
         }
         let environment = Environment {
             map: MemoryMap::pc(self.mem),
@@ -249,12 +260,16 @@ impl Machine {
             for (index, cpu) in self.cpus.iter_mut().enumerate() {
                 let (triple, requests) = (&triple, &requests);
                 let work = move || {
-                    if vcpu::run(&mut cpu.vcpu, cpu.engine.as_mut(), &mut cpu.times) == Stopped::TripleFault {
+                    if vcpu::run(&mut cpu.vcpu, cpu.engine.as_mut(), &mut cpu.times)
+                        == Stopped::TripleFault
+                    {
                         *triple.lock() = Some(cpu.vcpu.dump());
                         requests.request(MachineRequest::Reset);
                     }
                 };
-                let spawned = thread::Builder::new().name(format!("vcpu{index}")).spawn_scoped(scope, work);
+                let spawned = thread::Builder::new()
+                    .name(format!("vcpu{index}"))
+                    .spawn_scoped(scope, work);
                 if let Err(e) = spawned {
                     requests.request(MachineRequest::Quit);
                     return Err(MachineError::Thread(e));
@@ -272,8 +287,16 @@ impl Machine {
         if self.stats {
             for cpu in &self.cpus {
                 let (run, sleep) = (cpu.times.run.as_secs_f64(), cpu.times.sleep.as_secs_f64());
-                lines.push(format!("vCPU {}: ran {run:.3} s, slept {sleep:.3} s", cpu.vcpu.index));
-                lines.extend(cpu.engine.report(&cpu.vcpu).into_iter().map(|l| format!("  {l}")));
+                lines.push(format!(
+                    "vCPU {}: ran {run:.3} s, slept {sleep:.3} s",
+                    cpu.vcpu.index
+                ));
+                lines.extend(
+                    cpu.engine
+                        .report(&cpu.vcpu)
+                        .into_iter()
+                        .map(|l| format!("  {l}")),
+                );
             }
         }
         lines
@@ -281,14 +304,20 @@ impl Machine {
 
     /// The states of all vCPUs, for messages about a machine that hangs or failed.
     pub fn dump(&self) -> String {
-        self.cpus.iter().map(|cpu| cpu.vcpu.dump()).collect::<Vec<_>>().join("\n")
+        self.cpus
+            .iter()
+            .map(|cpu| cpu.vcpu.dump())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
 /// A seed that differs from run to run.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
 }
 
 /// The MTRRs as firmware leaves them: write-back, but for VGA's window and the hole under 4 GiB.

@@ -155,7 +155,11 @@ impl Tlb {
 
     /// The generation above bit 63.
     pub(crate) fn high_generation(&self) -> u64 {
-        if self.high_local { self.generation() } else { self.high_generation }
+        if self.high_local {
+            self.generation()
+        } else {
+            self.high_generation
+        }
     }
 
     /// The current tables for one index: below bit 63, above.

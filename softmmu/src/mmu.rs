@@ -238,7 +238,11 @@ impl Mmu {
     /// What a link to instructions at a linear address is good for: see [`Mmu::map_gen`].
     #[inline(always)]
     pub fn generation(&self, lin: u64) -> u64 {
-        if lin >> 63 == 0 { self.map_gen } else { self.map_gen_high }
+        if lin >> 63 == 0 {
+            self.map_gen
+        } else {
+            self.map_gen_high
+        }
     }
 
     fn key(&self) -> Key {

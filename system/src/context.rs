@@ -253,10 +253,18 @@ impl Vcpu {
 
     /// The privilege level of ordinary accesses is the current one; system structures are read as supervisor.
     pub fn linear(&self, seg: Seg, offset: u64, size: u64, write: bool) -> Result<u64, Exception> {
-        let fault = if seg == Seg::Ss { Exception::SS0 } else { Exception::GP0 };
+        let fault = if seg == Seg::Ss {
+            Exception::SS0
+        } else {
+            Exception::GP0
+        };
         let segment = self.seg(seg);
         if self.st.code64() {
-            let base = if matches!(seg, Seg::Fs | Seg::Gs) { segment.base } else { 0 };
+            let base = if matches!(seg, Seg::Fs | Seg::Gs) {
+                segment.base
+            } else {
+                0
+            };
             let lin = base.wrapping_add(offset);
             let last = lin.wrapping_add(size.saturating_sub(1));
             let la57 = self.st.cr4 & x86::cr4::LA57 != 0;
@@ -265,44 +273,64 @@ impl Vcpu {
             }
             return Ok(lin);
         }
-        check_segment(segment, offset, size, write, self.st.cr0 & cr0::PE != 0 && !self.st.vm86())
-            .map(|()| u64::from((segment.base.wrapping_add(offset)) as u32))
-            .ok_or(fault)
+        check_segment(
+            segment,
+            offset,
+            size,
+            write,
+            self.st.cr0 & cr0::PE != 0 && !self.st.vm86(),
+        )
+        .map(|()| u64::from((segment.base.wrapping_add(offset)) as u32))
+        .ok_or(fault)
     }
 
     /// Reads 1..=8 bytes at a linear address with the current privilege.
     pub fn read(&mut self, lin: u64, size: u32) -> Result<u64, Exception> {
-        self.mmu.load(LinAddr(lin), size, Privilege::Current).map_err(fault)
+        self.mmu
+            .load(LinAddr(lin), size, Privilege::Current)
+            .map_err(fault)
     }
 
     /// Writes 1..=8 bytes at a linear address with the current privilege.
     pub fn write(&mut self, lin: u64, size: u32, value: u64) -> Result<(), Exception> {
-        self.mmu.store(LinAddr(lin), size, value, Privilege::Current).map_err(fault)
+        self.mmu
+            .store(LinAddr(lin), size, value, Privilege::Current)
+            .map_err(fault)
     }
 
     /// Reads 1..=8 bytes of a system structure (GDT, IDT, TSS): an implicit supervisor access.
     pub fn read_system(&mut self, lin: u64, size: u32) -> Result<u64, Exception> {
-        self.mmu.load(LinAddr(lin), size, Privilege::Implicit).map_err(fault)
+        self.mmu
+            .load(LinAddr(lin), size, Privilege::Implicit)
+            .map_err(fault)
     }
 
     /// Writes 1..=8 bytes of a system structure.
     pub fn write_system(&mut self, lin: u64, size: u32, value: u64) -> Result<(), Exception> {
-        self.mmu.store(LinAddr(lin), size, value, Privilege::Implicit).map_err(fault)
+        self.mmu
+            .store(LinAddr(lin), size, value, Privilege::Implicit)
+            .map_err(fault)
     }
 
     /// Reads a run of bytes with the current privilege.
     pub fn read_bytes(&mut self, lin: u64, bytes: &mut [u8]) -> Result<(), Exception> {
-        self.mmu.load_bytes(LinAddr(lin), bytes, Privilege::Current).map_err(fault)
+        self.mmu
+            .load_bytes(LinAddr(lin), bytes, Privilege::Current)
+            .map_err(fault)
     }
 
     /// Writes a run of bytes with the current privilege, all or nothing.
     pub fn write_bytes(&mut self, lin: u64, bytes: &[u8]) -> Result<(), Exception> {
-        self.mmu.store_bytes(LinAddr(lin), bytes, Privilege::Current).map_err(fault)
+        self.mmu
+            .store_bytes(LinAddr(lin), bytes, Privilege::Current)
+            .map_err(fault)
     }
 
     /// Raises what a write of `len` bytes would raise.
     pub fn probe_write(&mut self, lin: u64, len: u64) -> Result<(), Exception> {
-        self.mmu.probe_write(LinAddr(lin), len, Privilege::Current).map_err(fault)
+        self.mmu
+            .probe_write(LinAddr(lin), len, Privilege::Current)
+            .map_err(fault)
     }
 }
 
@@ -315,7 +343,13 @@ pub fn fault(fault: Fault) -> Exception {
 
 /// Checks an access of `size` bytes at `offset` outside 64-bit mode: usable, type (with `protected`), limit.
 /// `None`: #GP(0), or #SS(0) through SS (SDM vol. 3, 5.3 and 5.5).
-pub fn check_segment(segment: &Segment, offset: u64, size: u64, write: bool, protected: bool) -> Option<()> {
+pub fn check_segment(
+    segment: &Segment,
+    offset: u64,
+    size: u64,
+    write: bool,
+    protected: bool,
+) -> Option<()> {
     if segment.attr & attr::UNUSABLE != 0 {
         return None;
     }
@@ -335,7 +369,11 @@ pub fn check_segment(segment: &Segment, offset: u64, size: u64, write: bool, pro
     let last = offset + size.max(1) - 1;
     let limit = u64::from(segment.limit);
     let inside = if !code && segment.attr & attr::DC != 0 {
-        let top = if segment.attr & attr::DB != 0 { 0xffff_ffff } else { 0xffff };
+        let top = if segment.attr & attr::DB != 0 {
+            0xffff_ffff
+        } else {
+            0xffff
+        };
         offset > limit && last <= top
     } else {
         last <= limit || (limit == 0xffff_ffff && size <= 1 << 16)

@@ -134,12 +134,20 @@ pub const fn sar_flags(a: u64, count: u64, width: Width) -> u64 {
 
 impl LazyFlags {
     /// Flags that stand in RFLAGS.
-    pub const KNOWN: Self = Self { kind: FlagOp::Known as u32, c: 0, a: 0, b: 0 };
+    pub const KNOWN: Self = Self {
+        kind: FlagOp::Known as u32,
+        c: 0,
+        a: 0,
+        b: 0,
+    };
 
     /// The op and width that left the flags.
     #[inline]
     pub fn op(&self) -> (FlagOp, Width) {
-        (OPS[(self.kind >> 2) as usize % OPS.len()], Width::ALL[(self.kind & 3) as usize])
+        (
+            OPS[(self.kind >> 2) as usize % OPS.len()],
+            Width::ALL[(self.kind & 3) as usize],
+        )
     }
 
     /// The six status flags, given what RFLAGS holds.
@@ -233,14 +241,26 @@ mod tests {
     use x86::flags::{AF, CF, OF, PF, SF, ZF};
 
     fn lazy(op: FlagOp, width: Width, a: u64, b: u64, c: u32) -> LazyFlags {
-        LazyFlags { kind: flag_kind(op, width), c, a, b }
+        LazyFlags {
+            kind: flag_kind(op, width),
+            c,
+            a,
+            b,
+        }
     }
 
     #[test]
     fn known_cases() {
         let cases = [
             (FlagOp::Add, Width::B8, 0xff, 1, 0, CF | ZF | AF | PF),
-            (FlagOp::Add, Width::B32, 0x7fff_ffff, 1, 0, SF | OF | AF | PF),
+            (
+                FlagOp::Add,
+                Width::B32,
+                0x7fff_ffff,
+                1,
+                0,
+                SF | OF | AF | PF,
+            ),
             (FlagOp::Adc, Width::B64, u64::MAX, 0, 1, CF | ZF | AF | PF),
             (FlagOp::Sub, Width::B16, 0, 1, 0, CF | SF | AF | PF),
             (FlagOp::Sub, Width::B64, 1 << 63, 1, 0, OF | AF | PF),
@@ -254,24 +274,49 @@ mod tests {
             (FlagOp::Mul, Width::B32, 0, 0, 1, CF | OF | ZF | PF),
         ];
         for (op, width, a, b, c, expected) in cases {
-            assert_eq!(lazy(op, width, a, b, c).status(0), expected, "{op:?} {width:?} {a:#x} {b:#x}");
+            assert_eq!(
+                lazy(op, width, a, b, c).status(0),
+                expected,
+                "{op:?} {width:?} {a:#x} {b:#x}"
+            );
         }
     }
 
     #[test]
     fn quick_answers_agree_with_the_flags() {
-        let values = [0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0x7fff_ffff, 0x8000_0000, 1 << 63, u64::MAX];
+        let values = [
+            0,
+            1,
+            2,
+            0x7f,
+            0x80,
+            0xff,
+            0x7fff,
+            0x8000,
+            0x7fff_ffff,
+            0x8000_0000,
+            1 << 63,
+            u64::MAX,
+        ];
         for op in super::OPS.into_iter().skip(1) {
             for width in Width::ALL {
                 for a in values.map(|v| v & width.mask()) {
                     for b in values.map(|v| v & width.mask()) {
-                        let b = if matches!(op, FlagOp::Shl | FlagOp::Shr | FlagOp::Sar) { 1 + b % 31 } else { b };
+                        let b = if matches!(op, FlagOp::Shl | FlagOp::Shr | FlagOp::Sar) {
+                            1 + b % 31
+                        } else {
+                            b
+                        };
                         for c in [0, 1] {
                             let lazy = lazy(op, width, a, b, c);
                             let flags = lazy.status(0);
                             assert_eq!(lazy.carry(0), flags & CF != 0, "{lazy:?}");
                             for cond in Cond::ALL {
-                                assert_eq!(lazy.cond(cond, 0), holds(cond, flags), "{lazy:?} {cond:?}");
+                                assert_eq!(
+                                    lazy.cond(cond, 0),
+                                    holds(cond, flags),
+                                    "{lazy:?} {cond:?}"
+                                );
                             }
                         }
                     }

@@ -33,6 +33,9 @@ pub use engine::{Engine, Exit};
 pub use events::{Events, event};
 pub use fpu::{vec_portable, x87};
 pub use helpers::{Helper, helper};
-pub use lazy::{FlagOp, LazyFlags, add_flags, flag_kind, holds, result_flags, sar_flags, shl_flags, shr_flags, sub_flags};
+pub use lazy::{
+    FlagOp, LazyFlags, add_flags, flag_kind, holds, result_flags, sar_flags, shl_flags, shr_flags,
+    sub_flags,
+};
 pub use platform::{MsrFault, Platform};
 pub use strings::{StringOutcome, string};

@@ -56,12 +56,22 @@ pub struct Exception {
 impl Exception {
     /// An exception without error code.
     pub const fn new(vector: u8) -> Self {
-        Self { vector, error: None, cr2: None, dr6: 0 }
+        Self {
+            vector,
+            error: None,
+            cr2: None,
+            dr6: 0,
+        }
     }
 
     /// An exception with error code.
     pub const fn with_error(vector: u8, error: u32) -> Self {
-        Self { vector, error: Some(error), cr2: None, dr6: 0 }
+        Self {
+            vector,
+            error: Some(error),
+            cr2: None,
+            dr6: 0,
+        }
     }
 
     /// #UD.
@@ -103,16 +113,27 @@ impl Exception {
 
     /// #PF(error) at a linear address.
     pub const fn page_fault(cr2: u64, error: u32) -> Self {
-        Self { vector: vector::PF, error: Some(error), cr2: Some(cr2), dr6: 0 }
+        Self {
+            vector: vector::PF,
+            error: Some(error),
+            cr2: Some(cr2),
+            dr6: 0,
+        }
     }
 
     /// #DB with the DR6 bits that tell its cause.
     pub const fn debug(dr6: u64) -> Self {
-        Self { vector: vector::DB, error: None, cr2: None, dr6 }
+        Self {
+            vector: vector::DB,
+            error: None,
+            cr2: None,
+            dr6,
+        }
     }
 
     /// Whether the exception is a trap: reported after its instruction, without setting RF.
     pub const fn is_trap(&self) -> bool {
-        matches!(self.vector, vector::BP | vector::OF) || (self.vector == vector::DB && self.dr6 & 0x4000 != 0)
+        matches!(self.vector, vector::BP | vector::OF)
+            || (self.vector == vector::DB && self.dr6 & 0x4000 != 0)
     }
 }

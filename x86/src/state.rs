@@ -209,7 +209,12 @@ impl CpuState {
             attr: attr::P | attr::S | attr::CODE | attr::RW | attr::ACCESSED,
             selector: 0xf000,
         };
-        let system = |kind| Segment { base: 0, limit: 0xffff, attr: attr::P | kind, selector: 0 };
+        let system = |kind| Segment {
+            base: 0,
+            limit: 0xffff,
+            attr: attr::P | kind,
+            selector: 0,
+        };
         Self {
             gpr: {
                 let mut gpr = [0; 16];
@@ -221,8 +226,14 @@ impl CpuState {
             seg: [data, cs, data, data, data, data],
             ldtr: system(2),
             tr: system(0xb),
-            gdtr: TableReg { base: 0, limit: 0xffff },
-            idtr: TableReg { base: 0, limit: 0xffff },
+            gdtr: TableReg {
+                base: 0,
+                limit: 0xffff,
+            },
+            idtr: TableReg {
+                base: 0,
+                limit: 0xffff,
+            },
             cr0: cr0::CD | cr0::NW | cr0::ET,
             cr2: 0,
             cr3: 0,
@@ -236,7 +247,11 @@ impl CpuState {
             mxcsr: MXCSR_RESET,
             pdpte: [0; 4],
             // Table 11-1: tag word 5555h, every register holds a zero.
-            fpu: Fpu { fcw: 0x40, ftw: 0xff, ..Fpu::RESET },
+            fpu: Fpu {
+                fcw: 0x40,
+                ftw: 0xff,
+                ..Fpu::RESET
+            },
             vec: [[0; 64]; 32],
             k: [0; 8],
             msr: Msrs {

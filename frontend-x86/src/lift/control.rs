@@ -223,7 +223,14 @@ impl Lifter<'_> {
         let mut offset = |to: i32| {
             let offset = self.b.temp();
             self.b.mov(Width::B32, offset, Operand::Pc(to));
-            self.zext(if to == self.next() { Width::B32 } else { Width::B16 }, offset)
+            self.zext(
+                if to == self.next() {
+                    Width::B32
+                } else {
+                    Width::B16
+                },
+                offset,
+            )
         };
         let (a, b) = (offset(a), offset(b));
         // All ones if the value isn't zero.

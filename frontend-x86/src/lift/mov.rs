@@ -284,7 +284,9 @@ impl Lifter<'_> {
 
     /// NOP in all its forms: the operand is not accessed.
     pub(super) fn nop(&mut self) -> Lift {
-        if matches!(self.insn.code(), Code::Nopw | Code::Nopd | Code::Nopq) && self.insn.has_rep_prefix() {
+        if matches!(self.insn.code(), Code::Nopw | Code::Nopd | Code::Nopq)
+            && self.insn.has_rep_prefix()
+        {
             return self.plain(HelperId::Pause, 0, Flow::Next);
         }
         Ok(Flow::Next)

@@ -88,7 +88,11 @@ impl Lifter<'_> {
             let seg = Operand::Imm(ea.seg as i64);
             self.b.call(HelperId::ReadSegBase, base, seg, NONE, NONE);
             self.b.quiet(OpCode::Add, Width::B64, sum, base, address);
-            address = if code64 { sum } else { self.zext(Width::B32, sum) };
+            address = if code64 {
+                sum
+            } else {
+                self.zext(Width::B32, sum)
+            };
         }
         self.b.call(HelperId::Invlpg, NONE, address, NONE, NONE);
         Ok(Flow::Leave)

@@ -44,15 +44,20 @@ pub struct MemoryMap {
 impl MemoryMap {
     /// The PC's map with `ram` bytes of memory, as [`crate::memory::e820`] tells it to everybody.
     pub fn pc(ram: u64) -> Self {
-        let entries = e820(ram).into_iter().filter(|e| e.len > 0).map(|e| MapEntry {
-            start: e.start.0,
-            len: e.len,
-            kind: match e.kind {
-                E820Kind::Ram => MapKind::Ram,
-                E820Kind::Reserved => MapKind::Reserved,
-            },
-        });
-        Self { entries: entries.collect() }
+        let entries = e820(ram)
+            .into_iter()
+            .filter(|e| e.len > 0)
+            .map(|e| MapEntry {
+                start: e.start.0,
+                len: e.len,
+                kind: match e.kind {
+                    E820Kind::Ram => MapKind::Ram,
+                    E820Kind::Reserved => MapKind::Reserved,
+                },
+            });
+        Self {
+            entries: entries.collect(),
+        }
     }
 
     /// All ranges, ascending.

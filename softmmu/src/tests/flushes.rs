@@ -461,7 +461,11 @@ fn links_between_shared_kernel_pages_survive_a_switch_but_not_invlpg() {
     let (low, high) = (mmu.generation(LOW), mmu.generation(HIGH_GLOBAL));
     mmu.write_cr3(roots[1] | 2, true).expect("no PDPTEs here");
     assert_ne!(mmu.generation(LOW), low);
-    assert_eq!(mmu.generation(HIGH_GLOBAL), high, "it is the same in all address spaces");
+    assert_eq!(
+        mmu.generation(HIGH_GLOBAL),
+        high,
+        "it is the same in all address spaces"
+    );
     mmu.invlpg(lin(HIGH_GLOBAL));
     assert_ne!(mmu.generation(HIGH_GLOBAL), high);
     // Fetched through a page that isn't shared, links above bit 63 are good in their own address space only.

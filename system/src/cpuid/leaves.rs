@@ -144,7 +144,11 @@ impl CpuModel {
             6 => [self.word(Word::L6Eax), 0, 0, 0],
             7 => match subleaf {
                 0 => {
-                    let max = if self.word(Word::L7s2Edx) != 0 { 2 } else { u32::from(self.word(Word::L7s1Eax) != 0) };
+                    let max = if self.word(Word::L7s2Edx) != 0 {
+                        2
+                    } else {
+                        u32::from(self.word(Word::L7s1Eax) != 0)
+                    };
                     let ospke = u32::from(dynamic.ospke) << 4;
                     [
                         max,

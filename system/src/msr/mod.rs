@@ -267,7 +267,11 @@ fn write(v: &mut Vcpu, number: u32, value: u64) -> Write {
         msr::SPEC_CTRL => {
             needs(v, Feature::SpecCtrl)?;
             let mut allowed = 1;
-            for (feature, bit) in [(Feature::Stibp, 2), (Feature::Ssbd, 4), (Feature::BhiCtrl, 1 << 10)] {
+            for (feature, bit) in [
+                (Feature::Stibp, 2),
+                (Feature::Ssbd, 4),
+                (Feature::BhiCtrl, 1 << 10),
+            ] {
                 if v.model.has(feature) {
                     allowed |= bit;
                 }

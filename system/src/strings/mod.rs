@@ -252,7 +252,7 @@ impl Job {
         }
         let offset = self.register(v, pointer);
         let before_wrap = if self.backward {
-            offset / self.size + 1
+            (offset / self.size).saturating_add(1)
         } else {
             (self.mask - offset) / self.size
         };
