@@ -39,6 +39,7 @@ pub struct Block {
     /// Its indirect exit's cache, if it has one.
     site: Option<Box<Site>>,
     /// What ops point to.
+    #[expect(clippy::vec_box, reason = "ops hold the descriptions' addresses")]
     _vec_ops: Vec<Box<VecOp>>,
     /// Who leads here.
     incoming: Vec<Lead>,
@@ -48,8 +49,6 @@ pub struct Block {
     pub second: Option<u64>,
     /// When the bytes were marked as code, in the first page and in the second.
     pub stamps: [CodeStamp; 2],
-    /// Guest instructions.
-    pub insns: u32,
     /// Its code may have changed: links do not lead here, and it must be compared before it is used.
     pub stale: bool,
 }
@@ -64,7 +63,7 @@ enum Lead {
 
 impl Block {
     /// Builds a block from what lowering made.
-    pub fn new(key: Key, lowered: Lowered, page_offset: u32, mode: Mode, bytes: &[u8], insns: u32) -> Box<Self> {
+    pub fn new(key: Key, lowered: Lowered, page_offset: u32, mode: Mode, bytes: &[u8]) -> Box<Self> {
         let flat = mode.code64() || mode.flat_cs();
         let chained = key.mode & SINGLE == 0;
         let links: Box<[Link]> = lowered
@@ -108,7 +107,6 @@ impl Block {
             bytes: bytes.into(),
             second: None,
             stamps: [CodeStamp::default(); 2],
-            insns,
             stale: false,
         })
     }
@@ -119,11 +117,6 @@ impl Block {
         // SAFETY: a block has at least one op; the reference is used while the block is in the cache only, since
         // dropping a block takes down every link to it, and is not done while handlers run.
         unsafe { &*first }
-    }
-
-    /// How many handlers it has.
-    pub fn handlers(&self) -> usize {
-        self.ops.len()
     }
 
     fn holds_link(&self, at: u64) -> Option<usize> {

@@ -224,7 +224,7 @@ impl Interp {
             lowered.ops.insert(0, first);
         }
         let code = &bytes[..block.len as usize];
-        let mut made = Block::new(key, lowered, page_offset, mode, code, block.insns);
+        let mut made = Block::new(key, lowered, page_offset, mode, code);
         made.second = second;
         made.stamps = stamps;
         self.spare = Some(block);

@@ -34,6 +34,7 @@ pub struct Lowered {
     /// The terminal has an inline cache.
     pub site: bool,
     /// Descriptions that ops point to.
+    #[expect(clippy::vec_box, reason = "ops hold the descriptions' addresses")]
     pub vec_ops: Vec<Box<VecOp>>,
 }
 

@@ -253,12 +253,6 @@ fn jump_checked(v: &mut Vcpu, op: &LOp, rip: u64) -> u32 {
     exit::NEXT
 }
 
-/// Jump to an offset relative to the block (in `imm`), compared with CS.limit; the run loop finds the block.
-pub extern "C" fn jump_near_checked<T: Int>(v: &mut Vcpu, op: &LOp) -> u32 {
-    let rip = T::cut(v.st.rip.wrapping_add_signed(op.imm)).wide();
-    jump_checked(v, op, rip)
-}
-
 /// CALL rel in 64-bit mode: pushes block start + `imm`, follows link 0.
 pub extern "C" fn call64(v: &mut Vcpu, op: &LOp) -> u32 {
     let top = v.st.gpr[Gpr::Rsp as usize].wrapping_sub(8);
