@@ -1,6 +1,7 @@
 //! Bit tests, bit scans, bit manipulation (BMI), CRC32, random numbers.
 
 use ir::{HelperId, Mem, Op, OpCode, Operand, Width};
+use x86::Seg;
 
 use super::{Flow, Lift, Lifter};
 
@@ -61,8 +62,10 @@ impl Lifter<'_> {
             Operand::Imm(i64::from(w.bits().trailing_zeros())),
         );
         let mut ea = self.ea();
+        let mut hidden = false;
         if ea.mem.index != Operand::None || matches!(ea.mem.base, Operand::Pc(_)) {
             let start = self.offset(ea);
+            hidden = ea.seg == Seg::Ss && self.mode.code64();
             ea.mem = Mem {
                 addr: ea.mem.addr,
                 ..Mem::at(start, 0)
@@ -70,6 +73,11 @@ impl Lifter<'_> {
         }
         ea.mem.index = element;
         ea.mem.scale = w.bytes().trailing_zeros() as u8;
+        if hidden {
+            // The base no longer tells that a bad address is #SS.
+            let start = self.linear(ea, u32::from(w.bytes()), write);
+            return Mem::at(start, 0);
+        }
         self.place(ea, u32::from(w.bytes()), write)
     }
 

@@ -154,6 +154,16 @@ impl Lifter<'_> {
     pub(super) fn jcc(&mut self) -> Lift {
         let (cond, (delta, w)) = (self.cond(), self.target());
         let next = self.next();
+        if let Some(taken) = delta.filter(|_| self.beyond_limit(w)) {
+            let holds = self.b.temp();
+            self.b.push(Op {
+                dst: holds,
+                sub: cond as u32,
+                ..Op::new(OpCode::Setcc, Width::B8)
+            });
+            let when = self.zext(Width::B8, holds);
+            self.check_target(w, Operand::Pc(taken), when);
+        }
         let Some(taken) = delta.filter(|_| !self.cuts(w)) else {
             let (target, b, to) = (self.target_operand(), self.b.temp(), self.b.temp());
             let (ip, whole) = (self.mode.ip(), self.b.temp());
@@ -167,18 +177,9 @@ impl Lifter<'_> {
                 sub: cond as u32,
                 ..Op::new(OpCode::Select, ip)
             });
-            return self.go(ip, to, Jump::Jmp);
+            // Wherever that is, it may be gone to: the check is done.
+            return self.go(Width::B64, to, Jump::Jmp);
         };
-        if self.beyond_limit(w) {
-            let holds = self.b.temp();
-            self.b.push(Op {
-                dst: holds,
-                sub: cond as u32,
-                ..Op::new(OpCode::Setcc, Width::B8)
-            });
-            let when = self.zext(Width::B8, holds);
-            self.check_target(w, Operand::Pc(taken), when);
-        }
         let (a, b) = (Operand::Pc(taken), Operand::Pc(next));
         self.b.push(Op {
             a,
@@ -301,10 +302,10 @@ impl Lifter<'_> {
             again = both;
         }
         if self.cuts(target_width) {
+            self.check_target(target_width, Operand::Pc(taken), again);
             let to = self.chosen(again, taken, self.next());
-            self.check_target(Width::B32, to, NONE);
             self.b.mov(w, count, left);
-            return self.go(Width::B32, to, Jump::Jmp);
+            return self.go(Width::B64, to, Jump::Jmp);
         }
         if self.beyond_limit(target_width) {
             self.check_target(target_width, Operand::Pc(taken), again);
@@ -324,10 +325,6 @@ impl Lifter<'_> {
         } else {
             self.zext(w, rcx)
         };
-        if self.cuts(target_width) {
-            let to = self.chosen(count, self.next(), taken);
-            return self.go(Width::B32, to, Jump::Jmp);
-        }
         if self.beyond_limit(target_width) {
             // The check wants a value that isn't zero when the jump is taken: bit 64 of count - 1, so to speak.
             let (less, inverse, borrow) = (self.b.temp(), self.b.temp(), self.b.temp());
@@ -344,6 +341,10 @@ impl Lifter<'_> {
                 Operand::Imm(63),
             );
             self.check_target(target_width, Operand::Pc(taken), taken_when);
+        }
+        if self.cuts(target_width) {
+            let to = self.chosen(count, self.next(), taken);
+            return self.go(Width::B64, to, Jump::Jmp);
         }
         self.branch_nz(target_width, w, count, self.next(), taken)
     }

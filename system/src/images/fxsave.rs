@@ -115,7 +115,10 @@ pub fn fxrstor(v: &mut Vcpu, a: u64, _b: u64, c: u64) -> Result<u64, Exception> 
     } else {
         XMM
     };
-    v.read_bytes(a, &mut image[..used])?;
+    // All of the image must be readable, though not all is used.
+    let mut whole = [0; 512];
+    v.read_bytes(a, &mut whole)?;
+    image[..used].copy_from_slice(&whole[..used]);
     v.st.mxcsr = checked_mxcsr(&image)?;
     take_x87(v, &image, c == 8);
     if used > XMM {
