@@ -23,7 +23,7 @@ pub fn cut_off(bytes: &[u8], bits: u8) -> bool {
 pub enum Vendor {
     /// Ours, too.
     Intel,
-    /// Differs where [`amd`] says.
+    /// Differs where [`AMD_REASONS`] and the table of known differences say.
     Amd,
 }
 
@@ -94,7 +94,7 @@ pub fn prefixes(bytes: &[u8], bits: u8) -> &[u8] {
 /// Whether the opcode is a near branch's, in 64-bit code.
 fn near(bytes: &[u8]) -> bool {
     let rest = &bytes[prefixes(bytes, 64).len()..];
-    let rest = if rest.first().is_some_and(|b| b & 0xf0 == 0x40) { &rest[1..] } else { rest };
+    let rest = &rest[rest.iter().take_while(|b| *b & 0xf0 == 0x40).count()..];
     match rest {
         [0x0f, second, ..] => second & 0xf0 == 0x80,
         [first, ..] => matches!(first, 0x70..=0x7f | 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xff),
@@ -102,25 +102,33 @@ fn near(bytes: &[u8]) -> bool {
     }
 }
 
-/// Where AMD's CPUs do something else: the engine does what Intel's do.
-pub fn amd(bytes: &[u8], insn: &Instruction, bits: u8) -> Option<&'static str> {
+const NEAR_66: &str = "66h before a near branch in 64-bit code: Intel ignores it, AMD truncates RIP";
+const FAR_64: &str = "LSS, LFS, LGS, far JMP and CALL with REX.W: AMD has no 64-bit offset in a far pointer";
+const SYSEXIT: &str = "SYSEXIT: AMD raises #UD in long mode";
+const SYSRET: &str = "SYSRET in compatibility mode: AMD has it, Intel raises #UD";
+const PREFETCH: &str = "0F 0D with a register operand: AMD raises #UD, Intel does nothing";
+const INT1: &str = "INT1: KVM on AMD gives its guests #DB before it, not behind it";
+
+/// What [`amd`] answers.
+pub const AMD_REASONS: &[&str] = &[NEAR_66, FAR_64, SYSEXIT, SYSRET, PREFETCH, INT1];
+
+/// Where AMD's CPUs do something else altogether: the engine does what Intel's do.
+fn amd(bytes: &[u8], insn: &Instruction, bits: u8) -> Option<&'static str> {
     use iced_x86::FlowControl as Flow;
     let branch = !matches!(insn.flow_control(), Flow::Next | Flow::Interrupt | Flow::Exception);
     Some(match insn.code() {
         _ if bits == 64 && (branch || insn.is_invalid()) && prefixes(bytes, bits).contains(&0x66) && near(bytes) => {
-            "66h before a near branch in 64-bit code: Intel ignores it, AMD truncates RIP"
+            NEAR_66
         }
-        Code::Jmp_m1664 | Code::Call_m1664 | Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 => {
-            "AMD ignores REX.W: no 64-bit offset in a far pointer"
-        }
-        Code::Sysexitd | Code::Sysexitq => "AMD raises #UD in long mode",
-        Code::Sysretd | Code::Sysretq if bits != 64 => "AMD has SYSRET in compatibility mode; Intel raises #UD",
+        Code::Jmp_m1664 | Code::Call_m1664 | Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 => FAR_64,
+        Code::Sysexitd | Code::Sysexitq => SYSEXIT,
+        Code::Sysretd | Code::Sysretq if bits != 64 => SYSRET,
         Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
             if insn.op0_kind() == OpKind::Register =>
         {
-            "AMD raises #UD for 0F 0D with a register operand; Intel does nothing"
+            PREFETCH
         }
-        Code::Int1 => "KVM on AMD gives its guests #DB before INT1, not behind it",
+        Code::Int1 => INT1,
         _ => return None,
     })
 }

@@ -56,7 +56,7 @@ pub struct Known {
     /// Why it is no error of the engine.
     pub reason: &'static str,
     /// AMD's CPUs only: an Intel host must agree with the engine.
-    amd: bool,
+    pub amd: bool,
     /// What may differ.
     kinds: u32,
     test: fn(&Seen) -> bool,
@@ -105,11 +105,10 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        reason: "ENTER that faults may have written below the stack pointer (SDM vol. 2, ENTER: frame pointers are pushed \
-                 before ESP is committed)",
+        reason: "ENTER and PUSHA that fault may have written below the stack pointer: they push before they commit ESP",
         amd: false,
         kinds: kind::MEMORY,
-        test: |s| s.insn.mnemonic() == M::Enter && s.host.vector != NO_FAULT,
+        test: |s| matches!(s.insn.mnemonic(), M::Enter | M::Pusha | M::Pushad) && s.host.vector != NO_FAULT,
     },
     Known {
         reason: "REP CMPS and SCAS that fault: Intel restores RFLAGS (SDM vol. 2, REP), AMD leaves the last comparison's",
@@ -161,6 +160,18 @@ pub const KNOWN: &[Known] = &[
         test: |s| format!("{:?}", s.insn.mnemonic()).starts_with("Sha") && s.ours.vector == GP && misaligned(s),
     },
     Known {
+        reason: "RETF from compatibility to 64-bit mode: AMD adds its immediate to all of RSP",
+        amd: true,
+        kinds: kind::GPR,
+        test: |s| s.insn.mnemonic() == M::Retf && s.case.bits != 64 && s.host.seg[1] == layout::sel::CODE64,
+    },
+    Known {
+        reason: "FS and GS in 64-bit code: AMD wants the offset canonical, too, before the base is added",
+        amd: true,
+        kinds: FAULT,
+        test: |s| s.case.bits == 64 && (s.host.vector, s.ours.vector) == (GP, PF) && non_canonical_offset(s),
+    },
+    Known {
         reason: "far CALL that faults: AMD has written below the stack pointer before it looks at the target's limit",
         amd: true,
         kinds: kind::MEMORY,
@@ -179,11 +190,14 @@ pub const KNOWN: &[Known] = &[
         test: |s| s.insn.is_invalid() && matches!((s.host.vector, s.ours.vector), (6, PF | GP) | (PF | GP, 6)),
     },
     Known {
-        reason: "LDS and its kin read two parts: whether both are inside the limit is asked before either is read, or not",
+        reason: "LDS and its kin, far JMP and CALL read two parts: whether both are inside the limit is asked before \
+                 either is read, or not",
         amd: false,
         kinds: FAULT,
         test: |s| {
-            let far = matches!(s.insn.mnemonic(), M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss);
+            let far = matches!(s.insn.mnemonic(), M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss)
+                || s.insn.is_jmp_far_indirect()
+                || s.insn.is_call_far_indirect();
             far && matches!((s.host.vector, s.ours.vector), (PF, GP | SS))
         },
     },
@@ -194,14 +208,16 @@ pub const KNOWN: &[Known] = &[
         test: |s| format!("{:?}", s.insn.mnemonic()).starts_with("Xsave") && within(s, 832),
     },
     Known {
-        reason: "MOVS between pages that are one page at two addresses and overlap there: the host's fast strings copy \
-                 more than an element at once (SDM vol. 3, 10.4.2.5)",
+        reason: "MOVS whose operands overlap where their pointers don't say so (one page at two addresses, garbage above \
+                 short pointers): the host's fast strings copy more than an element at once (SDM vol. 3, 10.4.2.5)",
         amd: false,
         kinds: kind::MEMORY,
         test: |s| {
             let [Some(to), Some(from)] = [0, 1].map(|n| linear(s.case, s.insn, n)) else { return false };
             let offsets = [from, to].map(layout::arena_offset);
-            let same = to.abs_diff(from) < layout::ARENA as u64;
+            // 16-bit pointers: AMD compares whole registers, whatever is above the pointers in them.
+            let same = s.case.gpr[7].wrapping_sub(s.case.gpr[6]) == to.wrapping_sub(from)
+                && to.abs_diff(from) < layout::ARENA as u64;
             matches!(s.insn.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq)
                 && !same
                 && matches!(offsets, [Some(a), Some(b)] if a.abs_diff(b) < 64)
@@ -267,7 +283,10 @@ pub const KNOWN: &[Known] = &[
                  table 6-2), their order is not architectural",
         amd: false,
         kinds: FAULT,
-        test: |s| s.host.vector == 16 && matches!(s.ours.vector, GP | SS | PF),
+        test: |s| {
+            let memory = |vector| matches!(vector, GP | SS | PF);
+            s.host.vector == 16 && memory(s.ours.vector) || s.ours.vector == 16 && memory(s.host.vector)
+        },
     },
     Known {
         reason: "MASKMOVQ and MASKMOVDQU where no mask bit is set: faults are implementation-dependent (SDM vol. 2)",
@@ -307,6 +326,13 @@ fn misaligned(s: &Seen) -> bool {
 /// Both faulting addresses lie in the first `len` bytes of the operand.
 fn within(s: &Seen, len: u64) -> bool {
     operand(s).is_some_and(|lin| s.host.cr2.wrapping_sub(lin) < len && s.ours.cr2.wrapping_sub(lin) < len)
+}
+
+/// The offset from FS.base or GS.base is not canonical.
+fn non_canonical_offset(s: &Seen) -> bool {
+    let base = base_of(s.case, s.insn.memory_segment());
+    let canonical = |v: u64| (v << 16) as i64 >> 16 == v as i64;
+    base != 0 && operand(s).is_some_and(|lin| !canonical(lin.wrapping_sub(base)))
 }
 
 fn is_string_compare(insn: &Instruction) -> bool {

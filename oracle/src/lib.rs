@@ -11,6 +11,7 @@ mod codes;
 mod compare;
 mod doppel;
 mod generate;
+pub mod isa;
 mod known;
 pub mod kvm;
 mod layout;

@@ -33,7 +33,11 @@ const EDGES: [u64; 22] = [
 impl Random {
     /// A generator.
     pub const fn new(seed: u64) -> Self {
-        Self(seed)
+        // Neighbouring seeds must not give the same numbers, shifted.
+        let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        z = (z ^ (z >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        Self(z ^ (z >> 33))
     }
 
     /// 64 random bits.

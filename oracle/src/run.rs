@@ -8,7 +8,8 @@ use oracle::{Case, Counts, Oracle, Way};
 const USAGE: &str = "usage: oracle sweep [--states N] [--seed S] [--only PREFIX]
        oracle long --seconds N [--seed S] [--only PREFIX] [--counts FILE]
        oracle kvm [--seconds N] [--states N] [--seed S] [--only GROUP] [--case GROUP:SEED] [--record GROUP:SEED] [--keep N]
-       oracle case 'TEXT'          run one case on both sides and show all";
+       oracle case 'TEXT'          run one case on both sides and show all
+       oracle isa [FILE]           docs/ISA.md, with the counts of FILE (oracle/counts.txt)";
 
 fn fail(text: &str) -> ! {
     eprintln!("{text}");
@@ -50,6 +51,7 @@ pub fn main() {
         "long" => many(&options(rest), true),
         "kvm" => kvm(rest),
         "case" => one(&rest.join(" ")),
+        "isa" => isa(rest.first().map_or("oracle/counts.txt", String::as_str)),
         _ => fail(USAGE),
     }
 }
@@ -89,6 +91,12 @@ fn kvm(args: &[String]) {
     let report = oracle.run(&options);
     print!("{report}");
     exit(i32::from(!report.failures.is_empty()));
+}
+
+fn isa(path: &str) {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| fail(&format!("{path}: {e}")));
+    let counts = oracle::isa::parse_counts(&text).unwrap_or_else(|e| fail(&format!("{path}: {e}")));
+    print!("{}", oracle::isa::markdown(&counts));
 }
 
 fn one(text: &str) {
@@ -140,6 +148,11 @@ fn many(o: &Options, long: bool) {
         counts.len(),
         start.elapsed().as_secs_f64()
     );
+    if let Some(path) = &o.counts {
+        let how = format!("oracle long --seconds {} --seed {}: {total} states, {different} differ", o.seconds, o.seed);
+        let written = std::fs::write(path, oracle::isa::counts_text(&counts, &how));
+        written.unwrap_or_else(|e| fail(&format!("{path}: {e}")));
+    }
     exit(i32::from(different > 0));
 }
 

@@ -107,7 +107,8 @@ impl Oracle {
         let native = Native::start()?;
         let features = Features::new(&CpuModel::default().features_iced());
         let vendor = Vendor::host();
-        let names: Vec<String> = Code::values().map(|c| format!("{c:?}")).collect();
+        let mut names: Vec<String> = Code::values().map(|c| format!("{c:?}")).collect();
+        names.push("sequences".into());
         Ok(Self {
             generator: Generator::new(seed, features, vendor, native.abilities()),
             native,
@@ -159,6 +160,21 @@ impl Oracle {
         self.flush()
     }
 
+    /// Compares sequences of instructions.
+    pub fn sequences(&mut self, widths: &[u8], states: u64, seed: u64) -> Result<(), String> {
+        for &bits in widths.iter().filter(|bits| **bits > 16) {
+            self.generator.reseed(seed ^ u64::from(bits) << 40 ^ 0x5e9);
+            for _ in 0..states.div_ceil(4) {
+                let Some(encoding) = self.generator.sequence(bits) else { continue };
+                for _ in 0..4 {
+                    let case = self.generator.sequence_case(&encoding);
+                    self.push(&case)?;
+                }
+            }
+        }
+        self.flush()
+    }
+
     /// Compares random bytes as code.
     pub fn noise(&mut self, widths: &[u8], states: u64, seed: u64) -> Result<(), String> {
         for &bits in widths {
@@ -169,7 +185,7 @@ impl Oracle {
 
     fn some(&mut self, code: Option<Code>, bits: u8, states: u64, seed: u64) -> Result<(), String> {
         let salt = code.map_or(0xffff, |c| c as u64) << 8 | u64::from(bits);
-        self.generator.reseed(seed ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        self.generator.reseed(seed ^ salt << 40);
         let mut made = 0;
         let mut misses = 0;
         while made < states && misses < 40 {
@@ -238,7 +254,9 @@ impl Oracle {
             let (case, host) = batch.get(n);
             let way = if n % 2 == 0 { Way::Step } else { Way::Chained };
             let insn = codes::decode(case.bytes(), case.bits, case.ip);
-            let count = &mut self.by_code[insn.code() as usize];
+            let whole = usize::from(case.len) == insn.len() || insn.is_invalid();
+            // What isn't a code stands behind the codes.
+            let count = &mut self.by_code[if whole { insn.code() as usize } else { self.names.len() - 1 }];
             if host.out.ending != Ending::Done {
                 count.lost += 1;
                 found.push((*case, way, insn, " the child did not come back".into()));
@@ -249,7 +267,6 @@ impl Oracle {
                 32 => 1,
                 _ => 2,
             }] += 1;
-            let whole = usize::from(case.len) == insn.len() || insn.is_invalid();
             let text = if whole {
                 judge(&mut self.doppel, &self.compare, case, &[insn], host.out, host.changes, way)
             } else {
@@ -274,7 +291,10 @@ impl Oracle {
     }
 
     fn fail(&mut self, case: &Case, way: Way, insn: &Instruction, text: String) {
-        let code = self.names[insn.code() as usize].clone();
+        let insns = instructions(case);
+        let single = insns.len() == 1;
+        let code = if single { self.names[insn.code() as usize].clone() } else { "sequences".into() };
+        let insn = insns.iter().map(Instruction::to_string).collect::<Vec<_>>().join("; ");
         let kept = self.failures.iter().filter(|f| f.name.starts_with(&format!("{code} "))).count() as u64;
         if kept < KEPT {
             self.failures.push(Failure { name: format!("{code} {insn}"), case: case.text(), way, text });

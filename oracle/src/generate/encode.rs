@@ -66,7 +66,7 @@ impl Generator {
         None
     }
 
-    fn accept(&mut self, bytes: Vec<u8>, bits: u8, cs: u16, ip: u64) -> Option<Encoding> {
+    pub(super) fn accept(&mut self, bytes: Vec<u8>, bits: u8, cs: u16, ip: u64) -> Option<Encoding> {
         let insn = codes::decode(&bytes, bits, ip);
         if codes::unfit(&bytes, &insn, bits, self.vendor, &self.features).is_some() {
             return None;
@@ -93,7 +93,7 @@ impl Generator {
         }
     }
 
-    fn build(&mut self, code: Code, bits: u8, ip: u64) -> Option<Vec<u8>> {
+    pub(super) fn build(&mut self, code: Code, bits: u8, ip: u64) -> Option<Vec<u8>> {
         let info = code.op_code();
         if !info.is_available_in_mode(bits.into()) {
             return None;
@@ -109,11 +109,11 @@ impl Generator {
         for n in 0..info.op_count() {
             self.operand(&mut i, n, info.op_kind(n), bits, ip, &mut immediates)?;
         }
-        let r = &mut self.random;
-        if info.can_use_lock_prefix() && r.one_in(if i.op0_kind() == OpKind::Register { 64 } else { 6 }) {
+        let (simple, r) = (self.simple, &mut self.random);
+        if !simple && info.can_use_lock_prefix() && r.one_in(if i.op0_kind() == OpKind::Register { 64 } else { 6 }) {
             i.set_has_lock_prefix(true);
         }
-        if info.can_use_rep_prefix() || info.can_use_repne_prefix() {
+        if !simple && (info.can_use_rep_prefix() || info.can_use_repne_prefix()) {
             match r.below(4) {
                 0 => {}
                 1 => i.set_has_repne_prefix(true),
@@ -123,6 +123,9 @@ impl Generator {
         let mut encoder = Encoder::new(bits.into());
         encoder.encode(&i, ip).ok()?;
         let mut bytes = encoder.take_buffer();
+        if self.simple {
+            return Some(bytes);
+        }
         if r.one_in(8) {
             for _ in 0..=r.below(2) {
                 bytes.insert(0, r.pick(&PREFIXES));
@@ -294,6 +297,9 @@ impl Generator {
 
     fn near_target(&mut self, ip: u64, short: bool) -> u64 {
         let r = &mut self.random;
+        if self.simple {
+            return ip.wrapping_sub(60 + r.below(60));
+        }
         if short || r.one_in(2) {
             return ip.wrapping_add(r.below(220)).wrapping_sub(100);
         }
@@ -304,6 +310,10 @@ impl Generator {
     }
 
     fn memory(&mut self, i: &mut Instruction, n: u32, bits: u8, ip: u64) -> Option<()> {
+        if self.simple {
+            self.simple_memory(i, n, bits);
+            return Some(());
+        }
         let r = &mut self.random;
         i.set_op_kind(n, OpKind::Memory);
         let other = r.one_in(8);

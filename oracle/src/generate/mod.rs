@@ -1,10 +1,12 @@
 //! Random cases: an encoding first, then states in which its operands lie where they can be compared.
 
 mod encode;
+mod sequence;
 mod special;
 mod state;
 
 use frontend_x86::Features;
+use iced_x86::Code;
 
 pub use encode::Encoding;
 pub use state::linear;
@@ -22,12 +24,27 @@ pub struct Generator {
     vendor: Vendor,
     abilities: Abilities,
     template: Vec<u8>,
+    /// Memory operands lie where RBX and RSP point: for sequences.
+    simple: bool,
+    pool: Vec<Code>,
+    branches: Vec<Code>,
 }
 
 impl Generator {
     /// A generator for a host.
     pub fn new(seed: u64, features: Features, vendor: Vendor, abilities: Abilities) -> Self {
-        Self { random: Random::new(seed), features, vendor, abilities, template: layout::template() }
+        let (pool, branches) = sequence::pool();
+        let fit = |list: Vec<Code>| list.into_iter().filter(|c| features.allow(*c)).collect();
+        Self {
+            random: Random::new(seed),
+            features,
+            vendor,
+            abilities,
+            template: layout::template(),
+            simple: false,
+            pool: fit(pool),
+            branches: fit(branches),
+        }
     }
 
     /// Starts anew from a seed, so that what follows does not depend on what was made before.

@@ -307,7 +307,8 @@ impl Generator {
         image.extend_from_slice(&[0; 64]);
         image[512] = r.below(4) as u8;
         if r.one_in(8) {
-            let at = 512 + r.below(64) as usize;
+            // XCOMP_BV or what is reserved; XSTATE_BV's other bits are components that the host may have.
+            let at = 520 + r.below(56) as usize;
             image[at] = r.next() as u8;
         }
         self.lay_at_operand(case, insn, 0, &image);
@@ -320,6 +321,17 @@ impl Generator {
         let name = insn.mnemonic();
         let images = [M::Xsave, M::Xsavec, M::Xsaveopt, M::Xrstor, M::Xsave64, M::Xsavec64, M::Xsaveopt64, M::Xrstor64];
         if images.contains(&name) && (case.gpr[0] & 0xffff_fffc != 0 || case.gpr[2] & 0xffff_ffff != 0) {
+            return true;
+        }
+        let call = matches!(name, M::Call) && (insn.is_call_far() || insn.is_call_far_indirect());
+        if call && case.bits != 64 && case.gpr[4] as u16 <= 64 {
+            // AMD pushes with the new mode's stack pointer: beyond 4 GiB the host's kernel doesn't know what to do.
+            return true;
+        }
+        let reads_code = |n| {
+            linear(case, insn, n).is_some_and(|lin| CODE.iter().any(|base| lin.wrapping_sub(*base) < CODE_LEN))
+        };
+        if insn.flow_control() != FlowControl::Next && (0..insn.op_count()).any(reads_code) {
             return true;
         }
         let read = |lin: Option<u64>, size: usize| {
