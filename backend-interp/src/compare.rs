@@ -139,7 +139,7 @@ fn block(v: &Vcpu, bytes: &[u8], stubs: &mut Stubs, exact: bool) -> Box<Block> {
     let mut block = frontend_x86::lift_into(ir::Builder::new(), &padded, &limits, mode, &features).block;
     ir::opt::run(&mut block, ir::opt::Switches::ALL);
     let lowered = lower_by(&block, mode, stubs, exact).expect("one instruction can be lowered");
-    Block::new(Key { phys: START, mode: mode.bits() }, lowered, 0, mode, bytes, 1)
+    Block::new(Key { phys: START, mode: mode.bits() }, lowered, 0, mode, bytes)
 }
 
 /// What an instruction left behind.

@@ -160,6 +160,11 @@ fn ran_portable(v: &mut Vcpu, op: &LOp) -> bool {
     }
 }
 
+/// Nothing: fills up what another handler jumps over.
+pub extern "C" fn nop(v: &mut Vcpu, op: &LOp) -> u32 {
+    next!(v, op)
+}
+
 /// An x87 instruction. When an unmasked exception took its result's place, the store behind it does not happen.
 pub extern "C" fn x87(v: &mut Vcpu, op: &LOp) -> u32 {
     match ran_x87(v, op) {

@@ -8,68 +8,77 @@ use system::Vcpu;
 use x86::{Exception, LinAddr};
 
 use crate::code::{Handler, Int, LOp, exit, next};
-use crate::handlers::memory::{after_slow_store, ea, load_bytes, raise, store_bytes};
+use crate::handlers::memory::{after_slow_store, ea, load_bytes, pick, raise, store_bytes};
 
-/// What `imm` holds beside the index's scale in its low two bits.
-pub mod packed {
-    /// The address is cut to 32 bits.
-    pub const A32: i64 = 1 << 4;
-    /// From here on, eight bits that must be clear in the address.
-    pub const ALIGN: u32 = 8;
-}
+/// Ops behind an operation with memory that do the same in plain steps, and itself. A constant: a distance read from
+/// the op would hold up all that follows.
+pub const WITH_MEMORY: u16 = 3;
 
+/// `bits`, one less than the alignment, are clear in the address.
 #[inline(always)]
-fn address(v: &Vcpu, op: &LOp) -> u64 {
-    let lin = ea::<true, false>(v, op, op.imm as u32);
-    if op.imm & packed::A32 != 0 { lin & 0xffff_ffff } else { lin }
+fn aligned(lin: u64, bits: u16) -> bool {
+    lin as u8 & bits as u8 == 0
 }
 
-#[inline(always)]
-fn aligned(op: &LOp, lin: u64) -> bool {
-    lin as u8 & (op.imm >> packed::ALIGN) as u8 == 0
-}
+/// 16 bytes for a vector field.
+#[cfg(target_arch = "x86_64")]
+type Lanes = std::arch::x86_64::__m128i;
+#[cfg(not(target_arch = "x86_64"))]
+type Lanes = u128;
 
 /// Reads 16 bytes of the context.
 #[inline(always)]
-pub fn get128(v: &Vcpu, offset: u16) -> u128 {
-    let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(offset)).cast::<u128>();
+fn get(v: &Vcpu, offset: u16) -> Lanes {
+    let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(offset)).cast::<Lanes>();
     // SAFETY: lowering makes offsets of vector fields only, which have 64 bytes.
     unsafe { at.read_unaligned() }
 }
 
-/// Writes 16 bytes of the context, as one store: a load of them would wait for two.
+/// Writes 16 bytes of the context, as one store: a load of all of them would wait long for two.
 #[inline(always)]
-pub fn put128(v: &mut Vcpu, offset: u16, value: u128) {
-    let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(offset)).cast::<u128>();
-    // SAFETY: as in `get128`.
+fn put(v: &mut Vcpu, offset: u16, value: Lanes) {
+    let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(offset)).cast::<Lanes>();
+    // SAFETY: as in `get`.
     unsafe { at.write_unaligned(value) }
 }
 
-/// Loads `SIZE` (4, 8, 16) bytes to the field `d`, and zeros up to 16.
-pub extern "C" fn load<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
-    let lin = address(v, op);
-    if aligned(op, lin) {
-        let value = match SIZE {
-            4 => u32::try_load(v, lin).map(u128::from),
-            8 => u64::try_load(v, lin).map(u128::from),
-            _ => v.mmu.try_load128(LinAddr(lin)),
-        };
-        if let Some(value) = value {
-            put128(v, op.d, value);
-            return next!(v, op);
-        }
+/// Loads `SIZE` bytes and zeros the rest.
+#[inline(always)]
+fn try_load<const SIZE: u64>(v: &Vcpu, lin: u64) -> Option<Lanes> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let m = v.mmu.hit_read(LinAddr(lin), SIZE)?;
+        // SAFETY: the TLB vouches for the bytes.
+        Some(unsafe { x86_64::load::<SIZE>(m) })
     }
-    load_cold::<SIZE>(v, op)
+    #[cfg(not(target_arch = "x86_64"))]
+    match SIZE {
+        4 => u32::try_load(v, lin).map(u128::from),
+        8 => u64::try_load(v, lin).map(u128::from),
+        _ => v.mmu.try_load128(LinAddr(lin)),
+    }
+}
+
+/// Loads `SIZE` (4, 8, 16) bytes to the field `d`, and zeros up to 16. `a` is the alignment less one.
+pub extern "C" fn load<const SIZE: u64, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    if aligned(lin, op.a)
+        && let Some(value) = try_load::<SIZE>(v, lin)
+    {
+        put(v, op.d, value);
+        return next!(v, op);
+    }
+    load_cold::<SIZE, IDX, A32>(v, op)
 }
 
 #[cold]
 #[inline(never)]
-extern "C" fn load_cold<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
-    let lin = address(v, op);
-    if !aligned(op, lin) {
+extern "C" fn load_cold<const SIZE: u64, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    if !aligned(lin, op.a) {
         return raise(v, op, Exception::GP0);
     }
-    if !load_bytes(v, op, lin, op.d, SIZE) {
+    if !load_bytes(v, op, lin, op.d, SIZE as u32) {
         return exit::FAULT;
     }
     if SIZE < 16 {
@@ -79,73 +88,79 @@ extern "C" fn load_cold<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
 }
 
 /// Loads 8 bytes to the lower or upper half of the field `d` (MOVLPS, MOVHPS).
-pub extern "C" fn load_half<const UPPER: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
-    let lin = address(v, op);
-    if let Some(value) = u64::try_load(v, lin) {
-        let old = get128(v, op.d);
-        let value = u128::from(value);
-        // As a whole: see `put128`.
-        let new = if UPPER {
-            old & u128::from(u64::MAX) | value << 64
-        } else {
-            old >> 64 << 64 | value
-        };
-        put128(v, op.d, new);
+pub extern "C" fn load_half<const UPPER: bool, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(m) = v.mmu.hit_read(LinAddr(lin), 8) {
+        // SAFETY: the TLB vouches for the bytes.
+        let value = unsafe { x86_64::load_half::<UPPER>(get(v, op.d), m) };
+        put(v, op.d, value);
         return next!(v, op);
     }
-    load_half_cold::<UPPER>(v, op)
-}
-
-#[cold]
-#[inline(never)]
-extern "C" fn load_half_cold<const UPPER: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
-    let lin = address(v, op);
     let at = if UPPER { op.d + 8 } else { op.d };
     if load_bytes(v, op, lin, at, 8) { next!(v, op) } else { exit::FAULT }
 }
 
-/// Stores the first `SIZE` (4, 8, 16) bytes of the field `a`.
-pub extern "C" fn store<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
-    let lin = address(v, op);
-    if aligned(op, lin) {
+/// Stores the first `SIZE` (4, 8, 16) bytes of the field `a`. `d` is the alignment less one.
+pub extern "C" fn store<const SIZE: u32, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    if aligned(lin, op.d) {
         let done = match SIZE {
             4 => u32::try_store(v, lin, u32::get(v, op.a)),
             8 => u64::try_store(v, lin, u64::get(v, op.a)),
-            _ => v.mmu.try_store128(LinAddr(lin), get128(v, op.a)),
+            _ => {
+                let value = u128::from(u64::get(v, op.a)) | u128::from(u64::get(v, op.a + 8)) << 64;
+                v.mmu.try_store128(LinAddr(lin), value)
+            }
         };
         if done {
             return next!(v, op);
         }
     }
-    store_cold::<SIZE>(v, op)
+    store_cold::<SIZE, IDX, A32>(v, op)
 }
 
 #[cold]
 #[inline(never)]
-extern "C" fn store_cold<const SIZE: u32>(v: &mut Vcpu, op: &LOp) -> u32 {
-    let lin = address(v, op);
-    if !aligned(op, lin) {
+extern "C" fn store_cold<const SIZE: u32, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    if !aligned(lin, op.d) {
         return raise(v, op, Exception::GP0);
     }
     if store_bytes(v, op, lin, op.a, SIZE) { after_slow_store(v, op) } else { exit::FAULT }
 }
 
+macro_rules! forms {
+    ($idx:expr, $a32:expr, $f:ident, $t:expr) => {
+        Some(pick(
+            $idx,
+            $a32,
+            [$f::<{ $t }, false, false>, $f::<{ $t }, true, false>, $f::<{ $t }, false, true>, $f::<{ $t }, true, true>],
+        ))
+    };
+}
+
 /// The handler of a load of `size` bytes that zeros the rest.
-pub fn load_of(size: i64) -> Option<Handler> {
+pub fn load_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
     match size {
-        4 => Some(load::<4>),
-        8 => Some(load::<8>),
-        16 => Some(load::<16>),
+        4 => forms!(idx, a32, load, 4),
+        8 => forms!(idx, a32, load, 8),
+        16 => forms!(idx, a32, load, 16),
         _ => None,
     }
 }
 
+/// The handler of a load of one half.
+pub fn load_half_of(upper: bool, idx: bool, a32: bool) -> Option<Handler> {
+    if upper { forms!(idx, a32, load_half, true) } else { forms!(idx, a32, load_half, false) }
+}
+
 /// The handler of a store of `size` bytes.
-pub fn store_of(size: i64) -> Option<Handler> {
+pub fn store_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
     match size {
-        4 => Some(store::<4>),
-        8 => Some(store::<8>),
-        16 => Some(store::<16>),
+        4 => forms!(idx, a32, store, 4),
+        8 => forms!(idx, a32, store, 8),
+        16 => forms!(idx, a32, store, 16),
         _ => None,
     }
 }
@@ -155,7 +170,7 @@ pub use x86_64::{compare_registers, with_memory_of};
 
 /// There is none on other hosts.
 #[cfg(not(target_arch = "x86_64"))]
-pub fn with_memory_of(_code: iced_x86::Code) -> Option<Handler> {
+pub fn with_memory_of(_code: iced_x86::Code, _plain: bool) -> Option<Handler> {
     None
 }
 
@@ -174,23 +189,60 @@ mod x86_64 {
     use system::Vcpu;
     use x86::LinAddr;
 
-    use super::{address, aligned};
+    use super::{WITH_MEMORY, aligned, get, put};
     use crate::code::{Handler, LOp, go, next};
+    use crate::handlers::memory::ea;
     use crate::handlers::system as sys;
 
-    /// Reads 16 bytes of the context.
+    /// Loads `SIZE` bytes and zeros the rest.
+    ///
+    /// # Safety
+    /// `m` points to that many bytes.
     #[inline(always)]
-    fn get(v: &Vcpu, offset: u16) -> __m128i {
-        let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(offset)).cast::<__m128i>();
-        // SAFETY: lowering makes offsets of vector fields only, which have 64 bytes.
-        unsafe { at.read_unaligned() }
+    pub unsafe fn load<const SIZE: u64>(m: *mut u8) -> __m128i {
+        let value;
+        // SAFETY: SSE2, which every x86-64 host has; the caller vouches for the bytes.
+        unsafe {
+            match SIZE {
+                4 => asm!("movss {}, dword ptr [{}]", out(xmm_reg) value, in(reg) m,
+                    options(readonly, nostack, preserves_flags)),
+                8 => asm!("movsd {}, qword ptr [{}]", out(xmm_reg) value, in(reg) m,
+                    options(readonly, nostack, preserves_flags)),
+                _ => asm!("movups {}, xmmword ptr [{}]", out(xmm_reg) value, in(reg) m,
+                    options(readonly, nostack, preserves_flags)),
+            }
+        }
+        value
     }
 
+    /// Replaces one half of `a`.
+    ///
+    /// # Safety
+    /// `m` points to eight bytes.
     #[inline(always)]
-    fn put(v: &mut Vcpu, offset: u16, value: __m128i) {
-        let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(offset)).cast::<__m128i>();
-        // SAFETY: as in `get`.
-        unsafe { at.write_unaligned(value) }
+    pub unsafe fn load_half<const UPPER: bool>(a: __m128i, m: *mut u8) -> __m128i {
+        let mut a = a;
+        // SAFETY: as above.
+        unsafe {
+            if UPPER {
+                asm!("movhps {}, qword ptr [{}]", inout(xmm_reg) a, in(reg) m,
+                    options(readonly, nostack, preserves_flags));
+            } else {
+                asm!("movlps {}, qword ptr [{}]", inout(xmm_reg) a, in(reg) m,
+                    options(readonly, nostack, preserves_flags));
+            }
+        }
+        a
+    }
+
+    /// The address: `PLAIN` without index in 64 bits, else with what `imm` says: bit 4 cuts it to 32 bits.
+    #[inline(always)]
+    fn address<const PLAIN: bool>(v: &Vcpu, op: &LOp) -> u64 {
+        if PLAIN {
+            return ea::<false, false>(v, op, 0);
+        }
+        let lin = ea::<true, false>(v, op, op.imm as u32);
+        if op.imm & 1 << 4 == 0 { lin } else { lin & 0xffff_ffff }
     }
 
     /// The guest's MXCSR controls are as the host's.
@@ -212,17 +264,17 @@ mod x86_64 {
         unsafe fn run(a: __m128i, m: *mut u8) -> __m128i;
     }
 
-    /// d = d op memory; when something is in the way, the plain ops behind do it: `a - 1` of them.
-    extern "C" fn with_memory<K: WithMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
-        let lin = address(v, op);
-        if aligned(op, lin)
+    /// d = d op memory, aligned to `a` + 1; when something is in the way, the plain ops behind do it.
+    extern "C" fn with_memory<K: WithMemory, const PLAIN: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+        let lin = address::<PLAIN>(v, op);
+        if aligned(lin, op.a)
             && (!K::FLOAT || usual(v))
             && let Some(m) = v.mmu.hit_read(LinAddr(lin), K::BYTES)
         {
             // SAFETY: the TLB vouches for the bytes; host and guest addresses agree in their low bits.
             let value = unsafe { K::run(get(v, op.d), m) };
             put(v, op.d, value);
-            return go!(v, op.ahead(op.a));
+            return go!(v, op.ahead(WITH_MEMORY));
         }
         next!(v, op)
     }
@@ -255,15 +307,15 @@ mod x86_64 {
     }
 
     /// Compares the field `d` with memory; the slow way as in `with_memory`.
-    extern "C" fn compare_memory<K: Comparison>(v: &mut Vcpu, op: &LOp) -> u32 {
-        let lin = address(v, op);
+    extern "C" fn compare_memory<K: Comparison, const PLAIN: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+        let lin = address::<PLAIN>(v, op);
         if usual(v)
             && let Some(m) = v.mmu.hit_read(LinAddr(lin), K::BYTES)
         {
             // SAFETY: the TLB vouches for the bytes.
             let (cf, pf, zf) = unsafe { K::memory(get(v, op.d), m) };
             put_flags(v, cf, pf, zf);
-            return go!(v, op.ahead(op.a));
+            return go!(v, op.ahead(WITH_MEMORY));
         }
         next!(v, op)
     }
@@ -311,9 +363,10 @@ mod x86_64 {
                 }
             }
 
-            fn compare_memory_of(code: Code) -> Option<Handler> {
+            fn compare_memory_of(code: Code, plain: bool) -> Option<Handler> {
                 match code {
-                    $(Code::$code => Some(compare_memory::<$code>),)*
+                    $(Code::$code if plain => Some(compare_memory::<$code, true>),)*
+                    $(Code::$code => Some(compare_memory::<$code, false>),)*
                     _ => None,
                 }
             }
@@ -351,13 +404,14 @@ mod x86_64 {
             )*)*
 
             /// The handler of an operation whose second operand is in memory.
-            pub fn with_memory_of(code: Code) -> Option<Handler> {
+            pub fn with_memory_of(code: Code, plain: bool) -> Option<Handler> {
                 if !crate::host::host_has(code) {
                     return None;
                 }
                 match code {
-                    $($(Code::$code => Some(with_memory::<$code>),)*)*
-                    _ => compare_memory_of(code),
+                    $($(Code::$code if plain => Some(with_memory::<$code, true>),)*)*
+                    $($(Code::$code => Some(with_memory::<$code, false>),)*)*
+                    _ => compare_memory_of(code, plain),
                 }
             }
         };

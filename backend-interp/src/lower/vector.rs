@@ -6,7 +6,7 @@ use ir::{Mem, Op, OpCode, Operand, Width};
 use super::Lower;
 use super::address::Address;
 use crate::code::{Handler, LOp};
-use crate::handlers::vector::{self, packed};
+use crate::handlers::vector::{self, WITH_MEMORY};
 use crate::handlers::{memory, system as sys};
 
 /// What an instruction with a memory source does to its destination.
@@ -45,31 +45,28 @@ pub(super) fn uses_mxcsr(code: Code) -> bool {
 }
 
 impl Lower<'_> {
-    /// A vector's address, and the `imm` that goes with it: its alignment is checked by the handler itself.
-    fn vec_address(&mut self, at: usize, mem: &Mem, size: u32) -> Option<(Address, i64)> {
-        let (address, align) = if self.mode.align_check() {
-            (self.address(at, mem, size)?, 0)
-        } else {
-            (self.plain_address(at, mem)?, i64::from(mem.align).max(1) - 1)
-        };
-        let cut = if address.a32 { packed::A32 } else { 0 };
-        Some((address, i64::from(address.scale) | cut | align << packed::ALIGN))
+    /// A vector's address, and what the handler itself checks of its alignment, as a mask.
+    fn vec_address(&mut self, at: usize, mem: &Mem, size: u32) -> Option<(Address, u16)> {
+        if self.mode.align_check() {
+            return Some((self.address(at, mem, size)?, 0));
+        }
+        Some((self.plain_address(at, mem)?, u16::from(mem.align).max(1) - 1))
     }
 
     /// VecLoad, VecStore.
     pub(super) fn vec_move(&mut self, at: usize, op: &Op) -> Option<()> {
         let load = op.code == OpCode::VecLoad;
         let Operand::Imm(size) = (if load { op.a } else { op.b }) else { return None };
-        let run = if load { vector::load_of(size) } else { vector::store_of(size) };
-        if let Some(run) = run {
-            let (address, imm) = self.vec_address(at, &op.mem?, size as u32)?;
-            let mut lop = LOp { run, imm, ..self.with_address(address) };
+        if matches!(size, 4 | 8 | 16) {
+            let (address, align) = self.vec_address(at, &op.mem?, size as u32)?;
+            let (idx, a32) = (address.idx, address.a32);
             if load {
-                lop.d = self.dest(at, op.dst)?;
+                let (run, d) = (vector::load_of(size, idx, a32)?, self.dest(at, op.dst)?);
+                self.push(LOp { run, a: align, d, ..self.with_address(address) });
             } else {
-                lop.a = self.field(at, op.a)?;
+                let (run, a) = (vector::store_of(size, idx, a32)?, self.field(at, op.a)?);
+                self.push(LOp { run, a, d: align, ..self.with_address(address) });
             }
-            self.push(lop);
             return Some(());
         }
         let address = self.address(at, &op.mem?, size as u32)?;
@@ -114,29 +111,36 @@ impl Lower<'_> {
         }
         let code = Code::try_from(user.sub as usize).ok()?;
         let mem = load.mem?;
-        let moved: Option<Handler> = match load_form(code) {
-            Some(Load::Whole(n)) if n == size => vector::load_of(n),
-            Some(Load::Lower) => Some(vector::load_half::<false>),
-            Some(Load::Upper) => Some(vector::load_half::<true>),
-            _ => None,
-        };
-        if let Some(run) = moved {
-            let (address, imm) = self.vec_address(at, &mem, size as u32)?;
+        if let Some(form) = load_form(code) {
+            if matches!(form, Load::Whole(n) if n != size) {
+                return None;
+            }
+            let (address, align) = self.vec_address(at, &mem, size as u32)?;
+            let (idx, a32) = (address.idx, address.a32);
+            let run = match form {
+                Load::Whole(n) => vector::load_of(n, idx, a32)?,
+                Load::Lower => vector::load_half_of(false, idx, a32)?,
+                Load::Upper => vector::load_half_of(true, idx, a32)?,
+            };
             let d = self.dest(at, user.dst)?;
-            self.push(LOp { run, d, imm, ..self.with_address(address) });
+            self.push(LOp { run, a: align, d, ..self.with_address(address) });
             return Some(2);
         }
-        let run = vector::with_memory_of(code)?;
+        vector::with_memory_of(code, true)?;
         if mem.addr == Width::B16 || self.mode.align_check() {
             return None;
         }
-        let (address, imm) = self.vec_address(at, &mem, size as u32)?;
+        let (address, a) = self.vec_address(at, &mem, size as u32)?;
+        let run = vector::with_memory_of(code, !address.idx && !address.a32)?;
         let place = self.out.ops.len();
         let d = self.dest(at, user.dst)?;
-        self.push(LOp { run, d, imm, ..self.with_address(address) });
+        let imm = i64::from(address.scale) | i64::from(address.a32) << 4;
+        self.push(LOp { run, a, d, imm, ..self.with_address(address) });
         self.single_op(at, &load)?;
         self.single_op(at + 1, &user)?;
-        self.out.ops[place].a = (self.out.ops.len() - place) as u16;
+        if self.out.ops.len() != place + usize::from(WITH_MEMORY) {
+            self.out.ops.remove(place);
+        }
         Some(2)
     }
 

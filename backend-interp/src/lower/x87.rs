@@ -101,7 +101,15 @@ impl Lower<'_> {
             let op = &self.ops[n];
             self.single_op(n, op)?;
         }
-        self.out.ops[place].d = (self.out.ops.len() - place) as u16;
+        let whole = if access.code == OpCode::VecLoad { x87::FROM_MEMORY } else { x87::TO_MEMORY };
+        let end_of_all = place + usize::from(whole);
+        if self.out.ops.len() > end_of_all {
+            self.out.ops.remove(place);
+        } else {
+            while self.out.ops.len() < end_of_all {
+                self.push(LOp { run: sys::nop, ..self.blank() });
+            }
+        }
         Some(end - at)
     }
 }

@@ -7,7 +7,7 @@ use x86::{LinAddr, Seg};
 
 use super::host::{self, DEFAULT_CW};
 use super::traits::{FromMemory, Register, ToMemory, find_top, note, pop, st, sw, top};
-use super::{kept, packed};
+use super::{FROM_MEMORY, TO_MEMORY, kept, packed};
 use crate::code::{Int, LOp, go, next};
 use crate::handlers::memory::ea;
 use crate::handlers::system as sys;
@@ -104,7 +104,7 @@ extern "C" fn register_otherwise<K: Register>(v: &mut Vcpu, op: &LOp) -> u32 {
     sys::x87(v, op)
 }
 
-/// An instruction that reads memory; the slow way is the next `d - 1` ops.
+/// An instruction that reads memory; the slow way is the ops behind.
 pub extern "C" fn from_memory<K: FromMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
     let lin = address(v, op);
     if open(v)
@@ -114,7 +114,7 @@ pub extern "C" fn from_memory<K: FromMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
         // SAFETY: the TLB vouches for the bytes.
         unsafe { K::run(v, m) };
         memory_pointers(v, op, lin);
-        return go!(v, op.ahead(op.d));
+        return go!(v, op.ahead(FROM_MEMORY));
     }
     from_memory_otherwise::<K>(v, op)
 }
@@ -132,7 +132,7 @@ extern "C" fn from_memory_otherwise<K: FromMemory>(v: &mut Vcpu, op: &LOp) -> u3
         unsafe { K::run(v, m) };
         host::default_control();
         memory_pointers(v, op, lin);
-        return go!(v, op.ahead(op.d));
+        return go!(v, op.ahead(FROM_MEMORY));
     }
     next!(v, op)
 }
@@ -156,7 +156,7 @@ unsafe fn stored<K: ToMemory>(v: &mut Vcpu, m: *mut u8) {
     }
 }
 
-/// An instruction that stores ST(0); the slow way is the next `d - 1` ops.
+/// An instruction that stores ST(0); the slow way is the ops behind.
 pub extern "C" fn to_memory<K: ToMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
     let lin = address(v, op);
     if open(v)
@@ -166,7 +166,7 @@ pub extern "C" fn to_memory<K: ToMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
         // SAFETY: the TLB vouches for the bytes.
         unsafe { stored::<K>(v, m) };
         memory_pointers(v, op, lin);
-        return go!(v, op.ahead(op.d));
+        return go!(v, op.ahead(TO_MEMORY));
     }
     to_memory_otherwise::<K>(v, op)
 }
@@ -184,7 +184,7 @@ extern "C" fn to_memory_otherwise<K: ToMemory>(v: &mut Vcpu, op: &LOp) -> u32 {
         unsafe { stored::<K>(v, m) };
         host::default_control();
         memory_pointers(v, op, lin);
-        return go!(v, op.ahead(op.d));
+        return go!(v, op.ahead(TO_MEMORY));
     }
     next!(v, op)
 }
@@ -198,7 +198,7 @@ pub extern "C" fn load_control(v: &mut Vcpu, op: &LOp) -> u32 {
         let cw = value & 0x1f3f | 0x40;
         if v.st.fpu.fsw & !cw & sw::FLAGS == 0 {
             v.st.fpu.fcw = cw;
-            return go!(v, op.ahead(op.d));
+            return go!(v, op.ahead(FROM_MEMORY));
         }
     }
     next!(v, op)
@@ -208,7 +208,7 @@ pub extern "C" fn load_control(v: &mut Vcpu, op: &LOp) -> u32 {
 pub extern "C" fn store_control(v: &mut Vcpu, op: &LOp) -> u32 {
     let lin = address(v, op);
     if nearly_open(v) && u16::try_store(v, lin, v.st.fpu.fcw) {
-        return go!(v, op.ahead(op.d));
+        return go!(v, op.ahead(TO_MEMORY));
     }
     next!(v, op)
 }
@@ -217,7 +217,7 @@ pub extern "C" fn store_control(v: &mut Vcpu, op: &LOp) -> u32 {
 pub extern "C" fn store_status(v: &mut Vcpu, op: &LOp) -> u32 {
     let lin = address(v, op);
     if nearly_open(v) && u16::try_store(v, lin, v.st.fpu.fsw) {
-        return go!(v, op.ahead(op.d));
+        return go!(v, op.ahead(TO_MEMORY));
     }
     next!(v, op)
 }

@@ -22,6 +22,12 @@ use system::Vcpu;
 
 pub use select::{from_memory, register, to_memory};
 
+/// A fast handler that loads and the plain ops behind it: offset, load, operation. The distance is a constant, since one
+/// read from the op would hold up all that follows.
+pub const FROM_MEMORY: u16 = 4;
+/// A fast handler that stores and the plain ops behind it: offset, two probes, operation, store.
+pub const TO_MEMORY: u16 = 6;
+
 /// What a memory form's `imm` holds beside the index's scale in its low two bits.
 pub mod packed {
     /// The address is cut to 32 bits.
