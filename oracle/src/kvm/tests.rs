@@ -1,3 +1,5 @@
+//! The fixed set of system-mode states, and cases that once differed.
+
 use std::path::Path;
 use std::time::Duration;
 
