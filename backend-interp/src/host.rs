@@ -346,14 +346,7 @@ fn assemble(
     if mmx || uses_mmx(code) {
         after.push(Instruction::with(Code::Emms));
     }
-    if !CHAIN {
-        // The moves behind the instruction leave RFLAGS alone. PUSHF is slow: only where somebody wants it.
-        if flags {
-            after.push(Instruction::with(Code::Pushfq));
-            after.push(Instruction::with1(Code::Pop_r64, Register::RAX).ok()?);
-        }
-        after.push(Instruction::with(Code::Retnq));
-    } else {
+    if CHAIN {
         if flags {
             keep_flags(&mut after)?;
         }
@@ -362,6 +355,13 @@ fn assemble(
         after.push(Instruction::with2(Code::Add_rm64_imm8, Register::RSI, step).ok()?);
         let run = offset_of!(LOp, run) as i64;
         after.push(Instruction::with1(Code::Jmp_rm64, MemoryOperand::with_base_displ(Register::RSI, run)).ok()?);
+    } else {
+        // The moves behind the instruction leave RFLAGS alone. PUSHF is slow: only where somebody wants it.
+        if flags {
+            after.push(Instruction::with(Code::Pushfq));
+            after.push(Instruction::with1(Code::Pop_r64, Register::RAX).ok()?);
+        }
+        after.push(Instruction::with(Code::Retnq));
     }
     for i in &after {
         encoder.encode(i, 0).ok()?;

@@ -1,7 +1,10 @@
 //! Vector loads, stores and the operations that read memory, in one handler each; comparisons that write flags.
 //!
 //! Operations between registers need no handler: [`crate::host`] assembles one for each instruction and its operands.
-#![expect(unsafe_code, reason = "vector fields of the context, instructions on guest memory")]
+#![expect(
+    unsafe_code,
+    reason = "vector fields of the context, instructions on guest memory"
+)]
 // UNSAFETY: fields are offsets that lowering made; guest memory is at the host address that the TLB has just given.
 
 use system::Vcpu;
@@ -29,7 +32,9 @@ type Lanes = u128;
 /// Reads 16 bytes of the context.
 #[inline(always)]
 fn get(v: &Vcpu, offset: u16) -> Lanes {
-    let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(offset)).cast::<Lanes>();
+    let at = std::ptr::from_ref(v)
+        .wrapping_byte_add(usize::from(offset))
+        .cast::<Lanes>();
     // SAFETY: lowering makes offsets of vector fields only, which have 64 bytes.
     unsafe { at.read_unaligned() }
 }
@@ -37,7 +42,9 @@ fn get(v: &Vcpu, offset: u16) -> Lanes {
 /// Writes 16 bytes of the context, as one store: a load of all of them would wait long for two.
 #[inline(always)]
 fn put(v: &mut Vcpu, offset: u16, value: Lanes) {
-    let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(offset)).cast::<Lanes>();
+    let at = std::ptr::from_mut(v)
+        .wrapping_byte_add(usize::from(offset))
+        .cast::<Lanes>();
     // SAFETY: as in `get`.
     unsafe { at.write_unaligned(value) }
 }
@@ -60,7 +67,10 @@ fn try_load<const SIZE: u64>(v: &Vcpu, lin: u64) -> Option<Lanes> {
 }
 
 /// Loads `SIZE` (4, 8, 16) bytes to the field `d`, and zeros up to 16. `a` is the alignment less one.
-pub extern "C" fn load<const SIZE: u64, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn load<const SIZE: u64, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     if aligned(lin, op.a)
         && let Some(value) = try_load::<SIZE>(v, lin)
@@ -73,7 +83,10 @@ pub extern "C" fn load<const SIZE: u64, const IDX: bool, const A32: bool>(v: &mu
 
 #[cold]
 #[inline(never)]
-extern "C" fn load_cold<const SIZE: u64, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+extern "C" fn load_cold<const SIZE: u64, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     if !aligned(lin, op.a) {
         return raise(v, op, Exception::GP0);
@@ -88,7 +101,10 @@ extern "C" fn load_cold<const SIZE: u64, const IDX: bool, const A32: bool>(v: &m
 }
 
 /// Loads 8 bytes to the lower or upper half of the field `d` (MOVLPS, MOVHPS).
-pub extern "C" fn load_half<const UPPER: bool, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn load_half<const UPPER: bool, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     #[cfg(target_arch = "x86_64")]
     if let Some(m) = v.mmu.hit_read(LinAddr(lin), 8) {
@@ -98,11 +114,18 @@ pub extern "C" fn load_half<const UPPER: bool, const IDX: bool, const A32: bool>
         return next!(v, op);
     }
     let at = if UPPER { op.d + 8 } else { op.d };
-    if load_bytes(v, op, lin, at, 8) { next!(v, op) } else { exit::FAULT }
+    if load_bytes(v, op, lin, at, 8) {
+        next!(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 /// Stores the first `SIZE` (4, 8, 16) bytes of the field `a`. `d` is the alignment less one.
-pub extern "C" fn store<const SIZE: u32, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn store<const SIZE: u32, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     if aligned(lin, op.d) {
         let done = match SIZE {
@@ -122,12 +145,19 @@ pub extern "C" fn store<const SIZE: u32, const IDX: bool, const A32: bool>(v: &m
 
 #[cold]
 #[inline(never)]
-extern "C" fn store_cold<const SIZE: u32, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+extern "C" fn store_cold<const SIZE: u32, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     if !aligned(lin, op.d) {
         return raise(v, op, Exception::GP0);
     }
-    if store_bytes(v, op, lin, op.a, SIZE) { after_slow_store(v, op) } else { exit::FAULT }
+    if store_bytes(v, op, lin, op.a, SIZE) {
+        after_slow_store(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 macro_rules! forms {
@@ -135,7 +165,12 @@ macro_rules! forms {
         Some(pick(
             $idx,
             $a32,
-            [$f::<{ $t }, false, false>, $f::<{ $t }, true, false>, $f::<{ $t }, false, true>, $f::<{ $t }, true, true>],
+            [
+                $f::<{ $t }, false, false>,
+                $f::<{ $t }, true, false>,
+                $f::<{ $t }, false, true>,
+                $f::<{ $t }, true, true>,
+            ],
         ))
     };
 }
@@ -152,7 +187,11 @@ pub fn load_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
 
 /// The handler of a load of one half.
 pub fn load_half_of(upper: bool, idx: bool, a32: bool) -> Option<Handler> {
-    if upper { forms!(idx, a32, load_half, true) } else { forms!(idx, a32, load_half, false) }
+    if upper {
+        forms!(idx, a32, load_half, true)
+    } else {
+        forms!(idx, a32, load_half, false)
+    }
 }
 
 /// The handler of a store of `size` bytes.
@@ -201,16 +240,23 @@ mod x86_64 {
     #[inline(always)]
     pub unsafe fn load<const SIZE: u64>(m: *mut u8) -> __m128i {
         let value;
-        // SAFETY: SSE2, which every x86-64 host has; the caller vouches for the bytes.
-        unsafe {
-            match SIZE {
-                4 => asm!("movss {}, dword ptr [{}]", out(xmm_reg) value, in(reg) m,
-                    options(readonly, nostack, preserves_flags)),
-                8 => asm!("movsd {}, qword ptr [{}]", out(xmm_reg) value, in(reg) m,
-                    options(readonly, nostack, preserves_flags)),
-                _ => asm!("movups {}, xmmword ptr [{}]", out(xmm_reg) value, in(reg) m,
-                    options(readonly, nostack, preserves_flags)),
-            }
+        // SAFETY (all three): SSE2, which every x86-64 host has; the caller vouches for the bytes.
+        match SIZE {
+            // SAFETY: as said.
+            4 => unsafe {
+                asm!("movss {}, dword ptr [{}]", out(xmm_reg) value, in(reg) m,
+                    options(readonly, nostack, preserves_flags));
+            },
+            // SAFETY: as said.
+            8 => unsafe {
+                asm!("movsd {}, qword ptr [{}]", out(xmm_reg) value, in(reg) m,
+                    options(readonly, nostack, preserves_flags));
+            },
+            // SAFETY: as said.
+            _ => unsafe {
+                asm!("movups {}, xmmword ptr [{}]", out(xmm_reg) value, in(reg) m,
+                    options(readonly, nostack, preserves_flags));
+            },
         }
         value
     }
@@ -222,12 +268,15 @@ mod x86_64 {
     #[inline(always)]
     pub unsafe fn load_half<const UPPER: bool>(a: __m128i, m: *mut u8) -> __m128i {
         let mut a = a;
-        // SAFETY: as above.
-        unsafe {
-            if UPPER {
+        if UPPER {
+            // SAFETY: as in `load`.
+            unsafe {
                 asm!("movhps {}, qword ptr [{}]", inout(xmm_reg) a, in(reg) m,
                     options(readonly, nostack, preserves_flags));
-            } else {
+            }
+        } else {
+            // SAFETY: as in `load`.
+            unsafe {
                 asm!("movlps {}, qword ptr [{}]", inout(xmm_reg) a, in(reg) m,
                     options(readonly, nostack, preserves_flags));
             }
@@ -242,7 +291,11 @@ mod x86_64 {
             return ea::<false, false>(v, op, 0);
         }
         let lin = ea::<true, false>(v, op, op.imm as u32);
-        if op.imm & 1 << 4 == 0 { lin } else { lin & 0xffff_ffff }
+        if op.imm & 1 << 4 == 0 {
+            lin
+        } else {
+            lin & 0xffff_ffff
+        }
     }
 
     /// The guest's MXCSR controls are as the host's.

@@ -39,8 +39,11 @@ fn load_form(code: Code) -> Option<Load> {
 pub(super) fn uses_mxcsr(code: Code) -> bool {
     let name = format!("{:?}", code.mnemonic());
     let tails = ["ps", "pd", "ss", "sd"];
-    let arithmetic = ["Add", "Sub", "Mul", "Div", "Sqrt", "Max", "Min", "Cmp", "Round", "Dp", "Haddp", "Hsubp"];
-    let float = tails.iter().any(|t| name.ends_with(t)) && arithmetic.iter().any(|a| name.starts_with(a));
+    let arithmetic = [
+        "Add", "Sub", "Mul", "Div", "Sqrt", "Max", "Min", "Cmp", "Round", "Dp", "Haddp", "Hsubp",
+    ];
+    let float =
+        tails.iter().any(|t| name.ends_with(t)) && arithmetic.iter().any(|a| name.starts_with(a));
     float || name.starts_with("Cvt") || name.starts_with("Comis") || name.starts_with("Ucomis")
 }
 
@@ -50,22 +53,37 @@ impl Lower<'_> {
         if self.mode.align_check() {
             return Some((self.address(at, mem, size)?, 0));
         }
-        Some((self.plain_address(at, mem)?, u16::from(mem.align).max(1) - 1))
+        Some((
+            self.plain_address(at, mem)?,
+            u16::from(mem.align).max(1) - 1,
+        ))
     }
 
     /// VecLoad, VecStore.
     pub(super) fn vec_move(&mut self, at: usize, op: &Op) -> Option<()> {
         let load = op.code == OpCode::VecLoad;
-        let Operand::Imm(size) = (if load { op.a } else { op.b }) else { return None };
+        let Operand::Imm(size) = (if load { op.a } else { op.b }) else {
+            return None;
+        };
         if matches!(size, 4 | 8 | 16) {
             let (address, align) = self.vec_address(at, &op.mem?, size as u32)?;
             let (idx, a32) = (address.idx, address.a32);
             if load {
                 let (run, d) = (vector::load_of(size, idx, a32)?, self.dest(at, op.dst)?);
-                self.push(LOp { run, a: align, d, ..self.with_address(address) });
+                self.push(LOp {
+                    run,
+                    a: align,
+                    d,
+                    ..self.with_address(address)
+                });
             } else {
                 let (run, a) = (vector::store_of(size, idx, a32)?, self.field(at, op.a)?);
-                self.push(LOp { run, a, d: align, ..self.with_address(address) });
+                self.push(LOp {
+                    run,
+                    a,
+                    d: align,
+                    ..self.with_address(address)
+                });
             }
             return Some(());
         }
@@ -77,7 +95,11 @@ impl Lower<'_> {
                 memory::vec_load::<false, true>,
                 memory::vec_load::<true, true>,
             ];
-            (memory::pick(address.idx, address.a32, table), size as u16, self.dest(at, op.dst)?)
+            (
+                memory::pick(address.idx, address.a32, table),
+                size as u16,
+                self.dest(at, op.dst)?,
+            )
         } else {
             let table: [Handler; 4] = [
                 memory::vec_store::<false, false>,
@@ -85,9 +107,18 @@ impl Lower<'_> {
                 memory::vec_store::<false, true>,
                 memory::vec_store::<true, true>,
             ];
-            (memory::pick(address.idx, address.a32, table), self.field(at, op.a)?, size as u16)
+            (
+                memory::pick(address.idx, address.a32, table),
+                self.field(at, op.a)?,
+                size as u16,
+            )
         };
-        self.push(LOp { run, a, d, ..self.with_address(address) });
+        self.push(LOp {
+            run,
+            a,
+            d,
+            ..self.with_address(address)
+        });
         Some(())
     }
 
@@ -123,7 +154,12 @@ impl Lower<'_> {
                 Load::Upper => vector::load_half_of(true, idx, a32)?,
             };
             let d = self.dest(at, user.dst)?;
-            self.push(LOp { run, a: align, d, ..self.with_address(address) });
+            self.push(LOp {
+                run,
+                a: align,
+                d,
+                ..self.with_address(address)
+            });
             return Some(2);
         }
         vector::with_memory_of(code, true)?;
@@ -135,7 +171,13 @@ impl Lower<'_> {
         let place = self.out.ops.len();
         let d = self.dest(at, user.dst)?;
         let imm = i64::from(address.scale) | i64::from(address.a32) << 4;
-        self.push(LOp { run, a, d, imm, ..self.with_address(address) });
+        self.push(LOp {
+            run,
+            a,
+            d,
+            imm,
+            ..self.with_address(address)
+        });
         self.single_op(at, &load)?;
         self.single_op(at + 1, &user)?;
         if self.out.ops.len() != place + usize::from(WITH_MEMORY) {
@@ -153,7 +195,13 @@ impl Lower<'_> {
             && matches!(op.a, Operand::Vec(_))
             && let Some(run) = vector::compare_registers(code)
         {
-            self.push(LOp { run, a: fields[0], b: fields[1], imm, ..self.blank() });
+            self.push(LOp {
+                run,
+                a: fields[0],
+                b: fields[1],
+                imm,
+                ..self.blank()
+            });
             return Some(());
         }
         let run = match what.stub {
@@ -164,7 +212,11 @@ impl Lower<'_> {
                 None => sys::vec_stub,
             },
         };
-        self.push(LOp { run, imm, ..self.blank() });
+        self.push(LOp {
+            run,
+            imm,
+            ..self.blank()
+        });
         Some(())
     }
 }
@@ -176,10 +228,18 @@ mod tests {
 
     #[test]
     fn integer_minimum_and_moves_do_not_depend_on_mxcsr() {
-        for code in [Code::Minss_xmm_xmmm32, Code::Cvttsd2si_r32_xmmm64, Code::Cmppd_xmm_xmmm128_imm8] {
+        for code in [
+            Code::Minss_xmm_xmmm32,
+            Code::Cvttsd2si_r32_xmmm64,
+            Code::Cmppd_xmm_xmmm128_imm8,
+        ] {
             assert!(uses_mxcsr(code), "{code:?}");
         }
-        for code in [Code::Pminsd_xmm_xmmm128, Code::Movsd_xmm_xmmm64, Code::Pcmpeqd_xmm_xmmm128] {
+        for code in [
+            Code::Pminsd_xmm_xmmm128,
+            Code::Movsd_xmm_xmmm64,
+            Code::Pcmpeqd_xmm_xmmm128,
+        ] {
             assert!(!uses_mxcsr(code), "{code:?}");
         }
     }

@@ -29,9 +29,19 @@ impl Lower<'_> {
         match fast {
             Some(run) => {
                 let disp = if self.mode.code64() { -1 } else { 0 };
-                self.push(LOp { run, a: stack, disp, imm, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a: stack,
+                    disp,
+                    imm,
+                    ..self.blank()
+                });
             }
-            None => self.push(LOp { run: sys::x87, imm, ..self.blank() }),
+            None => self.push(LOp {
+                run: sys::x87,
+                imm,
+                ..self.blank()
+            }),
         }
         Some(())
     }
@@ -61,7 +71,9 @@ impl Lower<'_> {
                     return None;
                 }
                 // The second of two probes is of another address.
-                let same = |a: &ir::Mem, b: &ir::Mem| (a.base, a.index, a.disp, a.addr) == (b.base, b.index, b.disp, b.addr);
+                let same = |a: &ir::Mem, b: &ir::Mem| {
+                    (a.base, a.index, a.disp, a.addr) == (b.base, b.index, b.disp, b.addr)
+                };
                 if !access.mem.zip(store.mem).is_some_and(|(a, b)| same(&a, &b)) {
                     return None;
                 }
@@ -79,12 +91,17 @@ impl Lower<'_> {
         }
         let x87 = *x87;
         let address = self.address(begin, &mem, 0)?;
-        let a = if linear { offset::ZERO as u16 } else { self.field(begin, x87.b)? };
+        let a = if linear {
+            offset::ZERO as u16
+        } else {
+            self.field(begin, x87.b)?
+        };
         let segment = match x87.c {
             Operand::Imm(segment) => x86::Seg::from_index(segment as usize).unwrap_or(x86::Seg::Ds),
             _ => x86::Seg::Ds,
         };
-        let selector = offset::seg_base(segment) - offset_of!(Segment, base) + offset_of!(Segment, selector);
+        let selector =
+            offset::seg_base(segment) - offset_of!(Segment, base) + offset_of!(Segment, selector);
         let mut imm = i64::from(address.scale) | (selector as i64) << packed::SELECTOR;
         for (wanted, bit) in [
             (address.a32, packed::A32),
@@ -96,18 +113,30 @@ impl Lower<'_> {
             }
         }
         let place = self.out.ops.len();
-        self.push(LOp { run, a, imm, ..self.with_address(address) });
+        self.push(LOp {
+            run,
+            a,
+            imm,
+            ..self.with_address(address)
+        });
         for n in at..end {
             let op = &self.ops[n];
             self.single_op(n, op)?;
         }
-        let whole = if access.code == OpCode::VecLoad { x87::FROM_MEMORY } else { x87::TO_MEMORY };
+        let whole = if access.code == OpCode::VecLoad {
+            x87::FROM_MEMORY
+        } else {
+            x87::TO_MEMORY
+        };
         let end_of_all = place + usize::from(whole);
         if self.out.ops.len() > end_of_all {
             self.out.ops.remove(place);
         } else {
             while self.out.ops.len() < end_of_all {
-                self.push(LOp { run: sys::nop, ..self.blank() });
+                self.push(LOp {
+                    run: sys::nop,
+                    ..self.blank()
+                });
             }
         }
         Some(end - at)

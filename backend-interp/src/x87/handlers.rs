@@ -62,14 +62,22 @@ fn pointers(v: &mut Vcpu, op: &LOp, code64: bool) {
 fn memory_pointers(v: &mut Vcpu, op: &LOp, lin: u64) {
     pointers(v, op, op.imm & packed::CODE64 != 0);
     let selector = u16::get(v, (op.imm >> packed::SELECTOR) as u16);
-    v.st.fpu.fdp = if op.imm & packed::LINEAR != 0 { lin } else { u64::get(v, op.a) };
+    v.st.fpu.fdp = if op.imm & packed::LINEAR != 0 {
+        lin
+    } else {
+        u64::get(v, op.a)
+    };
     v.st.fpu.fds = selector & u16::get(v, kept::SELECTORS);
 }
 
 #[inline(always)]
 fn address(v: &Vcpu, op: &LOp) -> u64 {
     let lin = ea::<true, false>(v, op, op.imm as u32);
-    if op.imm & packed::A32 != 0 { lin & 0xffff_ffff } else { lin }
+    if op.imm & packed::A32 != 0 {
+        lin & 0xffff_ffff
+    } else {
+        lin
+    }
 }
 
 /// An instruction without a memory operand; `a` is its stack register, `imm` its description for the slow way.

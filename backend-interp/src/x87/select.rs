@@ -10,8 +10,8 @@ pub fn register(code: Code) -> Option<Handler> {
     use super::handlers::register as run;
     use super::host::{Add, Div, DivR, Mul, Sub, SubR};
     use super::traits::{
-        Compare, CompareFlags, Constant, Examine, Exchange, Free, LoadSti, Move, Rotate, Round, Sign, Sqrt, StatusToAx,
-        StoreSti, Test, ToSti, ToTop,
+        Compare, CompareFlags, Constant, Examine, Exchange, Free, LoadSti, Move, Rotate, Round,
+        Sign, Sqrt, StatusToAx, StoreSti, Test, ToSti, ToTop,
     };
     Some(match code {
         Code::Fadd_st0_sti => run::<ToTop<Add>>,
@@ -33,7 +33,9 @@ pub fn register(code: Code) -> Option<Handler> {
         Code::Fdivp_sti_st0 => run::<ToSti<Div, true>>,
         Code::Fdivrp_sti_st0 => run::<ToSti<DivR, true>>,
         Code::Fcom_st0_sti | Code::Fcom_st0_sti_DCD0 => run::<Compare<true, 0>>,
-        Code::Fcomp_st0_sti | Code::Fcomp_st0_sti_DCD8 | Code::Fcomp_st0_sti_DED0 => run::<Compare<true, 1>>,
+        Code::Fcomp_st0_sti | Code::Fcomp_st0_sti_DCD8 | Code::Fcomp_st0_sti_DED0 => {
+            run::<Compare<true, 1>>
+        }
         Code::Fcompp => run::<Compare<true, 2>>,
         Code::Fucom_st0_sti => run::<Compare<false, 0>>,
         Code::Fucomp_st0_sti => run::<Compare<false, 1>>,
@@ -82,8 +84,8 @@ pub fn from_memory(code: Code) -> Option<Handler> {
     use super::handlers::{from_memory as run, load_control};
     use super::host::{Add, Div, DivR, Mul, Sub, SubR};
     use super::traits::{
-        ArithI16, ArithI32, ArithM32, ArithM64, CompareI16, CompareI32, CompareM32, CompareM64, LoadI16, LoadI32,
-        LoadI64, LoadM32, LoadM64, LoadM80,
+        ArithI16, ArithI32, ArithM32, ArithM64, CompareI16, CompareI32, CompareM32, CompareM64,
+        LoadI16, LoadI32, LoadI64, LoadM32, LoadM64, LoadM80,
     };
     Some(match code {
         Code::Fadd_m32fp => run::<ArithM32<Add>>,
@@ -133,7 +135,9 @@ pub fn from_memory(code: Code) -> Option<Handler> {
 #[cfg(target_arch = "x86_64")]
 pub fn to_memory(code: Code) -> Option<Handler> {
     use super::handlers::{store_control, store_status, to_memory as run};
-    use super::traits::{ChopI16, ChopI32, ChopI64, StoreI16, StoreI32, StoreI64, StoreM32, StoreM64, StoreM80};
+    use super::traits::{
+        ChopI16, ChopI32, ChopI64, StoreI16, StoreI32, StoreI64, StoreM32, StoreM64, StoreM80,
+    };
     Some(match code {
         Code::Fst_m32fp => run::<StoreM32<false>>,
         Code::Fstp_m32fp => run::<StoreM32<true>>,

@@ -82,7 +82,9 @@ pub fn top(v: &Vcpu) -> u32 {
 #[inline(always)]
 fn set_top(v: &mut Vcpu, top: u32) {
     let top = top & 7;
-    let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(kept::TOP)).cast::<u32>();
+    let at = std::ptr::from_mut(v)
+        .wrapping_byte_add(usize::from(kept::TOP))
+        .cast::<u32>();
     // SAFETY: half of the engine's word.
     unsafe { at.write(top) };
     v.st.fpu.fsw = v.st.fpu.fsw & !sw::TOP | (top as u16) << 11;
