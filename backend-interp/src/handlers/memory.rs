@@ -463,7 +463,9 @@ pub extern "C" fn align_ac<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &
     if lin & (u64::from(op.d) - 1) == 0 {
         return next!(v, op);
     }
-    raise(v, op, Exception::AC0)
+    // A bad address comes before a crooked one.
+    let e = canonical(v, op, lin, u32::from(op.d)).err().unwrap_or(Exception::AC0);
+    raise(v, op, e)
 }
 
 /// Raises what a write of `d` bytes would raise.
