@@ -3,6 +3,7 @@
 
 mod engines;
 pub mod exec;
+pub mod fuzz;
 
 mod thread;
 

@@ -21,7 +21,8 @@ pub fn locate(v: &mut Vcpu, op: &LOp) {
 
 /// d = helper(a, b, c); `imm` is the helper.
 pub extern "C" fn call(v: &mut Vcpu, op: &LOp) -> u32 {
-    if called(v, op) { next!(v, op) } else { exit::FAULT }
+    // Images, descriptor tables and far pointers may be stored where code is.
+    if called(v, op) { crate::handlers::memory::after_slow_store(v, op) } else { exit::FAULT }
 }
 
 #[inline(never)]

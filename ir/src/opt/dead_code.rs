@@ -2,7 +2,7 @@
 
 use super::{Scratch, entry, reset};
 use crate::block::{Block, Op};
-use crate::effect::{bit, gpr, implicit_registers, reads};
+use crate::effect::{bit, gpr, implicit_registers, may_be_left, reads};
 use crate::operand::{Operand, Width};
 use crate::ops::OpCode;
 
@@ -10,12 +10,17 @@ use crate::ops::OpCode;
 pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
     let live = &mut scratch.live;
     reset(live, block.temps, false);
-    // Registers whose value here is overwritten in full before any read, fault or exit.
+    // Registers whose value here is overwritten in full before any read, fault or exit (also behind a store, which may have hit the
+    // code that follows).
     let mut dead: u16 = 0;
     // Kept ops gather at the end.
     let mut kept = block.ops.len();
     for i in (0..block.ops.len()).rev() {
-        let op = &mut block.ops[i];
+        let (before, op) = block.ops.split_at_mut(i);
+        let op = &mut op[0];
+        if op.code == OpCode::Insn && may_be_left(before) {
+            dead = 0;
+        }
         let info = op.code.info();
         let unused = |dst: Operand, live: &mut Vec<bool>| match dst {
             Operand::None => true,

@@ -8,8 +8,8 @@
 //! dead_code    ops without use go, dead register writes too
 //! ```
 //!
-//! What they rely on and keep: at every op that may fault or leave the block, registers, flags and memory are as the
-//! program made them (precise state). An op with an empty set of wanted flags leaves the flags as they are; one with
+//! What they rely on and keep: at every op that may fault or leave the block, and behind every instruction that stores
+//! (it may have hit the code that follows), registers, flags and memory are as the program made them (precise state). An op with an empty set of wanted flags leaves the flags as they are; one with
 //! some wanted may leave anything in the others that it defines. Each is a sweep or two over the ops, linear in their
 //! number; what they remember lives in scratch memory that a thread keeps.
 
