@@ -190,7 +190,11 @@ impl Case {
 
     /// CS.base.
     pub fn code_base(&self) -> u64 {
-        if self.bits == 64 { 0 } else { layout::segment(self.seg[1]).base }
+        if self.bits == 64 {
+            0
+        } else {
+            layout::segment(self.seg[1]).base
+        }
     }
 
     /// Linear address of the instruction.
@@ -201,7 +205,11 @@ impl Case {
     /// Offset of the instruction in the code region.
     pub fn code_offset(&self) -> u64 {
         let lin = self.lin();
-        layout::CODE.iter().map(|base| lin.wrapping_sub(*base)).find(|at| *at < layout::CODE_LEN).unwrap_or(0)
+        layout::CODE
+            .iter()
+            .map(|base| lin.wrapping_sub(*base))
+            .find(|at| *at < layout::CODE_LEN)
+            .unwrap_or(0)
     }
 
     /// IP behind the instruction.
@@ -217,21 +225,32 @@ impl Case {
 
     /// Lays bytes into the arena, as far as they fit into it and into the case.
     pub fn lay(&mut self, at: usize, bytes: &[u8]) {
-        let used = self.patch[..self.patches.into()].iter().map(|p| usize::from(p.from + p.len)).max().unwrap_or(0);
+        let used = self.patch[..self.patches.into()]
+            .iter()
+            .map(|p| usize::from(p.from + p.len))
+            .max()
+            .unwrap_or(0);
         let len = bytes.len().min(ARENA.saturating_sub(at)).min(DATA - used);
         if len == 0 || usize::from(self.patches) == self.patch.len() {
             return;
         }
         self.data[used..used + len].copy_from_slice(&bytes[..len]);
-        self.patch[usize::from(self.patches)] = Patch { at: at as u16, len: len as u16, from: used as u16 };
+        self.patch[usize::from(self.patches)] = Patch {
+            at: at as u16,
+            len: len as u16,
+            from: used as u16,
+        };
         self.patches += 1;
     }
 
     /// The patches as offsets in the arena and bytes, in the order in which they are laid.
     pub fn laid(&self) -> impl Iterator<Item = (usize, &[u8])> {
-        self.patch[..self.patches.into()]
-            .iter()
-            .map(|p| (usize::from(p.at), &self.data[usize::from(p.from)..usize::from(p.from + p.len)]))
+        self.patch[..self.patches.into()].iter().map(|p| {
+            (
+                usize::from(p.at),
+                &self.data[usize::from(p.from)..usize::from(p.from + p.len)],
+            )
+        })
     }
 
     /// Bytes of the arena as they are when the instruction begins.
@@ -332,7 +351,8 @@ pub struct Result<'a> {
 
 /// Names of the general registers.
 pub const GPR: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
 ];
 /// Names of the segment registers.
 pub const SEG: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
@@ -345,10 +365,12 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return None;
     }
-    (0..text.len() / 2).map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()).collect()
+    (0..text.len() / 2)
+        .map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok())
+        .collect()
 }
 
 impl Case {
@@ -400,7 +422,10 @@ impl Case {
             Some("16") => 16,
             other => return Err(format!("the code's width is 16, 32 or 64, not {other:?}")),
         };
-        let bytes = words.next().and_then(unhex).filter(|b| (1..=CODE_BYTES).contains(&b.len()));
+        let bytes = words
+            .next()
+            .and_then(unhex)
+            .filter(|b| (1..=CODE_BYTES).contains(&b.len()));
         let mut case = Self::new(bits, &bytes.ok_or("no instruction bytes")?);
         let mut ip = None;
         for word in words {
@@ -412,11 +437,22 @@ impl Case {
                 case.gpr[n] = number()?;
             } else if let Some(n) = SEG.iter().position(|r| *r == name) {
                 case.seg[n] = number()? as u16;
-            } else if let Some(n) = name.strip_prefix("xmm").and_then(|n| n.parse().ok()).filter(|n| *n < 16) {
+            } else if let Some(n) = name
+                .strip_prefix("xmm")
+                .and_then(|n| n.parse().ok())
+                .filter(|n| *n < 16)
+            {
                 case.fx.xmm_mut(n).copy_from_slice(&bytes(16)?);
-            } else if let Some(n) = name.strip_prefix("st").and_then(|n| n.parse().ok()).filter(|n| *n < 8) {
+            } else if let Some(n) = name
+                .strip_prefix("st")
+                .and_then(|n| n.parse().ok())
+                .filter(|n| *n < 8)
+            {
                 case.fx.st_mut(n).copy_from_slice(&bytes(10)?);
-            } else if let Some(at) = name.strip_prefix('m').and_then(|n| usize::from_str_radix(n, 16).ok()) {
+            } else if let Some(at) = name
+                .strip_prefix('m')
+                .and_then(|n| usize::from_str_radix(n, 16).ok())
+            {
                 case.lay(at, &unhex(value).ok_or_else(bad)?);
             } else {
                 match name {
@@ -465,7 +501,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for line in ["", "63 90", "64", "64 9", "64 90 rax", "64 90 rax=zz", "64 90 xmm3=00", "64 90 foo=1"] {
+        for line in [
+            "",
+            "63 90",
+            "64",
+            "64 9",
+            "64 90 rax",
+            "64 90 rax=zz",
+            "64 90 xmm3=00",
+            "64 90 foo=1",
+        ] {
             assert!(Case::parse(line).is_err(), "{line}");
         }
         assert_eq!(Fx::INIT.fcw(), 0x37f);

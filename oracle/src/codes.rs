@@ -1,6 +1,8 @@
 //! Which instructions are compared, and why the others are not.
 
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic as M, OpKind};
+use iced_x86::{
+    Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic as M, OpKind,
+};
 
 use frontend_x86::Features;
 
@@ -32,7 +34,11 @@ impl Vendor {
     #[cfg(target_arch = "x86_64")]
     pub fn host() -> Self {
         let leaf = std::arch::x86_64::__cpuid(0);
-        if leaf.ebx == u32::from_le_bytes(*b"Genu") { Self::Intel } else { Self::Amd }
+        if leaf.ebx == u32::from_le_bytes(*b"Genu") {
+            Self::Intel
+        } else {
+            Self::Amd
+        }
     }
 }
 
@@ -63,14 +69,24 @@ pub fn excluded(code: Code) -> Option<&'static str> {
 }
 
 /// Why these bytes can't be run on the host, or mean something else there.
-pub fn unfit(bytes: &[u8], insn: &Instruction, bits: u8, vendor: Vendor, features: &Features) -> Option<&'static str> {
+pub fn unfit(
+    bytes: &[u8],
+    insn: &Instruction,
+    bits: u8,
+    vendor: Vendor,
+    features: &Features,
+) -> Option<&'static str> {
     if let Some(reason) = excluded(insn.code()).filter(|_| !insn.is_invalid()) {
         return Some(reason);
     }
     if !insn.is_invalid() && !features.allow(insn.code()) {
         return Some("an extension that the guest lacks");
     }
-    if matches!(insn.mnemonic(), M::Loope | M::Loopne) && prefixes(bytes, bits).iter().any(|b| matches!(b, 0xf2 | 0xf3)) {
+    if matches!(insn.mnemonic(), M::Loope | M::Loopne)
+        && prefixes(bytes, bits)
+            .iter()
+            .any(|b| matches!(b, 0xf2 | 0xf3))
+    {
         return Some("REP before LOOPcc is reserved (SDM vol. 2, 2.1.1)");
     }
     if insn.mnemonic() == M::Int && insn.immediate8() == 0x80 {
@@ -79,13 +95,21 @@ pub fn unfit(bytes: &[u8], insn: &Instruction, bits: u8, vendor: Vendor, feature
     if !insn.code().cpuid_features().iter().all(|f| host_has(*f)) {
         return Some("the host lacks it");
     }
-    if vendor == Vendor::Amd { amd(bytes, insn, bits) } else { None }
+    if vendor == Vendor::Amd {
+        amd(bytes, insn, bits)
+    } else {
+        None
+    }
 }
 
 /// The prefixes before an opcode: legacy ones, and in 64-bit code what looks like REX before another of them.
 pub fn prefixes(bytes: &[u8], bits: u8) -> &[u8] {
-    let legacy =
-        |b: &u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);
+    let legacy = |b: &u8| {
+        matches!(
+            b,
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3
+        )
+    };
     let any = |b: &&u8| legacy(b) || bits == 64 && **b & 0xf0 == 0x40;
     let run = &bytes[..bytes.iter().take_while(any).count()];
     &run[..run.iter().rposition(legacy).map_or(0, |last| last + 1)]
@@ -97,13 +121,17 @@ fn near(bytes: &[u8]) -> bool {
     let rest = &rest[rest.iter().take_while(|b| *b & 0xf0 == 0x40).count()..];
     match rest {
         [0x0f, second, ..] => second & 0xf0 == 0x80,
-        [first, ..] => matches!(first, 0x70..=0x7f | 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xff),
+        [first, ..] => {
+            matches!(first, 0x70..=0x7f | 0xc2 | 0xc3 | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb | 0xff)
+        }
         [] => false,
     }
 }
 
-const NEAR_66: &str = "66h before a near branch in 64-bit code: Intel ignores it, AMD truncates RIP";
-const FAR_64: &str = "LSS, LFS, LGS, far JMP and CALL with REX.W: AMD has no 64-bit offset in a far pointer";
+const NEAR_66: &str =
+    "66h before a near branch in 64-bit code: Intel ignores it, AMD truncates RIP";
+const FAR_64: &str =
+    "LSS, LFS, LGS, far JMP and CALL with REX.W: AMD has no 64-bit offset in a far pointer";
 const SYSEXIT: &str = "SYSEXIT: AMD raises #UD in long mode";
 const SYSRET: &str = "SYSRET in compatibility mode: AMD has it, Intel raises #UD";
 const PREFETCH: &str = "0F 0D with a register operand: AMD raises #UD, Intel does nothing";
@@ -115,15 +143,28 @@ pub const AMD_REASONS: &[&str] = &[NEAR_66, FAR_64, SYSEXIT, SYSRET, PREFETCH, I
 /// Where AMD's CPUs do something else altogether: the engine does what Intel's do.
 fn amd(bytes: &[u8], insn: &Instruction, bits: u8) -> Option<&'static str> {
     use iced_x86::FlowControl as Flow;
-    let branch = !matches!(insn.flow_control(), Flow::Next | Flow::Interrupt | Flow::Exception);
+    let branch = !matches!(
+        insn.flow_control(),
+        Flow::Next | Flow::Interrupt | Flow::Exception
+    );
     Some(match insn.code() {
-        _ if bits == 64 && (branch || insn.is_invalid()) && prefixes(bytes, bits).contains(&0x66) && near(bytes) => {
+        _ if bits == 64
+            && (branch || insn.is_invalid())
+            && prefixes(bytes, bits).contains(&0x66)
+            && near(bytes) =>
+        {
             NEAR_66
         }
-        Code::Jmp_m1664 | Code::Call_m1664 | Code::Lss_r64_m1664 | Code::Lfs_r64_m1664 | Code::Lgs_r64_m1664 => FAR_64,
+        Code::Jmp_m1664
+        | Code::Call_m1664
+        | Code::Lss_r64_m1664
+        | Code::Lfs_r64_m1664
+        | Code::Lgs_r64_m1664 => FAR_64,
         Code::Sysexitd | Code::Sysexitq => SYSEXIT,
         Code::Sysretd | Code::Sysretq if bits != 64 => SYSRET,
-        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+        Code::Reservednop_rm16_r16_0F0D
+        | Code::Reservednop_rm32_r32_0F0D
+        | Code::Reservednop_rm64_r64_0F0D
             if insn.op0_kind() == OpKind::Register =>
         {
             PREFETCH

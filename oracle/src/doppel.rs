@@ -10,7 +10,10 @@ use system::{CpuModel, Engine, Events, LazyFlags, Platform, Vcpu};
 use x86::{CpuState, Exception, PhysAddr, Shadow, TableReg, attr, cr0, cr4, efer, xcr0};
 
 use crate::case::{CODE_BYTES, Case, Change, Ending, Fx, NO_FAULT, Outcome};
-use crate::layout::{self, ALIASES, ARENA, CODE, CODE_LEN, EXIT, EXIT_LEN, FILLER, GDT, LDT, STATE, WRITABLE, way_back};
+use crate::layout::{
+    self, ALIASES, ARENA, CODE, CODE_LEN, EXIT, EXIT_LEN, FILLER, GDT, LDT, STATE, WRITABLE,
+    way_back,
+};
 
 const RAM: u64 = 4 << 20;
 /// Linear address of physical 0, for the kernel's eyes only.
@@ -74,8 +77,19 @@ impl Doppel {
         let model = Arc::new(CpuModel::default());
         let engine = Interp::new(Features::new(&model.features_iced()));
         let board = Arc::new(Board::default());
-        let mmu = Mmu::new(0, Arc::clone(&ram), Arc::clone(&board) as Arc<dyn Bus>, model.maxphyaddr());
-        let v = Vcpu::new(0, model, mmu, Arc::new(Events::default()), board as Arc<dyn Platform>);
+        let mmu = Mmu::new(
+            0,
+            Arc::clone(&ram),
+            Arc::clone(&board) as Arc<dyn Bus>,
+            model.maxphyaddr(),
+        );
+        let v = Vcpu::new(
+            0,
+            model,
+            mmu,
+            Arc::new(Events::default()),
+            board as Arc<dyn Platform>,
+        );
         let template = layout::template();
         let mut doppel = Self {
             v,
@@ -102,12 +116,12 @@ impl Doppel {
             assert_eq!(layout::arena_offset(base), Some(0), "alias {n}");
             for page in (0..ARENA as u64).step_by(0x1000) {
                 let writable = if page < WRITABLE as u64 { W } else { 0 };
-                self.map(base + page, ARENA_AT + page | P | U | NX | writable);
+                self.map(base + page, (ARENA_AT + page) | P | U | NX | writable);
             }
         }
         for page in (0..CODE_LEN).step_by(0x1000) {
             for base in CODE {
-                self.map(base + page, CODE_AT + page | P | U);
+                self.map(base + page, (CODE_AT + page) | P | U);
             }
         }
         self.map(STATE, STATE_AT | P | U | W | NX);
@@ -132,8 +146,13 @@ impl Doppel {
         }
         let system = |kind| attr::P | kind;
         let (tss, ldt) = (KERNEL + TSS_AT, KERNEL + LDT_AT);
-        for (index, base, limit, kind) in [(8, tss, 0x67, 0xb), (10, ldt, LDT.len() as u32 * 8 - 1, 2)] {
-            self.write(GDT_AT + index * 8, &layout::descriptor(base, limit, system(kind)).to_le_bytes());
+        for (index, base, limit, kind) in
+            [(8, tss, 0x67, 0xb), (10, ldt, LDT.len() as u32 * 8 - 1, 2)]
+        {
+            self.write(
+                GDT_AT + index * 8,
+                &layout::descriptor(base, limit, system(kind)).to_le_bytes(),
+            );
             self.write(GDT_AT + index * 8 + 8, &(base >> 32).to_le_bytes());
         }
         for (n, entry) in LDT.iter().enumerate() {
@@ -141,10 +160,15 @@ impl Doppel {
         }
         for vector in 0..256_u64 {
             // Linux lets user mode raise #BP and #OF by INT n.
-            let dpl = if matches!(vector, 3 | 4) { attr::DPL } else { 0 };
+            let dpl = if matches!(vector, 3 | 4) {
+                attr::DPL
+            } else {
+                0
+            };
             let offset = HANDLERS + vector * 16;
             let attributes = u64::from(attr::P | dpl | 0xe);
-            let low = offset & 0xffff | 0x10 << 16 | attributes << 40 | (offset >> 16 & 0xffff) << 48;
+            let low =
+                offset & 0xffff | 0x10 << 16 | attributes << 40 | (offset >> 16 & 0xffff) << 48;
             self.write(IDT_AT + vector * 16, &low.to_le_bytes());
             self.write(IDT_AT + vector * 16 + 8, &(offset >> 32).to_le_bytes());
         }
@@ -170,11 +194,27 @@ impl Doppel {
             | cr4::SMAP;
         st.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
         st.xcr0 = xcr0::X87 | xcr0::SSE;
-        st.gdtr = TableReg { base: KERNEL + GDT_AT, limit: GDT.len() as u16 * 8 - 1 };
-        st.idtr = TableReg { base: KERNEL + IDT_AT, limit: 0xfff };
-        st.tr = x86::Segment { base: KERNEL + TSS_AT, limit: 0x67, attr: attr::P | 0xb, selector: 0x40 };
+        st.gdtr = TableReg {
+            base: KERNEL + GDT_AT,
+            limit: GDT.len() as u16 * 8 - 1,
+        };
+        st.idtr = TableReg {
+            base: KERNEL + IDT_AT,
+            limit: 0xfff,
+        };
+        st.tr = x86::Segment {
+            base: KERNEL + TSS_AT,
+            limit: 0x67,
+            attr: attr::P | 0xb,
+            selector: 0x40,
+        };
         let limit = LDT.len() as u32 * 8 - 1;
-        st.ldtr = x86::Segment { base: KERNEL + LDT_AT, limit, attr: attr::P | 2, selector: 0x50 };
+        st.ldtr = x86::Segment {
+            base: KERNEL + LDT_AT,
+            limit,
+            attr: attr::P | 2,
+            selector: 0x50,
+        };
         for (segment, selector) in st.seg.iter_mut().zip(Case::new(64, &[]).seg) {
             *segment = layout::segment(selector);
         }
@@ -207,7 +247,10 @@ impl Doppel {
         }
         let to_end = |from: u64, len: usize| len.min((CODE_LEN - from) as usize);
         let old = to_end(self.laid.0, CODE_BYTES + EXIT_LEN as usize);
-        self.write(CODE_AT + self.laid.0, &[FILLER; CODE_BYTES + EXIT_LEN as usize][..old]);
+        self.write(
+            CODE_AT + self.laid.0,
+            &[FILLER; CODE_BYTES + EXIT_LEN as usize][..old],
+        );
         let mut bytes = [0; CODE_BYTES + EXIT_LEN as usize];
         let len = usize::from(case.len);
         let (back, back_len) = way_back(case.bits);
@@ -216,7 +259,7 @@ impl Doppel {
         self.write(CODE_AT + at, &bytes[..to_end(at, len + back_len)]);
         self.laid = wanted;
         self.codes += 1;
-        if self.codes % 64 == 0 {
+        if self.codes.is_multiple_of(64) {
             // Blocks of code that never comes back would pile up in its two pages.
             self.engine.forget(&mut self.v);
         }
@@ -289,7 +332,9 @@ impl Doppel {
         out.fx.set_mxcsr(v.st.mxcsr);
         let top = usize::from(fpu.top());
         for i in 0..8 {
-            out.fx.st_mut(i).copy_from_slice(&fpu.regs[(top + i) & 7][..10]);
+            out.fx
+                .st_mut(i)
+                .copy_from_slice(&fpu.regs[(top + i) & 7][..10]);
         }
         for n in 0..16 {
             out.fx.xmm_mut(n).copy_from_slice(&v.st.vec[n][..16]);
@@ -306,21 +351,31 @@ impl Doppel {
             Way::Step => self.step(),
             Way::Chained => self.chained(),
         };
-        let raised = if self.v.st.cpl() == 0 { Some(self.leave_handler()) } else { raised };
+        let raised = if self.v.st.cpl() == 0 {
+            Some(self.leave_handler())
+        } else {
+            raised
+        };
         self.store(&mut out);
         if let Some(e) = raised {
-            (out.vector, out.error, out.cr2) = (e.vector.into(), e.error.unwrap_or(0), e.cr2.unwrap_or(0));
+            (out.vector, out.error, out.cr2) =
+                (e.vector.into(), e.error.unwrap_or(0), e.cr2.unwrap_or(0));
         }
         if way == Way::Chained && (out.vector, out.ip) == (6, EXIT) {
             (out.vector, out.ip, out.seg[1]) = (NO_FAULT, case.next_ip(), case.seg[1]);
         }
-        self.ram.read(PhysAddr(ARENA_AT), &mut self.now[..WRITABLE]).expect("inside RAM");
+        self.ram
+            .read(PhysAddr(ARENA_AT), &mut self.now[..WRITABLE])
+            .expect("inside RAM");
         self.changes.clear();
         if self.now[..WRITABLE] != self.expected[..WRITABLE] {
             for n in 0..WRITABLE / 8 {
                 let value = word(&self.now, n);
                 if value != word(&self.expected, n) {
-                    self.changes.push(Change { word: n as u64, value });
+                    self.changes.push(Change {
+                        word: n as u64,
+                        value,
+                    });
                 }
             }
         }
@@ -333,9 +388,14 @@ impl Doppel {
     /// The IR of a case's first instruction.
     pub fn ir(&mut self, case: &Case) -> String {
         self.load(case);
-        let limits = Limits { max_insns: 1, page: u32::from(case.len) };
+        let limits = Limits {
+            max_insns: 1,
+            page: u32::from(case.len),
+        };
         let features = Features::new(&self.v.model.features_iced());
-        frontend_x86::lift(case.bytes(), &limits, Mode::of(&self.v.st), &features).block.to_string()
+        frontend_x86::lift(case.bytes(), &limits, Mode::of(&self.v.st), &features)
+            .block
+            .to_string()
     }
 
     /// One instruction with all its repetitions.
@@ -373,7 +433,10 @@ impl Doppel {
         let frame = v.st.gpr[4].wrapping_sub(KERNEL);
         let mut image = [0; 5];
         for (n, value) in image.iter_mut().enumerate() {
-            *value = self.ram.read_u64(PhysAddr(frame + n as u64 * 8)).expect("the kernel's stack is in RAM");
+            *value = self
+                .ram
+                .read_u64(PhysAddr(frame + n as u64 * 8))
+                .expect("the kernel's stack is in RAM");
         }
         let [rip, cs, rflags, rsp, ss] = image;
         v.st.rip = rip;

@@ -19,7 +19,10 @@ use crate::undefined::{ALWAYS, BY_COUNT, OTHERS};
 /// The line that isn't understood.
 pub fn parse_counts(text: &str) -> Result<Counts, String> {
     let mut counts = Counts::new();
-    for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+    for line in text
+        .lines()
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+    {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let number = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok());
         let (Some(name), Some(a), Some(b), Some(c), Some(faults)) =
@@ -27,14 +30,22 @@ pub fn parse_counts(text: &str) -> Result<Counts, String> {
         else {
             return Err(format!("not understood: {line}"));
         };
-        counts.insert((*name).into(), Count { states: [a, b, c], faults, ..Count::default() });
+        counts.insert(
+            (*name).into(),
+            Count {
+                states: [a, b, c],
+                faults,
+                ..Count::default()
+            },
+        );
     }
     Ok(counts)
 }
 
 /// Counts as text, a line each.
 pub fn counts_text(counts: &Counts, how: &str) -> String {
-    let mut text = format!("# {how}\n# code, states in 64-, 32- and 16-bit code, exceptions among them\n");
+    let mut text =
+        format!("# {how}\n# code, states in 64-, 32- and 16-bit code, exceptions among them\n");
     for (name, count) in counts {
         let [a, b, c] = count.states;
         let _ = writeln!(text, "{name} {a} {b} {c} {}", count.faults);
@@ -80,25 +91,108 @@ fn family(code: Code) -> &'static str {
     let info = code.op_code();
     match code.mnemonic() {
         _ if code.mnemonic() == N::Nop || code.mnemonic() == N::Reservednop => "Hints and fences",
-        N::Add | N::Adc | N::Sub | N::Sbb | N::And | N::Or | N::Xor | N::Cmp | N::Test | N::Inc | N::Dec | N::Neg
-        | N::Not | N::Mul | N::Imul | N::Div | N::Idiv | N::Xadd | N::Aaa | N::Aas | N::Daa | N::Das | N::Aam
+        N::Add
+        | N::Adc
+        | N::Sub
+        | N::Sbb
+        | N::And
+        | N::Or
+        | N::Xor
+        | N::Cmp
+        | N::Test
+        | N::Inc
+        | N::Dec
+        | N::Neg
+        | N::Not
+        | N::Mul
+        | N::Imul
+        | N::Div
+        | N::Idiv
+        | N::Xadd
+        | N::Aaa
+        | N::Aas
+        | N::Daa
+        | N::Das
+        | N::Aam
         | N::Aad => "Arithmetic and logic",
-        N::Shl | N::Sal | N::Shr | N::Sar | N::Rol | N::Ror | N::Rcl | N::Rcr | N::Shld | N::Shrd => {
-            "Shifts and rotates"
-        }
+        N::Shl
+        | N::Sal
+        | N::Shr
+        | N::Sar
+        | N::Rol
+        | N::Ror
+        | N::Rcl
+        | N::Rcr
+        | N::Shld
+        | N::Shrd => "Shifts and rotates",
         N::Bt | N::Bts | N::Btr | N::Btc | N::Bsf | N::Bsr => "Bit tests and scans",
-        N::Push | N::Pop | N::Pusha | N::Pushad | N::Popa | N::Popad | N::Enter | N::Leave | N::Pushf | N::Pushfd
-        | N::Pushfq | N::Popf | N::Popfd | N::Popfq => "Stack",
+        N::Push
+        | N::Pop
+        | N::Pusha
+        | N::Pushad
+        | N::Popa
+        | N::Popad
+        | N::Enter
+        | N::Leave
+        | N::Pushf
+        | N::Pushfd
+        | N::Pushfq
+        | N::Popf
+        | N::Popfd
+        | N::Popfq => "Stack",
         N::Clc | N::Stc | N::Cmc | N::Cld | N::Std | N::Lahf | N::Sahf | N::Salc => "Flags",
-        N::Mfence | N::Lfence | N::Sfence | N::Prefetchw | N::Prefetchnta | N::Prefetcht0 | N::Clflush
-        | N::Clflushopt | N::Clwb | N::Pause | N::Prefetchwt1 | N::Prefetch => "Hints and fences",
+        N::Mfence
+        | N::Lfence
+        | N::Sfence
+        | N::Prefetchw
+        | N::Prefetchnta
+        | N::Prefetcht0
+        | N::Clflush
+        | N::Clflushopt
+        | N::Clwb
+        | N::Pause
+        | N::Prefetchwt1
+        | N::Prefetch => "Hints and fences",
         _ if is_string(code) => "Strings",
         _ if info.is_privileged() => "Privileged: refused to user mode",
-        N::Lds | N::Les | N::Lfs | N::Lgs | N::Lss | N::Lar | N::Lsl | N::Verr | N::Verw | N::Arpl | N::Rdfsbase
-        | N::Rdgsbase | N::Wrfsbase | N::Wrgsbase | N::Sgdt | N::Sidt | N::Sldt | N::Str | N::Smsw => "Segmentation",
+        N::Lds
+        | N::Les
+        | N::Lfs
+        | N::Lgs
+        | N::Lss
+        | N::Lar
+        | N::Lsl
+        | N::Verr
+        | N::Verw
+        | N::Arpl
+        | N::Rdfsbase
+        | N::Rdgsbase
+        | N::Wrfsbase
+        | N::Wrgsbase
+        | N::Sgdt
+        | N::Sidt
+        | N::Sldt
+        | N::Str
+        | N::Smsw => "Segmentation",
         _ if is_control(code) => "Control transfer",
-        N::Mov | N::Movzx | N::Movsx | N::Movsxd | N::Lea | N::Xchg | N::Cmpxchg | N::Cmpxchg8b | N::Cmpxchg16b
-        | N::Bswap | N::Xlatb | N::Cbw | N::Cwde | N::Cdqe | N::Cwd | N::Cdq | N::Cqo | N::Movnti => "Moves",
+        N::Mov
+        | N::Movzx
+        | N::Movsx
+        | N::Movsxd
+        | N::Lea
+        | N::Xchg
+        | N::Cmpxchg
+        | N::Cmpxchg8b
+        | N::Cmpxchg16b
+        | N::Bswap
+        | N::Xlatb
+        | N::Cbw
+        | N::Cwde
+        | N::Cdqe
+        | N::Cwd
+        | N::Cdq
+        | N::Cqo
+        | N::Movnti => "Moves",
         _ if format!("{:?}", code.mnemonic()).starts_with("Cmov") => "Moves",
         _ if format!("{:?}", code.mnemonic()).starts_with("Set") => "Moves",
         N::Ud0 | N::Ud1 | N::Ud2 => "Undefined by definition",
@@ -148,19 +242,30 @@ fn families(counts: &Counts, text: &mut String) {
         if !real || excluded(code).is_some() {
             continue;
         }
-        let count = counts.get(&format!("{code:?}")).copied().unwrap_or_default();
+        let count = counts
+            .get(&format!("{code:?}"))
+            .copied()
+            .unwrap_or_default();
         let row = rows.entry(family(code)).or_default();
-        row.names.insert(format!("{:?}", code.mnemonic()).to_uppercase());
+        row.names
+            .insert(format!("{:?}", code.mnemonic()).to_uppercase());
         row.forms += 1;
         row.silent += u64::from(count.total() == 0);
         row.count.add(&count);
     }
-    let _ = writeln!(text, "| family | forms | 64-bit | 32-bit | 16-bit | of these exceptions | instructions |");
+    let _ = writeln!(
+        text,
+        "| family | forms | 64-bit | 32-bit | 16-bit | of these exceptions | instructions |"
+    );
     let _ = writeln!(text, "|---|---|---|---|---|---|---|");
     for (name, row) in &rows {
         let [a, b, c] = row.count.states.map(grouped);
         let names: Vec<&str> = row.names.iter().map(String::as_str).collect();
-        let silent = if row.silent == 0 { String::new() } else { format!(" ({} not here)", row.silent) };
+        let silent = if row.silent == 0 {
+            String::new()
+        } else {
+            format!(" ({} not here)", row.silent)
+        };
         let _ = writeln!(
             text,
             "| {name} | {}{silent} | {a} | {b} | {c} | {} | {} |",
@@ -175,15 +280,30 @@ fn families(counts: &Counts, text: &mut String) {
     ] {
         if let Some(count) = counts.get(name) {
             let [a, b, c] = count.states.map(grouped);
-            let _ = writeln!(text, "| {what} | | {a} | {b} | {c} | {} | |", grouped(count.faults));
+            let _ = writeln!(
+                text,
+                "| {what} | | {a} | {b} | {c} | {} | |",
+                grouped(count.faults)
+            );
         }
     }
 }
 
 /// The names of flags in a mask.
 fn flags(mask: u64) -> String {
-    let all = [(0, "CF"), (2, "PF"), (4, "AF"), (6, "ZF"), (7, "SF"), (11, "OF")];
-    let names: Vec<&str> = all.iter().filter(|(bit, _)| mask >> bit & 1 != 0).map(|(_, name)| *name).collect();
+    let all = [
+        (0, "CF"),
+        (2, "PF"),
+        (4, "AF"),
+        (6, "ZF"),
+        (7, "SF"),
+        (11, "OF"),
+    ];
+    let names: Vec<&str> = all
+        .iter()
+        .filter(|(bit, _)| mask >> bit & 1 != 0)
+        .map(|(_, name)| *name)
+        .collect();
     names.join(" ")
 }
 
@@ -201,7 +321,11 @@ pub fn markdown(counts: &Counts) -> String {
          `cargo run -p oracle --release -- long --seconds 1200 --seed 1 --counts oracle/counts.txt`.\n\n",
     );
     let total: u64 = counts.values().map(Count::total).sum();
-    let _ = writeln!(text, "States compared in the last long run: {}, without an unexplained difference.\n", grouped(total));
+    let _ = writeln!(
+        text,
+        "States compared in the last long run: {}, without an unexplained difference.\n",
+        grouped(total)
+    );
     families(counts, &mut text);
 
     text += "\n### Implemented, not compared\n\n| instructions | why |\n|---|---|\n";
@@ -209,7 +333,10 @@ pub fn markdown(counts: &Counts) -> String {
     let mut reasons: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for code in Code::values().filter(|c| features.allow(*c) && c.op_code().is_instruction()) {
         if let Some(reason) = excluded(code).filter(|_| code.mnemonic() != M::INVALID) {
-            reasons.entry(reason).or_default().insert(format!("{:?}", code.mnemonic()).to_uppercase());
+            reasons
+                .entry(reason)
+                .or_default()
+                .insert(format!("{:?}", code.mnemonic()).to_uppercase());
         }
     }
     for (reason, names) in &reasons {
@@ -218,10 +345,21 @@ pub fn markdown(counts: &Counts) -> String {
     }
     text += "| FIP, FDP, FOP of the x87 | AMD stores them only with an exception |\n";
 
-    text += "\n### Undefined by the manual, masked\n\n| instructions | flags | when |\n|---|---|---|\n";
+    text +=
+        "\n### Undefined by the manual, masked\n\n| instructions | flags | when |\n|---|---|---|\n";
     for row in ALWAYS.iter().chain(BY_COUNT) {
-        let names: Vec<String> = row.mnemonics.iter().map(|m| format!("{m:?}").to_uppercase()).collect();
-        let _ = writeln!(text, "| {} | {} | {} |", names.join(" "), flags(row.flags), row.reason);
+        let names: Vec<String> = row
+            .mnemonics
+            .iter()
+            .map(|m| format!("{m:?}").to_uppercase())
+            .collect();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} |",
+            names.join(" "),
+            flags(row.flags),
+            row.reason
+        );
     }
     text += "\nBeside flags:\n\n";
     for reason in OTHERS {
@@ -235,7 +373,12 @@ pub fn markdown(counts: &Counts) -> String {
     }
     text += "\nThese are compared but for what they name; \"AMD\" means that an Intel host must agree:\n\n";
     for row in KNOWN {
-        let _ = writeln!(text, "- {}{}", row.reason, if row.amd { " (AMD)" } else { "" });
+        let _ = writeln!(
+            text,
+            "- {}{}",
+            row.reason,
+            if row.amd { " (AMD)" } else { "" }
+        );
     }
 
     text += "\n## System-mode cases\n";
@@ -251,7 +394,14 @@ mod tests {
     #[test]
     fn counts_come_back() {
         let mut counts = Counts::new();
-        counts.insert("Add_rm8_r8".into(), Count { states: [1, 2, 3], faults: 4, ..Count::default() });
+        counts.insert(
+            "Add_rm8_r8".into(),
+            Count {
+                states: [1, 2, 3],
+                faults: 4,
+                ..Count::default()
+            },
+        );
         let text = counts_text(&counts, "a test");
         assert_eq!(parse_counts(&text), Ok(counts));
         assert!(parse_counts("Add 1 2").is_err());
@@ -260,10 +410,21 @@ mod tests {
     #[test]
     fn the_document_names_everything() {
         let text = markdown(&Counts::new());
-        for word in ["CMPXCHG16B", "PCMPESTRI", "FYL2XP1", "CPUID", "SHA256RNDS2", "GenuineIntel", "XSAVEC"] {
+        for word in [
+            "CMPXCHG16B",
+            "PCMPESTRI",
+            "FYL2XP1",
+            "CPUID",
+            "SHA256RNDS2",
+            "GenuineIntel",
+            "XSAVEC",
+        ] {
             assert!(text.contains(word), "{word}");
         }
-        assert!(!text.contains("| Others |"), "a family without a name:\n{text}");
+        assert!(
+            !text.contains("| Others |"),
+            "a family without a name:\n{text}"
+        );
         assert_eq!(grouped(1_234_567), "1\u{202f}234\u{202f}567");
     }
 }

@@ -74,7 +74,9 @@ pub const KNOWN: &[Known] = &[
                  at, is not architectural",
         amd: false,
         kinds: FAULT,
-        test: |s| is_far_return(s.insn) && matches!(s.host.vector, PF | SS) && s.ours.vector != NO_FAULT,
+        test: |s| {
+            is_far_return(s.insn) && matches!(s.host.vector, PF | SS) && s.ours.vector != NO_FAULT
+        },
     },
     Known {
         reason: "IRETQ with a bad SS and a bad RIP: Intel looks at SS first (SDM vol. 2, IRET), AMD at RIP",
@@ -94,13 +96,17 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        reason: "an operand of more than 10 bytes: which of its parts is accessed first is not architectural",
+        reason: "an operand of more than 8 bytes: which of its parts is accessed first is not architectural",
         amd: false,
         kinds: FAULT,
         test: |s| {
-            let large = matches!(s.insn.memory_size().size(), 0 | 11..);
+            let large = matches!(s.insn.memory_size().size(), 0 | 9..);
             // Of a part that is beyond the segment's limit, and one whose page is missing, either may be seen first.
-            let order = s.case.bits != 64 && matches!((s.host.vector, s.ours.vector), (PF, GP | SS) | (GP | SS, PF));
+            let order = s.case.bits != 64
+                && matches!(
+                    (s.host.vector, s.ours.vector),
+                    (PF, GP | SS) | (GP | SS, PF)
+                );
             large && (order || (s.host.vector, s.ours.vector) == (PF, PF) && within(s, 832))
         },
     },
@@ -108,7 +114,10 @@ pub const KNOWN: &[Known] = &[
         reason: "ENTER and PUSHA that fault may have written below the stack pointer: they push before they commit ESP",
         amd: false,
         kinds: kind::MEMORY,
-        test: |s| matches!(s.insn.mnemonic(), M::Enter | M::Pusha | M::Pushad) && s.host.vector != NO_FAULT,
+        test: |s| {
+            matches!(s.insn.mnemonic(), M::Enter | M::Pusha | M::Pushad)
+                && s.host.vector != NO_FAULT
+        },
     },
     Known {
         reason: "REP CMPS and SCAS that fault: Intel restores RFLAGS (SDM vol. 2, REP), AMD leaves the last comparison's",
@@ -127,7 +136,9 @@ pub const KNOWN: &[Known] = &[
                 s.insn.mnemonic(),
                 Cvtps2pi | Cvttps2pi | Cvtpd2pi | Cvttpd2pi | Cvtpi2ps | Cvtpi2pd | Maskmovq
             );
-            mmx && s.host.vector != NO_FAULT && s.host.fx.ftw() == 0xff && s.host.fx.fsw() & 0x3800 == 0
+            mmx && s.host.vector != NO_FAULT
+                && s.host.fx.ftw() == 0xff
+                && s.host.fx.fsw() & 0x3800 == 0
         },
     },
     Known {
@@ -135,7 +146,10 @@ pub const KNOWN: &[Known] = &[
                  a set mask bit is not architectural",
         amd: false,
         kinds: kind::CR2,
-        test: |s| matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu) && s.host.cr2.abs_diff(s.ours.cr2) < 16,
+        test: |s| {
+            matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu)
+                && s.host.cr2.abs_diff(s.ours.cr2) < 16
+        },
     },
     Known {
         reason: "POPA that faults: AMD has loaded the registers before the fault; the manual has them loaded or not",
@@ -149,7 +163,12 @@ pub const KNOWN: &[Known] = &[
         amd: true,
         kinds: kind::GPR,
         test: |s| {
-            let same = s.host.gpr.iter().zip(&s.ours.gpr).all(|(a, b)| a & 0xffff_ffff == b & 0xffff_ffff);
+            let same = s
+                .host
+                .gpr
+                .iter()
+                .zip(&s.ours.gpr)
+                .all(|(a, b)| a & 0xffff_ffff == b & 0xffff_ffff);
             s.case.bits == 64 && s.host.seg[1] != layout::sel::CODE64 && same
         },
     },
@@ -157,19 +176,41 @@ pub const KNOWN: &[Known] = &[
         reason: "SHA instructions: Intel wants their memory operand aligned (SDM vol. 2, table 2-21, type 4), AMD does not",
         amd: true,
         kinds: ALL,
-        test: |s| format!("{:?}", s.insn.mnemonic()).starts_with("Sha") && s.ours.vector == GP && misaligned(s),
+        test: |s| {
+            format!("{:?}", s.insn.mnemonic()).starts_with("Sha")
+                && s.ours.vector == GP
+                && misaligned(s)
+        },
     },
     Known {
         reason: "RETF from compatibility to 64-bit mode: AMD adds its immediate to all of RSP",
         amd: true,
         kinds: kind::GPR,
-        test: |s| s.insn.mnemonic() == M::Retf && s.case.bits != 64 && s.host.seg[1] == layout::sel::CODE64,
+        test: |s| {
+            s.insn.mnemonic() == M::Retf
+                && s.case.bits != 64
+                && s.host.seg[1] == layout::sel::CODE64
+        },
+    },
+    Known {
+        reason: "CVTPI2PS from memory with a pending x87 exception: Intel raises #MF (SDM vol. 2, CVTPI2PS), AMD does not look",
+        amd: true,
+        kinds: ALL,
+        test: |s| {
+            s.insn.mnemonic() == M::Cvtpi2ps
+                && s.insn.op1_kind() == OpKind::Memory
+                && s.ours.vector == 16
+        },
     },
     Known {
         reason: "FS and GS in 64-bit code: AMD wants the offset canonical, too, before the base is added",
         amd: true,
         kinds: FAULT,
-        test: |s| s.case.bits == 64 && (s.host.vector, s.ours.vector) == (GP, PF) && non_canonical_offset(s),
+        test: |s| {
+            s.case.bits == 64
+                && (s.host.vector, s.ours.vector) == (GP, PF)
+                && non_canonical_offset(s)
+        },
     },
     Known {
         reason: "far CALL that faults: AMD has written below the stack pointer before it looks at the target's limit",
@@ -181,13 +222,20 @@ pub const KNOWN: &[Known] = &[
         reason: "UD0 and UD1: Intel's have a ModR/M byte, which must be fetched with what it asks for; AMD's have none",
         amd: true,
         kinds: FAULT,
-        test: |s| matches!(s.insn.mnemonic(), M::Ud0 | M::Ud1) && s.host.vector == 6 && s.ours.vector == PF,
+        test: |s| {
+            matches!(s.insn.mnemonic(), M::Ud0 | M::Ud1)
+                && s.host.vector == 6
+                && s.ours.vector == PF
+        },
     },
     Known {
         reason: "an undefined instruction that is cut off: how much of it is fetched before #UD is not architectural",
         amd: false,
         kinds: FAULT,
-        test: |s| s.insn.is_invalid() && matches!((s.host.vector, s.ours.vector), (6, PF | GP) | (PF | GP, 6)),
+        test: |s| {
+            s.insn.is_invalid()
+                && matches!((s.host.vector, s.ours.vector), (6, PF | GP) | (PF | GP, 6))
+        },
     },
     Known {
         reason: "LDS and its kin, far JMP and CALL read two parts: whether both are inside the limit is asked before \
@@ -195,8 +243,10 @@ pub const KNOWN: &[Known] = &[
         amd: false,
         kinds: FAULT,
         test: |s| {
-            let far = matches!(s.insn.mnemonic(), M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss)
-                || s.insn.is_jmp_far_indirect()
+            let far = matches!(
+                s.insn.mnemonic(),
+                M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss
+            ) || s.insn.is_jmp_far_indirect()
                 || s.insn.is_call_far_indirect();
             far && matches!((s.host.vector, s.ours.vector), (PF, GP | SS))
         },
@@ -213,7 +263,9 @@ pub const KNOWN: &[Known] = &[
         amd: false,
         kinds: kind::MEMORY,
         test: |s| {
-            let [Some(to), Some(from)] = [0, 1].map(|n| linear(s.case, s.insn, n)) else { return false };
+            let [Some(to), Some(from)] = [0, 1].map(|n| linear(s.case, s.insn, n)) else {
+                return false;
+            };
             let offsets = [from, to].map(layout::arena_offset);
             // 16-bit pointers: AMD compares whole registers, whatever is above the pointers in them.
             let same = s.case.gpr[7].wrapping_sub(s.case.gpr[6]) == to.wrapping_sub(from)
@@ -227,7 +279,11 @@ pub const KNOWN: &[Known] = &[
         reason: "MOVSXD with a 16-bit operand: Intel reads 16 bits of memory (SDM vol. 2), AMD 32",
         amd: true,
         kinds: ALL,
-        test: |s| s.insn.code() == Code::Movsxd_r16_rm16 && s.host.vector != NO_FAULT && s.ours.vector == NO_FAULT,
+        test: |s| {
+            s.insn.code() == Code::Movsxd_r16_rm16
+                && s.host.vector != NO_FAULT
+                && s.ours.vector == NO_FAULT
+        },
     },
     Known {
         reason: "POP of a segment register: whether all of the stack's word is read or 16 bits of it is not architectural",
@@ -263,7 +319,11 @@ pub const KNOWN: &[Known] = &[
         reason: "near CALL to a bad target with a bad stack: which exception comes first is not architectural",
         amd: false,
         kinds: FAULT,
-        test: |s| s.insn.mnemonic() == M::Call && s.ours.vector == GP && matches!(s.host.vector, SS | PF),
+        test: |s| {
+            s.insn.mnemonic() == M::Call
+                && s.ours.vector == GP
+                && matches!(s.host.vector, SS | PF | 17)
+        },
     },
     Known {
         reason: "far CALL between 64-bit and compatibility mode: AMD pushes with the new mode's stack address size",
@@ -276,7 +336,12 @@ pub const KNOWN: &[Known] = &[
                  vol. 3, 5.3)",
         amd: false,
         kinds: ALL,
-        test: |s| s.case.bits != 64 && matches!(s.host.vector, GP | SS) && s.ours.vector != s.host.vector && wraps(s),
+        test: |s| {
+            s.case.bits != 64
+                && matches!(s.host.vector, GP | SS)
+                && s.ours.vector != s.host.vector
+                && wraps(s)
+        },
     },
     Known {
         reason: "a pending x87 exception and a bad memory operand: #MF and #PF, #GP, #SS are of one class (SDM vol. 3, \
@@ -285,7 +350,8 @@ pub const KNOWN: &[Known] = &[
         kinds: FAULT,
         test: |s| {
             let memory = |vector| matches!(vector, GP | SS | PF);
-            s.host.vector == 16 && memory(s.ours.vector) || s.ours.vector == 16 && memory(s.host.vector)
+            s.host.vector == 16 && memory(s.ours.vector)
+                || s.ours.vector == 16 && memory(s.host.vector)
         },
     },
     Known {
@@ -314,34 +380,61 @@ pub fn known(seen: &Seen, vendor: Vendor) -> Option<usize> {
 
 /// The memory operand's linear address.
 fn operand(s: &Seen) -> Option<u64> {
-    (0..s.insn.op_count()).find(|n| s.insn.op_kind(*n) == OpKind::Memory).and_then(|n| linear(s.case, s.insn, n))
+    (0..s.insn.op_count())
+        .find(|n| s.insn.op_kind(*n) == OpKind::Memory)
+        .and_then(|n| linear(s.case, s.insn, n))
 }
 
 fn misaligned(s: &Seen) -> bool {
     let name = format!("{:?}", s.insn.mnemonic());
-    let to = if name.starts_with("Xsave") || name.starts_with("Xrstor") { 64 } else { 16 };
+    let to = if name.starts_with("Xsave") || name.starts_with("Xrstor") {
+        64
+    } else {
+        16
+    };
     operand(s).is_some_and(|lin| lin % to != 0)
 }
 
 /// Both faulting addresses lie in the first `len` bytes of the operand.
 fn within(s: &Seen, len: u64) -> bool {
-    operand(s).is_some_and(|lin| s.host.cr2.wrapping_sub(lin) < len && s.ours.cr2.wrapping_sub(lin) < len)
+    operand(s)
+        .is_some_and(|lin| s.host.cr2.wrapping_sub(lin) < len && s.ours.cr2.wrapping_sub(lin) < len)
 }
 
 /// The offset from FS.base or GS.base is not canonical.
 fn non_canonical_offset(s: &Seen) -> bool {
     let base = base_of(s.case, s.insn.memory_segment());
     let canonical = |v: u64| (v << 16) as i64 >> 16 == v as i64;
-    base != 0 && operand(s).is_some_and(|lin| !canonical(lin.wrapping_sub(base)))
+    // BT and its kin with a register add a signed bit offset to the address.
+    let string = matches!(s.insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && s.insn.op1_kind() == OpKind::Register;
+    let distance = if string {
+        let (bit, bits) = (
+            value(s.case, s.insn.op1_register()),
+            8 * s.insn.memory_size().size() as u32,
+        );
+        let bit = (bit << (64 - bits)) as i64 >> (64 - bits);
+        (bit >> bits.trailing_zeros()) * i64::from(bits / 8)
+    } else {
+        0
+    };
+    let offset = |lin: u64| lin.wrapping_sub(base).wrapping_add_signed(distance);
+    base != 0 && operand(s).is_some_and(|lin| !canonical(offset(lin)))
 }
 
 fn is_string_compare(insn: &Instruction) -> bool {
     use M::{Cmpsb, Cmpsd, Cmpsq, Cmpsw, Scasb, Scasd, Scasq, Scasw};
-    matches!(insn.mnemonic(), Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq)
+    matches!(
+        insn.mnemonic(),
+        Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq
+    )
 }
 
 fn is_port_string(insn: &Instruction) -> bool {
-    matches!(insn.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd)
+    matches!(
+        insn.mnemonic(),
+        M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
+    )
 }
 
 /// Where a far CALL leads, if that is not the mode that it comes from.
@@ -349,8 +442,14 @@ fn far_call_changes_mode(s: &Seen) -> bool {
     let selector = match s.insn.code() {
         Code::Call_ptr1616 | Code::Call_ptr1632 => s.insn.far_branch_selector(),
         Code::Call_m1616 | Code::Call_m1632 => {
-            let offset = if s.insn.code() == Code::Call_m1616 { 2 } else { 4 };
-            let Some(at) = operand(s).and_then(|lin| layout::arena_offset(lin.wrapping_add(offset))) else {
+            let offset = if s.insn.code() == Code::Call_m1616 {
+                2
+            } else {
+                4
+            };
+            let Some(at) =
+                operand(s).and_then(|lin| layout::arena_offset(lin.wrapping_add(offset)))
+            else {
                 return false;
             };
             let mut bytes = [0; 2];
@@ -364,12 +463,19 @@ fn far_call_changes_mode(s: &Seen) -> bool {
 
 /// The operand, or the stack's word, reaches beyond 4 GiB.
 fn wraps(s: &Seen) -> bool {
-    let beyond = |lin: u64, base: u64, size: u64| (lin.wrapping_sub(base) & 0xffff_ffff) + size.max(1) > 1 << 32;
+    let beyond = |lin: u64, base: u64, size: u64| {
+        (lin.wrapping_sub(base) & 0xffff_ffff) + size.max(1) > 1 << 32
+    };
     let size = s.insn.memory_size().size() as u64;
     let memory = (0..s.insn.op_count()).any(|n| {
-        let segment = if s.insn.op_kind(n) == OpKind::Memory { s.insn.memory_segment() } else { Register::ES };
+        let segment = if s.insn.op_kind(n) == OpKind::Memory {
+            s.insn.memory_segment()
+        } else {
+            Register::ES
+        };
         linear(s.case, s.insn, n).is_some_and(|lin| {
-            beyond(lin, base_of(s.case, segment), size) || beyond(lin, base_of(s.case, s.insn.memory_segment()), size)
+            beyond(lin, base_of(s.case, segment), size)
+                || beyond(lin, base_of(s.case, s.insn.memory_segment()), size)
         })
     });
     let sp = value(s.case, Register::ESP);
@@ -388,9 +494,14 @@ fn zero_mask(s: &Seen) -> bool {
         fx.xmm(register.number())
     };
     // Nothing to write in the page where the host faulted.
-    let Some(lin) = operand_of_string(s) else { return false };
-    let there = |n: usize| s.host.vector != PF || (lin.wrapping_add(n as u64) ^ s.host.cr2) >> 12 == 0;
-    mask.iter().enumerate().all(|(n, b)| b & 0x80 == 0 || !there(n))
+    let Some(lin) = operand_of_string(s) else {
+        return false;
+    };
+    let there =
+        |n: usize| s.host.vector != PF || (lin.wrapping_add(n as u64) ^ s.host.cr2) >> 12 == 0;
+    mask.iter()
+        .enumerate()
+        .all(|(n, b)| b & 0x80 == 0 || !there(n))
 }
 
 fn is_far_return(insn: &Instruction) -> bool {

@@ -33,12 +33,22 @@ pub const EXIT: u64 = STUBS;
 
 /// What leads back from behind an instruction, without touching register, flag or memory: bytes and how many.
 pub fn way_back(bits: u8) -> ([u8; EXIT_LEN as usize], usize) {
-    let (state, exit, [low, high]) = ((STATE as u32).to_le_bytes(), (EXIT as u32).to_le_bytes(), sel::CODE64.to_le_bytes());
+    let (state, exit, [low, high]) = (
+        (STATE as u32).to_le_bytes(),
+        (EXIT as u32).to_le_bytes(),
+        sel::CODE64.to_le_bytes(),
+    );
     match bits {
         // JMP [STATE], JMP FAR CODE64:EXIT.
-        64 => ([0xff, 0x24, 0x25, state[0], state[1], state[2], state[3], 0], 7),
+        64 => (
+            [0xff, 0x24, 0x25, state[0], state[1], state[2], state[3], 0],
+            7,
+        ),
         32 => ([0xea, exit[0], exit[1], exit[2], exit[3], low, high, 0], 7),
-        _ => ([0x66, 0xea, exit[0], exit[1], exit[2], exit[3], low, high], 8),
+        _ => (
+            [0x66, 0xea, exit[0], exit[1], exit[2], exit[3], low, high],
+            8,
+        ),
     }
 }
 
@@ -90,23 +100,68 @@ pub const LDT: [LdtEntry; 10] = [
     // The arena's writable pages, exactly.
     DATA,
     // Part of them, from an odd base.
-    LdtEntry { base: 0x1234_5123, limit: 0x7fe, ..DATA },
+    LdtEntry {
+        base: 0x1234_5123,
+        limit: 0x7fe,
+        ..DATA
+    },
     // Expand-down: offsets 1000h to FFFFFFFFh.
-    LdtEntry { base: 0x1234_5000, limit: 0xfff, contents: 1, ..DATA },
+    LdtEntry {
+        base: 0x1234_5000,
+        limit: 0xfff,
+        contents: 1,
+        ..DATA
+    },
     // Expand-down, 16-bit: offsets 801h to FFFFh.
-    LdtEntry { base: 0x1234_5000, limit: 0x800, contents: 1, big: false, ..DATA },
+    LdtEntry {
+        base: 0x1234_5000,
+        limit: 0x800,
+        contents: 1,
+        big: false,
+        ..DATA
+    },
     // Read-only, limit in pages.
-    LdtEntry { limit: 1, restricted: true, pages: true, ..DATA },
+    LdtEntry {
+        limit: 1,
+        restricted: true,
+        pages: true,
+        ..DATA
+    },
     // Not present.
-    LdtEntry { present: false, ..DATA },
+    LdtEntry {
+        present: false,
+        ..DATA
+    },
     // 32-bit code, readable, with a base.
-    LdtEntry { base: CODE[0] as u32, limit: 0x1fff, contents: 2, ..DATA },
+    LdtEntry {
+        base: CODE[0] as u32,
+        limit: 0x1fff,
+        contents: 2,
+        ..DATA
+    },
     // 16-bit code.
-    LdtEntry { base: CODE[0] as u32, limit: 0xffff, contents: 2, big: false, ..DATA },
+    LdtEntry {
+        base: CODE[0] as u32,
+        limit: 0xffff,
+        contents: 2,
+        big: false,
+        ..DATA
+    },
     // Conforming code, execute-only; Linux has no such entries that are present.
-    LdtEntry { base: CODE[0] as u32, limit: 0x1fff, contents: 3, restricted: true, present: false, ..DATA },
+    LdtEntry {
+        base: CODE[0] as u32,
+        limit: 0x1fff,
+        contents: 3,
+        restricted: true,
+        present: false,
+        ..DATA
+    },
     // 16-bit data and stack: B clear.
-    LdtEntry { limit: 0x2fff, big: false, ..DATA },
+    LdtEntry {
+        limit: 0x2fff,
+        big: false,
+        ..DATA
+    },
 ];
 
 impl LdtEntry {
@@ -161,28 +216,45 @@ pub const GDT: [u64; 16] = [
 /// The raw descriptor of a selector; `None` beyond the tables.
 pub fn raw_descriptor(selector: u16) -> Option<u64> {
     let index = usize::from(selector >> 3);
-    if selector & 4 == 0 { GDT.get(index).copied() } else { LDT.get(index).map(LdtEntry::descriptor) }
+    if selector & 4 == 0 {
+        GDT.get(index).copied()
+    } else {
+        LDT.get(index).map(LdtEntry::descriptor)
+    }
 }
 
 /// What a segment register holds after a selector was loaded; a null selector leaves an unusable segment.
 pub fn segment(selector: u16) -> Segment {
     let raw = raw_descriptor(selector).unwrap_or(0);
     if selector & 0xfffc == 0 || raw >> 47 & 1 == 0 {
-        return Segment { selector, base: 0, limit: 0, attr: attr::UNUSABLE };
+        return Segment {
+            selector,
+            base: 0,
+            limit: 0,
+            attr: attr::UNUSABLE,
+        };
     }
     let limit = (raw & 0xffff | raw >> 32 & 0xf_0000) as u32;
     let attributes = (raw >> 40) as u32 & 0xf0ff;
     Segment {
         selector,
         base: raw >> 16 & 0xff_ffff | raw >> 32 & 0xff00_0000,
-        limit: if attributes & attr::G == 0 { limit } else { limit << 12 | 0xfff },
+        limit: if attributes & attr::G == 0 {
+            limit
+        } else {
+            limit << 12 | 0xfff
+        },
         attr: attributes,
     }
 }
 
 /// The offset in the arena of a linear address, if it lies there.
 pub fn arena_offset(lin: u64) -> Option<usize> {
-    ALIASES.iter().map(|base| lin.wrapping_sub(*base)).find(|at| *at < ARENA as u64).map(|at| at as usize)
+    ALIASES
+        .iter()
+        .map(|base| lin.wrapping_sub(*base))
+        .find(|at| *at < ARENA as u64)
+        .map(|at| at as usize)
 }
 
 /// What the arena holds before a case's own bytes are laid down: the same in every process.

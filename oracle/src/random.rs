@@ -41,6 +41,7 @@ impl Random {
     }
 
     /// 64 random bits.
+    #[expect(clippy::should_implement_trait, reason = "an iterator could end")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -70,7 +71,10 @@ impl Random {
             0 => self.below(16),
             1 => self.below(256),
             2 => self.pick(&EDGES),
-            3 => self.pick(&EDGES).wrapping_add(self.below(5)).wrapping_sub(2),
+            3 => self
+                .pick(&EDGES)
+                .wrapping_add(self.below(5))
+                .wrapping_sub(2),
             4 => 1 << self.below(64),
             5 => u64::MAX >> self.below(64),
             6 => self.next() as i32 as u64,
@@ -146,7 +150,11 @@ impl Random {
     /// Sixteen bytes for a vector register, in lanes of some type; `lanes` says which type to favour.
     pub fn vector(&mut self, lanes: Lanes) -> [u8; 16] {
         let mut bytes = [0; 16];
-        let kind = if self.one_in(2) { lanes } else { self.pick(&Lanes::ALL) };
+        let kind = if self.one_in(2) {
+            lanes
+        } else {
+            self.pick(&Lanes::ALL)
+        };
         let chunks = |bytes: &mut [u8; 16], size: usize, mut f: Box<dyn FnMut() -> u64 + '_>| {
             for lane in bytes.chunks_exact_mut(size) {
                 lane.copy_from_slice(&f().to_le_bytes()[..size]);
@@ -192,6 +200,14 @@ pub enum Lanes {
 }
 
 impl Lanes {
-    const ALL: [Self; 8] =
-        [Self::Raw, Self::Bytes, Self::Words, Self::Dwords, Self::Qwords, Self::F32, Self::F64, Self::Text];
+    const ALL: [Self; 8] = [
+        Self::Raw,
+        Self::Bytes,
+        Self::Words,
+        Self::Dwords,
+        Self::Qwords,
+        Self::F32,
+        Self::F64,
+        Self::Text,
+    ];
 }

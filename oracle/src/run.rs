@@ -25,11 +25,23 @@ struct Options {
 }
 
 fn options(args: &[String]) -> Options {
-    let mut o = Options { seconds: 0, seed: 1, states: 100, only: None, counts: None };
+    let mut o = Options {
+        seconds: 0,
+        seed: 1,
+        states: 100,
+        only: None,
+        counts: None,
+    };
     let mut rest = args.iter();
     while let Some(name) = rest.next() {
-        let Some(value) = rest.next() else { fail(USAGE) };
-        let number = || value.parse().unwrap_or_else(|_| fail(&format!("{name} wants a number, not {value}")));
+        let Some(value) = rest.next() else {
+            fail(USAGE)
+        };
+        let number = || {
+            value
+                .parse()
+                .unwrap_or_else(|_| fail(&format!("{name} wants a number, not {value}")))
+        };
         match name.as_str() {
             "--seconds" => o.seconds = number(),
             "--seed" => o.seed = number(),
@@ -45,7 +57,9 @@ fn options(args: &[String]) -> Options {
 /// Runs the command.
 pub fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let Some((command, rest)) = args.split_first() else { fail(USAGE) };
+    let Some((command, rest)) = args.split_first() else {
+        fail(USAGE)
+    };
     match command.as_str() {
         "sweep" => many(&options(rest), false),
         "long" => many(&options(rest), true),
@@ -59,25 +73,42 @@ pub fn main() {
 /// System-mode states on KVM's single step: many, or one case that a failure named.
 fn kvm(args: &[String]) {
     use oracle::kvm;
-    let mut options =
-        kvm::Options { time: Duration::MAX, cases: u64::MAX, seed: 1, only: None, failures: usize::MAX };
+    let mut options = kvm::Options {
+        time: Duration::MAX,
+        cases: u64::MAX,
+        seed: 1,
+        only: None,
+        failures: usize::MAX,
+    };
     let mut oracle = kvm::Oracle::new().unwrap_or_else(|e| fail(&e));
     let mut rest = args.iter();
     while let Some(name) = rest.next() {
-        let Some(value) = rest.next() else { fail(USAGE) };
-        let number = || value.parse().unwrap_or_else(|_| fail(&format!("{name} wants a number, not {value}")));
+        let Some(value) = rest.next() else {
+            fail(USAGE)
+        };
+        let number = || {
+            value
+                .parse()
+                .unwrap_or_else(|_| fail(&format!("{name} wants a number, not {value}")))
+        };
         match name.as_str() {
             "--seconds" => options.time = Duration::from_secs(number()),
             "--states" => options.cases = number(),
             "--seed" => options.seed = number(),
             "--only" => options.only = Some(value.clone()),
             "--keep" => {
-                oracle.keep(number() as usize, options.seed).iter().for_each(|line| println!("{line}"));
+                oracle
+                    .keep(number() as usize, options.seed)
+                    .iter()
+                    .for_each(|line| println!("{line}"));
                 return;
             }
             "--case" | "--record" => {
-                let (group, seed) = value.split_once(":0x").unwrap_or_else(|| fail("a case is GROUP:0xSEED"));
-                let seed = u64::from_str_radix(seed, 16).unwrap_or_else(|e| fail(&format!("{value}: {e}")));
+                let (group, seed) = value
+                    .split_once(":0x")
+                    .unwrap_or_else(|| fail("a case is GROUP:0xSEED"));
+                let seed = u64::from_str_radix(seed, 16)
+                    .unwrap_or_else(|e| fail(&format!("{value}: {e}")));
                 if name == "--record" {
                     println!("{}", oracle.record(group, seed));
                 } else {
@@ -103,8 +134,17 @@ fn one(text: &str) {
     let case = Case::parse(text).unwrap_or_else(|e| fail(&e));
     let mut oracle = Oracle::start(0).unwrap_or_else(|e| fail(&e));
     for way in [Way::Step, Way::Chained] {
-        println!("{way:?}\n{}", oracle.show(&case, way).unwrap_or_else(|e| fail(&e)));
-        println!("differs:{}", oracle.check(&case, way).unwrap_or_else(|e| fail(&e)).unwrap_or_default());
+        println!(
+            "{way:?}\n{}",
+            oracle.show(&case, way).unwrap_or_else(|e| fail(&e))
+        );
+        println!(
+            "differs:{}",
+            oracle
+                .check(&case, way)
+                .unwrap_or_else(|e| fail(&e))
+                .unwrap_or_default()
+        );
     }
 }
 
@@ -123,12 +163,18 @@ fn many(o: &Options, long: bool) {
     let mut deaths = 0;
     let mut known = vec![0; oracle::KNOWN.len()];
     for worker in workers {
-        let oracle = worker.join().unwrap_or_else(|_| fail("a worker panicked")).unwrap_or_else(|e| fail(&e));
+        let oracle = worker
+            .join()
+            .unwrap_or_else(|_| fail("a worker panicked"))
+            .unwrap_or_else(|e| fail(&e));
         for (name, count) in &oracle.counts {
             counts.entry(name.clone()).or_default().add(count);
         }
         deaths += oracle.deaths();
-        known.iter_mut().zip(&oracle.known).for_each(|(a, b)| *a += b);
+        known
+            .iter_mut()
+            .zip(&oracle.known)
+            .for_each(|(a, b)| *a += b);
         failures.extend(oracle.failures);
     }
     let total: u64 = counts.values().map(|c| c.total()).sum();
@@ -138,7 +184,12 @@ fn many(o: &Options, long: bool) {
         println!("{failure}");
     }
     for (name, count) in counts.iter().filter(|(_, c)| c.different + c.lost > 0) {
-        println!("{name}: {} of {} differ, {} lost", count.different, count.total(), count.lost);
+        println!(
+            "{name}: {} of {} differ, {} lost",
+            count.different,
+            count.total(),
+            count.lost
+        );
     }
     for (row, count) in oracle::KNOWN.iter().zip(&known).filter(|(_, c)| **c > 0) {
         println!("known, {count} times: {}", row.reason);
@@ -149,19 +200,31 @@ fn many(o: &Options, long: bool) {
         start.elapsed().as_secs_f64()
     );
     if let Some(path) = &o.counts {
-        let how = format!("oracle long --seconds {} --seed {}: {total} states, {different} differ", o.seconds, o.seed);
+        let how = format!(
+            "oracle long --seconds {} --seed {}: {total} states, {different} differ",
+            o.seconds, o.seed
+        );
         let written = std::fs::write(path, oracle::isa::counts_text(&counts, &how));
         written.unwrap_or_else(|e| fail(&format!("{path}: {e}")));
     }
     exit(i32::from(different > 0));
 }
 
-fn worker(part: u64, seed: u64, states: u64, only: Option<String>, end: Option<Instant>) -> Result<Oracle, String> {
+fn worker(
+    part: u64,
+    seed: u64,
+    states: u64,
+    only: Option<String>,
+    end: Option<Instant>,
+) -> Result<Oracle, String> {
     let mut oracle = Oracle::start(seed)?;
     let codes: Vec<_> = oracle
         .codes()
         .into_iter()
-        .filter(|c| only.as_ref().is_none_or(|o| format!("{c:?}").starts_with(o.as_str())))
+        .filter(|c| {
+            only.as_ref()
+                .is_none_or(|o| format!("{c:?}").starts_with(o.as_str()))
+        })
         .enumerate()
         .filter(|(n, _)| *n as u64 % 2 == part)
         .map(|(_, c)| c)

@@ -62,9 +62,16 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} [{}]\n    {}\n   {}", self.way, self.name, self.case, self.text)
+        write!(
+            f,
+            "{:?} [{}]\n    {}\n   {}",
+            self.way, self.name, self.case, self.text
+        )
     }
 }
+
+/// One way to make a case simpler.
+type Simpler = Box<dyn Fn(&mut Case)>;
 
 /// Differences kept for each instruction.
 const KEPT: u64 = 3;
@@ -95,7 +102,11 @@ fn instructions(case: &Case) -> Vec<Instruction> {
     while at < usize::from(case.len) {
         let insn = codes::decode(&case.bytes()[at..], case.bits, case.ip + at as u64);
         // What follows an undefined instruction isn't run.
-        at = if insn.is_invalid() { usize::from(case.len) } else { at + insn.len() };
+        at = if insn.is_invalid() {
+            usize::from(case.len)
+        } else {
+            at + insn.len()
+        };
         list.push(insn);
     }
     list
@@ -140,7 +151,9 @@ impl Oracle {
 
     /// Every code that is compared in some width.
     pub fn codes(&self) -> Vec<Code> {
-        Code::values().filter(|c| self.features.allow(*c) && codes::excluded(*c).is_none()).collect()
+        Code::values()
+            .filter(|c| self.features.allow(*c) && codes::excluded(*c).is_none())
+            .collect()
     }
 
     /// Times that the child died.
@@ -149,7 +162,13 @@ impl Oracle {
     }
 
     /// Compares `states` states of each code in each width, from a seed of their own, and as many of random bytes.
-    pub fn sweep(&mut self, list: &[Code], widths: &[u8], states: u64, seed: u64) -> Result<(), String> {
+    pub fn sweep(
+        &mut self,
+        list: &[Code],
+        widths: &[u8],
+        states: u64,
+        seed: u64,
+    ) -> Result<(), String> {
         for &code in list {
             for &bits in widths {
                 if code.op_code().is_available_in_mode(bits.into()) {
@@ -165,7 +184,9 @@ impl Oracle {
         for &bits in widths.iter().filter(|bits| **bits > 16) {
             self.generator.reseed(seed ^ u64::from(bits) << 40 ^ 0x5e9);
             for _ in 0..states.div_ceil(4) {
-                let Some(encoding) = self.generator.sequence(bits) else { continue };
+                let Some(encoding) = self.generator.sequence(bits) else {
+                    continue;
+                };
                 for _ in 0..4 {
                     let case = self.generator.sequence_case(&encoding);
                     self.push(&case)?;
@@ -208,7 +229,9 @@ impl Oracle {
     }
 
     fn put(&mut self, encoding: &Encoding) -> Result<(), String> {
-        let Some(case) = self.generator.case(encoding) else { return Ok(()) };
+        let Some(case) = self.generator.case(encoding) else {
+            return Ok(());
+        };
         self.push(&case)
     }
 
@@ -256,7 +279,11 @@ impl Oracle {
             let insn = codes::decode(case.bytes(), case.bits, case.ip);
             let whole = usize::from(case.len) == insn.len() || insn.is_invalid();
             // What isn't a code stands behind the codes.
-            let count = &mut self.by_code[if whole { insn.code() as usize } else { self.names.len() - 1 }];
+            let count = &mut self.by_code[if whole {
+                insn.code() as usize
+            } else {
+                self.names.len() - 1
+            }];
             if host.out.ending != Ending::Done {
                 count.lost += 1;
                 found.push((*case, way, insn, " the child did not come back".into()));
@@ -268,9 +295,25 @@ impl Oracle {
                 _ => 2,
             }] += 1;
             let text = if whole {
-                judge(&mut self.doppel, &self.compare, case, &[insn], host.out, host.changes, way)
+                judge(
+                    &mut self.doppel,
+                    &self.compare,
+                    case,
+                    &[insn],
+                    host.out,
+                    host.changes,
+                    way,
+                )
             } else {
-                judge(&mut self.doppel, &self.compare, case, &instructions(case), host.out, host.changes, way)
+                judge(
+                    &mut self.doppel,
+                    &self.compare,
+                    case,
+                    &instructions(case),
+                    host.out,
+                    host.changes,
+                    way,
+                )
             };
             count.faults += u64::from(host.out.vector != NO_FAULT);
             match text {
@@ -293,11 +336,28 @@ impl Oracle {
     fn fail(&mut self, case: &Case, way: Way, insn: &Instruction, text: String) {
         let insns = instructions(case);
         let single = insns.len() == 1;
-        let code = if single { self.names[insn.code() as usize].clone() } else { "sequences".into() };
-        let insn = insns.iter().map(Instruction::to_string).collect::<Vec<_>>().join("; ");
-        let kept = self.failures.iter().filter(|f| f.name.starts_with(&format!("{code} "))).count() as u64;
+        let code = if single {
+            self.names[insn.code() as usize].clone()
+        } else {
+            "sequences".into()
+        };
+        let insn = insns
+            .iter()
+            .map(Instruction::to_string)
+            .collect::<Vec<_>>()
+            .join("; ");
+        let kept = self
+            .failures
+            .iter()
+            .filter(|f| f.name.starts_with(&format!("{code} ")))
+            .count() as u64;
         if kept < KEPT {
-            self.failures.push(Failure { name: format!("{code} {insn}"), case: case.text(), way, text });
+            self.failures.push(Failure {
+                name: format!("{code} {insn}"),
+                case: case.text(),
+                way,
+                text,
+            });
         }
     }
 
@@ -321,10 +381,20 @@ impl Oracle {
         if host.ending != Ending::Done {
             return Ok(Some(" the child did not come back".into()));
         }
-        Ok(match judge(&mut self.doppel, &self.compare, case, &instructions(case), &host, &changes, way) {
-            Verdict::Different(text) => Some(text),
-            Verdict::Same | Verdict::Known(_) => None,
-        })
+        Ok(
+            match judge(
+                &mut self.doppel,
+                &self.compare,
+                case,
+                &instructions(case),
+                &host,
+                &changes,
+                way,
+            ) {
+                Verdict::Different(text) => Some(text),
+                Verdict::Same | Verdict::Known(_) => None,
+            },
+        )
     }
 
     /// The outcomes of one case on both sides, in words.
@@ -345,14 +415,17 @@ impl Oracle {
     }
 
     fn minimise(&mut self, case: &Case, way: Way) -> Result<Option<(Case, String)>, String> {
-        let Some(mut text) = self.check(case, way)? else { return Ok(None) };
+        let Some(mut text) = self.check(case, way)? else {
+            return Ok(None);
+        };
         if text.contains("come back") {
             return Ok(Some((*case, text)));
         }
         let plain = Case::new(case.bits, case.bytes());
         let mut best = *case;
-        let mut steps: Vec<Box<dyn Fn(&mut Case)>> = Vec::new();
+        let mut steps: Vec<Simpler> = Vec::new();
         for n in 0..16 {
+            steps.push(Box::new(move |c| c.gpr[n] = plain.gpr[n]));
             steps.push(Box::new(move |c| c.gpr[n] = 0));
             steps.push(Box::new(move |c| c.fx.xmm_mut(n).fill(0)));
         }
@@ -401,7 +474,10 @@ impl Oracle {
 impl Case {
     /// IP means something else in another code segment.
     fn cs_changed(&self, other: &Self) -> bool {
-        self.seg[1] != other.seg[1] || !crate::layout::CODE.iter().any(|c| self.lin().wrapping_sub(*c) < 0x2000)
+        self.seg[1] != other.seg[1]
+            || !crate::layout::CODE
+                .iter()
+                .any(|c| self.lin().wrapping_sub(*c) < 0x2000)
     }
 }
 
@@ -426,9 +502,15 @@ fn judge(
 fn describe(out: &Outcome, changes: &[Change]) -> String {
     let mut text = format!("{:?} ", out.ending);
     if out.vector != NO_FAULT {
-        text += &format!("vector {} error {:x} cr2 {:x} ", out.vector, out.error, out.cr2);
+        text += &format!(
+            "vector {} error {:x} cr2 {:x} ",
+            out.vector, out.error, out.cr2
+        );
     }
-    text += &format!("ip {:x} rflags {:x} seg {:x?}\n    gpr {:x?}\n", out.ip, out.rflags, out.seg, out.gpr);
+    text += &format!(
+        "ip {:x} rflags {:x} seg {:x?}\n    gpr {:x?}\n",
+        out.ip, out.rflags, out.seg, out.gpr
+    );
     text += &format!(
         "    mxcsr {:x} fcw {:x} fsw {:x} ftw {:x} fs {:x} gs {:x}\n",
         out.fx.mxcsr(),

@@ -19,32 +19,100 @@ pub struct Row {
 
 /// Flags that are undefined whatever the operands.
 pub const ALWAYS: &[Row] = &[
-    Row { mnemonics: &[M::Aaa, M::Aas], flags: OF | SF | ZF | PF, reason: "OF, SF, ZF, PF undefined" },
-    Row { mnemonics: &[M::Aad, M::Aam], flags: OF | AF | CF, reason: "OF, AF, CF undefined" },
-    Row { mnemonics: &[M::Daa, M::Das], flags: OF, reason: "OF undefined" },
     Row {
-        mnemonics: &[M::And, M::Or, M::Xor, M::Test, M::Andn, M::Blsi, M::Blsmsk, M::Blsr, M::Bzhi],
+        mnemonics: &[M::Aaa, M::Aas],
+        flags: OF | SF | ZF | PF,
+        reason: "OF, SF, ZF, PF undefined",
+    },
+    Row {
+        mnemonics: &[M::Aad, M::Aam],
+        flags: OF | AF | CF,
+        reason: "OF, AF, CF undefined",
+    },
+    Row {
+        mnemonics: &[M::Daa, M::Das],
+        flags: OF,
+        reason: "OF undefined",
+    },
+    Row {
+        mnemonics: &[
+            M::And,
+            M::Or,
+            M::Xor,
+            M::Test,
+            M::Andn,
+            M::Blsi,
+            M::Blsmsk,
+            M::Blsr,
+            M::Bzhi,
+        ],
         flags: AF,
         reason: "AF undefined",
     },
-    Row { mnemonics: &[M::Andn, M::Blsi, M::Blsmsk, M::Blsr, M::Bzhi], flags: PF, reason: "PF undefined" },
-    Row { mnemonics: &[M::Bextr], flags: AF | SF | PF, reason: "AF, SF, PF undefined" },
-    Row { mnemonics: &[M::Bsf, M::Bsr], flags: CF | OF | SF | AF | PF, reason: "all but ZF undefined" },
-    Row { mnemonics: &[M::Tzcnt, M::Lzcnt], flags: OF | SF | AF | PF, reason: "all but CF, ZF undefined" },
-    Row { mnemonics: &[M::Bt, M::Bts, M::Btr, M::Btc], flags: OF | SF | AF | PF, reason: "OF, SF, AF, PF undefined" },
-    Row { mnemonics: &[M::Div, M::Idiv], flags: STATUS, reason: "all undefined" },
-    Row { mnemonics: &[M::Mul, M::Imul], flags: SF | ZF | AF | PF, reason: "SF, ZF, AF, PF undefined" },
+    Row {
+        mnemonics: &[M::Andn, M::Blsi, M::Blsmsk, M::Blsr, M::Bzhi],
+        flags: PF,
+        reason: "PF undefined",
+    },
+    Row {
+        mnemonics: &[M::Bextr],
+        flags: AF | SF | PF,
+        reason: "AF, SF, PF undefined",
+    },
+    Row {
+        mnemonics: &[M::Bsf, M::Bsr],
+        flags: CF | OF | SF | AF | PF,
+        reason: "all but ZF undefined",
+    },
+    Row {
+        mnemonics: &[M::Tzcnt, M::Lzcnt],
+        flags: OF | SF | AF | PF,
+        reason: "all but CF, ZF undefined",
+    },
+    Row {
+        mnemonics: &[M::Bt, M::Bts, M::Btr, M::Btc],
+        flags: OF | SF | AF | PF,
+        reason: "OF, SF, AF, PF undefined",
+    },
+    Row {
+        mnemonics: &[M::Div, M::Idiv],
+        flags: STATUS,
+        reason: "all undefined",
+    },
+    Row {
+        mnemonics: &[M::Mul, M::Imul],
+        flags: SF | ZF | AF | PF,
+        reason: "SF, ZF, AF, PF undefined",
+    },
 ];
 
 /// Shifts and rotates: undefined flags depend on the count.
 pub const BY_COUNT: &[Row] = &[
-    Row { mnemonics: &[M::Shl, M::Sal, M::Shr, M::Sar, M::Shld, M::Shrd], flags: AF, reason: "AF undefined unless the count is 0" },
     Row {
-        mnemonics: &[M::Shl, M::Sal, M::Shr, M::Shld, M::Shrd, M::Rol, M::Ror, M::Rcl, M::Rcr],
+        mnemonics: &[M::Shl, M::Sal, M::Shr, M::Sar, M::Shld, M::Shrd],
+        flags: AF,
+        reason: "AF undefined unless the count is 0",
+    },
+    Row {
+        mnemonics: &[
+            M::Shl,
+            M::Sal,
+            M::Shr,
+            M::Shld,
+            M::Shrd,
+            M::Rol,
+            M::Ror,
+            M::Rcl,
+            M::Rcr,
+        ],
         flags: OF,
         reason: "OF undefined for counts above 1",
     },
-    Row { mnemonics: &[M::Shl, M::Sal, M::Shr], flags: CF, reason: "CF undefined where the count reaches the operand's size" },
+    Row {
+        mnemonics: &[M::Shl, M::Sal, M::Shr],
+        flags: CF,
+        reason: "CF undefined where the count reaches the operand's size",
+    },
     Row {
         mnemonics: &[M::Shld, M::Shrd],
         flags: STATUS,
@@ -61,7 +129,7 @@ pub struct Undefined {
     pub destination: Option<Destination>,
     /// Ranges of bytes from the memory operand's first.
     pub image: &'static [(usize, usize)],
-    /// The low bytes of XMM registers hold binary32s within 1.5 * 2^-12.
+    /// XMM registers hold binary32s within 1.5 * 2^-12.
     pub approximate: bool,
     /// x87 results within one unit in the last place, C1 left out.
     pub transcendental: bool,
@@ -85,6 +153,8 @@ pub const OTHERS: &[&str] = &[
     "FSTENV and FSAVE images: FOP, FIP, FDP",
     "RCPPS, RCPSS, RSQRTPS, RSQRTSS: each within 1.5 * 2^-12 of the truth, so within twice that of one another",
     "F2XM1, FYL2X, FYL2XP1, FPATAN, FPTAN, FSIN, FCOS, FSINCOS: within one unit in the last place; C1",
+    "alignment checks (RFLAGS.AC) are compared where the engine has them: not in x87, MMX and SSE instructions, state \
+     images, far transfers, ENTER, LEAVE, IRET, PUSHA, POPA, BOUND, ARPL, CMPXCHG8B, LDS and its kin",
     "FCOMI and its kin: C1, which Intel's CPUs clear and AMD's leave",
 ];
 
@@ -106,18 +176,34 @@ fn count(insn: &Instruction, case: &Case) -> Option<(u64, u64)> {
     Some((raw & if size == 8 { 63 } else { 31 }, size * 8))
 }
 
-/// What an instruction leaves undefined in this case. `intel`: the host is ours.
+/// What an instruction leaves undefined in this case.
 pub fn undefined(insn: &Instruction, case: &Case) -> Undefined {
     let mnemonic = insn.mnemonic();
     let mut u = Undefined::default();
-    for row in ALWAYS.iter().filter(|row| row.mnemonics.contains(&mnemonic)) {
+    for row in ALWAYS
+        .iter()
+        .filter(|row| row.mnemonics.contains(&mnemonic))
+    {
         u.flags |= row.flags;
     }
     match mnemonic {
         M::Aam | M::Aad | M::Bsf | M::Bsr => {}
-        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
+        M::Shl
+        | M::Sal
+        | M::Shr
+        | M::Sar
+        | M::Rol
+        | M::Ror
+        | M::Rcl
+        | M::Rcr
+        | M::Shld
+        | M::Shrd => {
             let (count, size) = count(insn, case).unwrap_or((0, 64));
-            for (n, row) in BY_COUNT.iter().enumerate().filter(|(_, row)| row.mnemonics.contains(&mnemonic)) {
+            for (n, row) in BY_COUNT
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| row.mnemonics.contains(&mnemonic))
+            {
                 let applies = match n {
                     0 => count != 0,
                     1 => count > 1,
@@ -142,10 +228,21 @@ pub fn undefined(insn: &Instruction, case: &Case) -> Undefined {
         | M::Xsaveopt
         | M::Xsaveopt64 => u.image = FX_IMAGE,
         M::Fnstenv | M::Fnsave | M::Fstenv | M::Fsave => {
-            u.image = if matches!(insn.memory_size().size(), 14 | 94) { ENV14 } else { ENV28 };
+            u.image = if matches!(insn.memory_size().size(), 14 | 94) {
+                ENV14
+            } else {
+                ENV28
+            };
         }
         M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss => u.approximate = true,
-        M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fpatan | M::Fptan | M::Fsin | M::Fcos | M::Fsincos => {
+        M::F2xm1
+        | M::Fyl2x
+        | M::Fyl2xp1
+        | M::Fpatan
+        | M::Fptan
+        | M::Fsin
+        | M::Fcos
+        | M::Fsincos => {
             u.transcendental = true;
         }
         M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => u.c1 = true,

@@ -1,70 +1,89 @@
 //! User-mode instructions against the host CPU: a sweep with fixed seeds, and cases that once differed.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-use oracle::{Case, Oracle, Way};
+#[cfg(test)]
+mod tests {
+    use oracle::{Case, Oracle, Way};
 
-/// States of each form in each code width.
-const STATES: u64 = if cfg!(debug_assertions) { 24 } else { 240 };
+    /// States of each form in each code width.
+    const STATES: u64 = if cfg!(debug_assertions) { 24 } else { 240 };
 
-/// The host's side, or why there is none.
-fn start() -> Option<Oracle> {
-    Oracle::start(0).map_err(|reason| eprintln!("skipped: {reason}")).ok()
-}
-
-/// Every second instruction, with a child of its own.
-fn half(part: usize) -> (u64, u64, Vec<String>) {
-    let Some(mut oracle) = start() else { return (0, 0, Vec::new()) };
-    let codes: Vec<_> = oracle.codes().into_iter().skip(part).step_by(2).collect();
-    let widths = oracle.widths();
-    let run = |oracle: &mut Oracle| {
-        oracle.sweep(&codes, &widths, STATES, 1)?;
-        oracle.noise(&widths, STATES * 20, 1 + part as u64)?;
-        oracle.sequences(&widths, STATES * 100, 1 + part as u64)?;
-        oracle.explain()
-    };
-    run(&mut oracle).expect("the child can be started again");
-    let total = oracle.counts.values().map(oracle::Count::total).sum();
-    let silent = oracle.counts.values().filter(|c| c.total() == 0).count() as u64;
-    let lost: u64 = oracle.counts.values().map(|c| c.lost).sum();
-    assert_eq!((silent, lost), (0, 0), "cases that did not come back");
-    (total, oracle.counts.len() as u64, oracle.failures.iter().map(ToString::to_string).collect())
-}
-
-#[test]
-fn every_instruction_agrees_with_the_host() {
-    let other = std::thread::spawn(|| half(1));
-    let mine = half(0);
-    let other = other.join().expect("the other half ends");
-    let failures: Vec<String> = mine.2.into_iter().chain(other.2).collect();
-    assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
-    let (states, codes) = (mine.0 + other.0, mine.1 + other.1);
-    eprintln!("{states} states of {codes} instruction forms agree");
-    if states > 0 {
-        assert!(codes > 1400, "only {codes} instruction forms were compared");
+    /// The host's side, or why there is none.
+    fn start() -> Option<Oracle> {
+        Oracle::start(0)
+            .map_err(|reason| eprintln!("skipped: {reason}"))
+            .ok()
     }
-}
 
-#[test]
-fn cases_that_once_differed_agree() {
-    let Some(mut oracle) = start() else { return };
-    let widths = oracle.widths();
-    let mut count = 0;
-    let mut failures = Vec::new();
-    for line in include_str!("../cases/user.txt").lines() {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
+    /// Every second instruction, with a child of its own.
+    fn half(part: usize) -> (u64, u64, Vec<String>) {
+        let Some(mut oracle) = start() else {
+            return (0, 0, Vec::new());
+        };
+        let codes: Vec<_> = oracle.codes().into_iter().skip(part).step_by(2).collect();
+        let widths = oracle.widths();
+        let run = |oracle: &mut Oracle| {
+            oracle.sweep(&codes, &widths, STATES, 1)?;
+            oracle.noise(&widths, STATES * 20, 1 + part as u64)?;
+            oracle.sequences(&widths, STATES * 100, 1 + part as u64)?;
+            oracle.explain()
+        };
+        run(&mut oracle).expect("the child can be started again");
+        let total = oracle.counts.values().map(oracle::Count::total).sum();
+        let silent = oracle.counts.values().filter(|c| c.total() == 0).count() as u64;
+        let lost: u64 = oracle.counts.values().map(|c| c.lost).sum();
+        assert_eq!((silent, lost), (0, 0), "cases that did not come back");
+        (
+            total,
+            oracle.counts.len() as u64,
+            oracle.failures.iter().map(ToString::to_string).collect(),
+        )
+    }
+
+    #[test]
+    fn every_instruction_agrees_with_the_host() {
+        let other = std::thread::spawn(|| half(1));
+        let mine = half(0);
+        let other = other.join().expect("the other half ends");
+        let failures: Vec<String> = mine.2.into_iter().chain(other.2).collect();
+        assert!(
+            failures.is_empty(),
+            "{} differences:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+        let (states, codes) = (mine.0 + other.0, mine.1 + other.1);
+        eprintln!("{states} states of {codes} instruction forms agree");
+        if states > 0 {
+            assert!(codes > 1400, "only {codes} instruction forms were compared");
         }
-        let case = Case::parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
-        if !widths.contains(&case.bits) {
-            continue;
-        }
-        count += 1;
-        for way in [Way::Step, Way::Chained] {
-            if let Some(text) = oracle.check(&case, way).expect("the child can be started again") {
-                failures.push(format!("{way:?} {line}\n   {text}"));
+    }
+
+    #[test]
+    fn cases_that_once_differed_agree() {
+        let Some(mut oracle) = start() else { return };
+        let widths = oracle.widths();
+        let mut count = 0;
+        let mut failures = Vec::new();
+        for line in include_str!("../cases/user.txt").lines() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let case = Case::parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            if !widths.contains(&case.bits) {
+                continue;
+            }
+            count += 1;
+            for way in [Way::Step, Way::Chained] {
+                if let Some(text) = oracle
+                    .check(&case, way)
+                    .expect("the child can be started again")
+                {
+                    failures.push(format!("{way:?} {line}\n   {text}"));
+                }
             }
         }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert!(count > 20 || widths.len() < 3, "{count}");
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(count > 20 || widths.len() < 3, "{count}");
 }

@@ -1,6 +1,8 @@
 //! Random encodings of one of the decoder's codes: all operand forms, prefixes, immediates.
 
-use iced_x86::{Code, CodeSize, Encoder, Instruction, OpCodeOperandKind as K, OpKind, Register as R};
+use iced_x86::{
+    Code, CodeSize, Encoder, Instruction, OpCodeOperandKind as K, OpKind, Register as R,
+};
 
 use super::Generator;
 use crate::codes;
@@ -21,7 +23,9 @@ pub struct Encoding {
     pub ip: u64,
 }
 
-const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+const PREFIXES: [u8; 11] = [
+    0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3,
+];
 const SEGMENTS: [R; 6] = [R::ES, R::CS, R::SS, R::DS, R::FS, R::GS];
 
 fn register(from: R, n: u64) -> R {
@@ -33,7 +37,9 @@ impl Generator {
     pub fn encoding(&mut self, code: Code, bits: u8) -> Option<Encoding> {
         for _ in 0..16 {
             let (cs, ip) = self.place_of_code(bits);
-            let Some(bytes) = self.build(code, bits, ip) else { continue };
+            let Some(bytes) = self.build(code, bits, ip) else {
+                continue;
+            };
             if let Some(encoding) = self.accept(bytes, bits, cs, ip) {
                 return Some(encoding);
             }
@@ -66,15 +72,29 @@ impl Generator {
         None
     }
 
-    pub(super) fn accept(&mut self, bytes: Vec<u8>, bits: u8, cs: u16, ip: u64) -> Option<Encoding> {
+    pub(super) fn accept(
+        &mut self,
+        bytes: Vec<u8>,
+        bits: u8,
+        cs: u16,
+        ip: u64,
+    ) -> Option<Encoding> {
         let insn = codes::decode(&bytes, bits, ip);
         if codes::unfit(&bytes, &insn, bits, self.vendor, &self.features).is_some() {
             return None;
         }
-        if insn.is_invalid() && codes::cut_off(&bytes, bits) || !insn.is_invalid() && insn.len() != bytes.len() {
+        if insn.is_invalid() && codes::cut_off(&bytes, bits)
+            || !insn.is_invalid() && insn.len() != bytes.len()
+        {
             return None;
         }
-        Some(Encoding { bytes, insn, bits, cs, ip })
+        Some(Encoding {
+            bytes,
+            insn,
+            bits,
+            cs,
+            ip,
+        })
     }
 
     /// CS and IP: mostly in a page's middle, sometimes across the two pages or cut off by the end of the second.
@@ -110,7 +130,14 @@ impl Generator {
             self.operand(&mut i, n, info.op_kind(n), bits, ip, &mut immediates)?;
         }
         let (simple, r) = (self.simple, &mut self.random);
-        if !simple && info.can_use_lock_prefix() && r.one_in(if i.op0_kind() == OpKind::Register { 64 } else { 6 }) {
+        if !simple
+            && info.can_use_lock_prefix()
+            && r.one_in(if i.op0_kind() == OpKind::Register {
+                64
+            } else {
+                6
+            })
+        {
             i.set_has_lock_prefix(true);
         }
         if !simple && (info.can_use_rep_prefix() || info.can_use_repne_prefix()) {
@@ -149,15 +176,29 @@ impl Generator {
         (bytes.len() <= 16).then_some(bytes)
     }
 
-    fn operand(&mut self, i: &mut Instruction, n: u32, kind: K, bits: u8, ip: u64, immediates: &mut u32) -> Option<()> {
+    fn operand(
+        &mut self,
+        i: &mut Instruction,
+        n: u32,
+        kind: K,
+        bits: u8,
+        ip: u64,
+        immediates: &mut u32,
+    ) -> Option<()> {
         let many = if bits == 64 { 16 } else { 8 };
         let r = &mut self.random;
         let any8 = |r: &mut crate::Random| {
-            if bits == 64 { r.pick(&R_8_64) } else { register(R::AL, r.below(8)) }
+            if bits == 64 {
+                r.pick(&R_8_64)
+            } else {
+                register(R::AL, r.below(8))
+            }
         };
         let reg = match kind {
             K::r8_reg | K::r8_opcode => Some(any8(r)),
-            K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => Some(register(R::AX, r.below(many))),
+            K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => {
+                Some(register(R::AX, r.below(many)))
+            }
             K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode | K::r32_vvvv => {
                 Some(register(R::EAX, r.below(many)))
             }
@@ -219,9 +260,17 @@ impl Generator {
                 self.override_segment(i);
                 return Some(());
             }
-            K::seg_rSI => by_bits(OpKind::MemorySegSI, OpKind::MemorySegESI, OpKind::MemorySegRSI),
+            K::seg_rSI => by_bits(
+                OpKind::MemorySegSI,
+                OpKind::MemorySegESI,
+                OpKind::MemorySegRSI,
+            ),
             K::es_rDI => by_bits(OpKind::MemoryESDI, OpKind::MemoryESEDI, OpKind::MemoryESRDI),
-            K::seg_rDI => by_bits(OpKind::MemorySegDI, OpKind::MemorySegEDI, OpKind::MemorySegRDI),
+            K::seg_rDI => by_bits(
+                OpKind::MemorySegDI,
+                OpKind::MemorySegEDI,
+                OpKind::MemorySegRDI,
+            ),
             K::seg_rBX_al => {
                 i.set_memory_base(match bits {
                     16 => R::BX,
@@ -282,7 +331,9 @@ impl Generator {
                 }
             }
             OpKind::Memory => self.override_segment(i),
-            OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => self.override_segment(i),
+            OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => {
+                self.override_segment(i)
+            }
             _ => {}
         }
         *immediates += u32::from(matches!(kind, K::imm8 | K::imm16));
@@ -304,7 +355,9 @@ impl Generator {
             return ip.wrapping_add(r.below(220)).wrapping_sub(100);
         }
         match r.below(4) {
-            0 => ip.wrapping_add(u64::from(r.next() as u32)).wrapping_sub(1 << 31),
+            0 => ip
+                .wrapping_add(u64::from(r.next() as u32))
+                .wrapping_sub(1 << 31),
             _ => ip & !0xfff | r.below(0x1000),
         }
     }
@@ -355,20 +408,36 @@ impl Generator {
             0 if bits == 64 => {
                 // RIP-relative; from the low code region only the low arena is near, and so for the high ones.
                 i.set_memory_base(if address == 64 { R::RIP } else { R::EIP });
-                let near = if ip >> 32 == 0 { ALIASES[1] } else { ALIASES[3] };
+                let near = if ip >> 32 == 0 {
+                    ALIASES[1]
+                } else {
+                    ALIASES[3]
+                };
                 let at = near.wrapping_add(r.below(0x2800));
                 i.set_memory_displ_size(full);
                 i.set_memory_displacement64(if address == 64 { at } else { at & 0xffff_ffff });
             }
             1 => {
-                let reach = if bits == 64 { &ALIASES[..2] } else { &ALIASES[..3] };
+                let reach = if bits == 64 {
+                    &ALIASES[..2]
+                } else {
+                    &ALIASES[..3]
+                };
                 let at = r.pick(reach) + r.below(0x2800);
                 i.set_memory_displ_size(full);
                 i.set_memory_displacement64(at);
             }
             form => {
-                let base = if form == 2 { R::None } else { register(first, r.below(many)) };
-                let mut index = if form < 5 { register(first, r.below(many)) } else { R::None };
+                let base = if form == 2 {
+                    R::None
+                } else {
+                    register(first, r.below(many))
+                };
+                let mut index = if form < 5 {
+                    register(first, r.below(many))
+                } else {
+                    R::None
+                };
                 if index == R::RSP || index == R::ESP {
                     index = R::None;
                 }
@@ -385,7 +454,7 @@ impl Generator {
                     0 if base != R::None => (0, 0),
                     1 if base != R::None => (1, small as u64),
                     2 => (full, r.next() as i32 as u64),
-                    _ => (full, (r.next() & 0x3fff) as u64),
+                    _ => (full, r.next() & 0x3fff),
                 };
                 let mask = if address == 64 { u64::MAX } else { 0xffff_ffff };
                 i.set_memory_displ_size(size);

@@ -3,10 +3,10 @@
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind, Register as R};
 
 use super::{Encoding, Generator};
+use crate::Case;
 use crate::case::CODE_BYTES;
 use crate::layout::{self, ALIASES, CODE, sel};
 use crate::random::Lanes;
-use crate::Case;
 
 /// Instructions that leave no flag but AF undefined, and that have no other trap in them. RBX and RSP stay as they are
 /// but for pushes and pops: memory operands lie there.
@@ -115,7 +115,12 @@ pub(super) fn pool() -> (Vec<Code>, Vec<Code>) {
         let info = code.op_code();
         info.is_instruction() && !info.fwait() && !matches!(code.mnemonic(), M::INVALID)
     };
-    let of = |list: &[M]| Code::values().filter(simple).filter(|c| list.contains(&c.mnemonic())).collect();
+    let of = |list: &[M]| {
+        Code::values()
+            .filter(simple)
+            .filter(|c| list.contains(&c.mnemonic()))
+            .collect()
+    };
     (of(POOL), of(BRANCHES))
 }
 
@@ -124,7 +129,11 @@ impl Generator {
     pub fn sequence(&mut self, bits: u8) -> Option<Encoding> {
         let r = &mut self.random;
         let offset = 0x800 + r.below(0x400);
-        let (cs, start) = if bits == 64 { (sel::CODE64, r.pick(&CODE) + offset) } else { (sel::CODE32, CODE[0] + offset) };
+        let (cs, start) = if bits == 64 {
+            (sel::CODE64, r.pick(&CODE) + offset)
+        } else {
+            (sel::CODE32, CODE[0] + offset)
+        };
         let count = 2 + r.below(5);
         let mut bytes = Vec::new();
         self.simple = true;
@@ -134,7 +143,9 @@ impl Generator {
                 let list = if branch { &self.branches } else { &self.pool };
                 let code = self.random.pick(list);
                 let ip = start + bytes.len() as u64;
-                let part = self.build(code, bits, ip).and_then(|part| self.accept(part, bits, cs, ip));
+                let part = self
+                    .build(code, bits, ip)
+                    .and_then(|part| self.accept(part, bits, cs, ip));
                 if let Some(part) = part.filter(|p| self.harmless(p, start)) {
                     if bytes.len() + part.bytes.len() <= CODE_BYTES {
                         bytes.extend(part.bytes);
@@ -145,7 +156,13 @@ impl Generator {
         }
         self.simple = false;
         let insn = crate::codes::decode(&bytes, bits, start);
-        (bytes.len() > insn.len()).then_some(Encoding { bytes, insn, bits, cs, ip: start })
+        (bytes.len() > insn.len()).then_some(Encoding {
+            bytes,
+            insn,
+            bits,
+            cs,
+            ip: start,
+        })
     }
 
     fn harmless(&self, part: &Encoding, start: u64) -> bool {
@@ -153,18 +170,24 @@ impl Generator {
         if insn.flow_control() == FlowControl::ConditionalBranch {
             // Backwards, into INT3s.
             let target = insn.near_branch_target();
-            return insn.op0_kind() != OpKind::NearBranch16 && (start - 0x400..start - 4).contains(&target);
+            return insn.op0_kind() != OpKind::NearBranch16
+                && (start - 0x400..start - 4).contains(&target);
         }
         let fixed = |r: R| matches!(r.full_register(), R::RBX | R::RSP) || r.is_segment_register();
         let written = |insn: &Instruction| {
-            (0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Register && fixed(insn.op_register(n)))
+            (0..insn.op_count())
+                .any(|n| insn.op_kind(n) == OpKind::Register && fixed(insn.op_register(n)))
         };
         let elsewhere = (0..insn.op_count()).any(|n| match insn.op_kind(n) {
             OpKind::Register => false,
             OpKind::Memory => insn.memory_base() == R::None,
             kind => format!("{kind:?}").starts_with("Memory"),
         });
-        !elsewhere && !insn.is_invalid() && insn.flow_control() == FlowControl::Next && !insn.has_lock_prefix() && !written(insn)
+        !elsewhere
+            && !insn.is_invalid()
+            && insn.flow_control() == FlowControl::Next
+            && !insn.has_lock_prefix()
+            && !written(insn)
     }
 
     /// A state for a sequence: RBX and RSP point into the arena's middle.
@@ -190,11 +213,17 @@ impl Generator {
         self.fpu(&mut case);
         let mxcsr = self.mxcsr();
         case.fx.set_mxcsr(mxcsr);
-        let aliases = if encoding.bits == 64 { &ALIASES[1..] } else { &ALIASES[1..3] };
+        let aliases = if encoding.bits == 64 {
+            &ALIASES[1..]
+        } else {
+            &ALIASES[1..3]
+        };
         for n in [3, 4] {
             let at = (0x100 + self.random.below(0x1d00)) & !15;
             case.gpr[n] = self.random.pick(aliases) + at;
-            let bytes: Vec<u8> = (0..16).flat_map(|_| self.random.integer().to_le_bytes()).collect();
+            let bytes: Vec<u8> = (0..16)
+                .flat_map(|_| self.random.integer().to_le_bytes())
+                .collect();
             case.lay(at as usize, &bytes);
         }
         debug_assert!(layout::arena_offset(case.gpr[4]).is_some());
@@ -211,7 +240,11 @@ impl Generator {
             (_, true) => R::ESP,
         };
         i.set_memory_base(base);
-        let disp = if self.random.one_in(2) { self.random.below(7) * 16 } else { self.random.below(0x78) };
+        let disp = if self.random.one_in(2) {
+            self.random.below(7) * 16
+        } else {
+            self.random.below(0x78)
+        };
         i.set_memory_displ_size(1);
         i.set_memory_displacement64(disp);
     }

@@ -44,11 +44,19 @@ const SELECTORS: [u16; 30] = [
 
 impl Generator {
     fn selector(&mut self) -> u16 {
-        let list = if self.abilities.ldt { &SELECTORS[..] } else { &SELECTORS[..19] };
+        let list = if self.abilities.ldt {
+            &SELECTORS[..]
+        } else {
+            &SELECTORS[..19]
+        };
         match self.random.below(32) {
             0 => {
                 let any = self.random.next() as u16;
-                if any >> 3 == sel::CPU_NUMBER >> 3 { 0 } else { any }
+                if any >> 3 == sel::CPU_NUMBER >> 3 {
+                    0
+                } else {
+                    any
+                }
             }
             _ => self.random.pick(list),
         }
@@ -60,16 +68,39 @@ impl Generator {
         match insn.mnemonic() {
             M::Div | M::Idiv => self.dividend(case, insn),
             M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz => {
-                case.gpr[1] = r.pick(&[0, 1, 2, 0x1_0000, 0x1_0001, 0x1_0000_0000, 0x1_0000_0001, 5, u64::MAX]);
+                case.gpr[1] = r.pick(&[
+                    0,
+                    1,
+                    2,
+                    0x1_0000,
+                    0x1_0001,
+                    0x1_0000_0000,
+                    0x1_0000_0001,
+                    5,
+                    u64::MAX,
+                ]);
             }
-            M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
+            M::Shl
+            | M::Shr
+            | M::Sar
+            | M::Sal
+            | M::Rol
+            | M::Ror
+            | M::Rcl
+            | M::Rcr
+            | M::Shld
+            | M::Shrd => {
                 let count = if r.one_in(4) { r.next() } else { r.below(72) };
                 set(case, R::CL, count);
             }
-            M::Bt | M::Bts | M::Btr | M::Btc if insn.op1_kind() == OpKind::Register => {
-                if !r.one_in(16) {
-                    set(case, insn.op1_register(), r.below(0x4000).wrapping_sub(0x2000));
-                }
+            M::Bt | M::Bts | M::Btr | M::Btc
+                if insn.op1_kind() == OpKind::Register && !r.one_in(16) =>
+            {
+                set(
+                    case,
+                    insn.op1_register(),
+                    r.below(0x4000).wrapping_sub(0x2000),
+                );
             }
             M::Pcmpestri | M::Pcmpestrm | M::Pcmpestri64 | M::Pcmpestrm64 => {
                 for n in [0, 2] {
@@ -92,10 +123,16 @@ impl Generator {
             }
             M::Mov | M::Lar | M::Lsl | M::Verr | M::Verw | M::Arpl => {
                 for n in 0..insn.op_count() {
-                    let loads = insn.mnemonic() != M::Mov || insn.op0_register().is_segment_register();
-                    if loads && insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_gpr() {
+                    let loads =
+                        insn.mnemonic() != M::Mov || insn.op0_register().is_segment_register();
+                    if loads && insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_gpr()
+                    {
                         let selector = self.selector();
-                        set(case, insn.op_register(n), u64::from(selector) | self.random.next() << 16);
+                        set(
+                            case,
+                            insn.op_register(n),
+                            u64::from(selector) | self.random.next() << 16,
+                        );
                     }
                 }
             }
@@ -112,7 +149,11 @@ impl Generator {
 
     fn dividend(&mut self, case: &mut Case, insn: &Instruction) {
         let r = &mut self.random;
-        let size = if insn.op0_kind() == OpKind::Register { insn.op0_register().size() } else { insn.memory_size().size() };
+        let size = if insn.op0_kind() == OpKind::Register {
+            insn.op0_register().size()
+        } else {
+            insn.memory_size().size()
+        };
         let signed = insn.mnemonic() == M::Idiv;
         if r.one_in(4) {
             return;
@@ -149,17 +190,37 @@ impl Generator {
     /// Selector and offset of a far transfer.
     pub(super) fn far_target(&mut self, bits: u8) -> (u16, u64) {
         let code: &[u16] = if self.abilities.ldt {
-            &[sel::CODE32, sel::CODE64, 0x37, 0x3f, sel::CODE32, sel::CODE64, 0x21, 0x30]
+            &[
+                sel::CODE32,
+                sel::CODE64,
+                0x37,
+                0x3f,
+                sel::CODE32,
+                sel::CODE64,
+                0x21,
+                0x30,
+            ]
         } else {
             &[sel::CODE32, sel::CODE64]
         };
-        let selector = if self.random.one_in(4) { self.selector() } else { self.random.pick(code) };
+        let selector = if self.random.one_in(4) {
+            self.selector()
+        } else {
+            self.random.pick(code)
+        };
         let offset = match selector {
             0x37 | 0x3f => self.random.below(CODE_LEN),
             _ => CODE[0] + self.random.below(CODE_LEN),
         };
         let _ = bits;
-        (selector, if self.random.one_in(16) { self.random.integer() } else { offset })
+        (
+            selector,
+            if self.random.one_in(16) {
+                self.random.integer()
+            } else {
+                offset
+            },
+        )
     }
 
     /// Memory, and registers that are no addresses.
@@ -181,27 +242,38 @@ impl Generator {
                 let (selector, offset) = g.far_target(case.bits);
                 let flags = g.random.next() & 0x24_cfff | FIXED_FLAGS;
                 let sp = g.place(8, case.bits.into());
-                let ss = if g.random.one_in(4) { g.selector() } else { sel::DATA };
+                let ss = if g.random.one_in(4) {
+                    g.selector()
+                } else {
+                    sel::DATA
+                };
                 vec![offset, selector.into(), flags, sp, ss.into()]
             }),
             M::Popf | M::Popfd | M::Popfq => self.lay_on_stack(case, insn, |g, _| {
                 let trap = if g.random.one_in(64) { 0x100 } else { 0 };
                 vec![g.random.next() & !0x100 | trap]
             }),
-            M::Pop if insn.op0_register().is_segment_register() => self.lay_on_stack(case, insn, |g, _| {
-                vec![u64::from(g.selector()) | g.random.next() << 16]
-            }),
+            M::Pop if insn.op0_register().is_segment_register() => {
+                self.lay_on_stack(case, insn, |g, _| {
+                    vec![u64::from(g.selector()) | g.random.next() << 16]
+                })
+            }
             M::Pop | M::Popa | M::Popad | M::Leave => self.lay_on_stack(case, insn, |g, _| {
                 (0..8).map(|_| g.random.integer()).collect()
             }),
-            M::Jmp | M::Call if insn.op0_kind() == OpKind::Memory => self.branch_operand(case, insn),
+            M::Jmp | M::Call if insn.op0_kind() == OpKind::Memory => {
+                self.branch_operand(case, insn)
+            }
             M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss => {
                 let size = insn.op0_register().size();
                 let mut image = self.random.next().to_le_bytes()[..size].to_vec();
                 image.extend_from_slice(&self.selector().to_le_bytes());
                 self.lay_at_operand(case, insn, 1, &image);
             }
-            M::Mov if insn.op0_register().is_segment_register() && insn.op1_kind() == OpKind::Memory => {
+            M::Mov
+                if insn.op0_register().is_segment_register()
+                    && insn.op1_kind() == OpKind::Memory =>
+            {
                 let image = self.selector().to_le_bytes();
                 self.lay_at_operand(case, insn, 1, &image);
             }
@@ -223,7 +295,9 @@ impl Generator {
                 self.lay_at_operand(case, insn, 0, &image.to_le_bytes());
             }
             M::Fldcw => {
-                let image = (self.random.next() as u16 | if self.random.one_in(2) { 0x3f } else { 0 }).to_le_bytes();
+                let image = (self.random.next() as u16
+                    | if self.random.one_in(2) { 0x3f } else { 0 })
+                .to_le_bytes();
                 self.lay_at_operand(case, insn, 0, &image);
             }
             M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64 => self.state_image(case, insn),
@@ -253,11 +327,21 @@ impl Generator {
     }
 
     /// Lays words of the stack's operand size at the top of the stack.
-    fn lay_on_stack(&mut self, case: &mut Case, insn: &Instruction, words: impl FnOnce(&mut Self, &Case) -> Vec<u64>) {
+    fn lay_on_stack(
+        &mut self,
+        case: &mut Case,
+        insn: &Instruction,
+        words: impl FnOnce(&mut Self, &Case) -> Vec<u64>,
+    ) {
         let words = words(self, case);
-        let Some(at) = Self::stack_top(case) else { return };
+        let Some(at) = Self::stack_top(case) else {
+            return;
+        };
         let size = stack_size(insn, case.bits);
-        let image: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()[..size].to_vec()).collect();
+        let image: Vec<u8> = words
+            .iter()
+            .flat_map(|w| w.to_le_bytes()[..size].to_vec())
+            .collect();
         case.lay(at, &image);
     }
 
@@ -319,8 +403,19 @@ impl Generator {
     pub(super) fn useless(&self, case: &Case, encoding: &Encoding) -> bool {
         let insn = &encoding.insn;
         let name = insn.mnemonic();
-        let images = [M::Xsave, M::Xsavec, M::Xsaveopt, M::Xrstor, M::Xsave64, M::Xsavec64, M::Xsaveopt64, M::Xrstor64];
-        if images.contains(&name) && (case.gpr[0] & 0xffff_fffc != 0 || case.gpr[2] & 0xffff_ffff != 0) {
+        let images = [
+            M::Xsave,
+            M::Xsavec,
+            M::Xsaveopt,
+            M::Xrstor,
+            M::Xsave64,
+            M::Xsavec64,
+            M::Xsaveopt64,
+            M::Xrstor64,
+        ];
+        if images.contains(&name)
+            && (case.gpr[0] & 0xffff_fffc != 0 || case.gpr[2] & 0xffff_ffff != 0)
+        {
             return true;
         }
         let call = matches!(name, M::Call) && (insn.is_call_far() || insn.is_call_far_indirect());
@@ -329,14 +424,19 @@ impl Generator {
             return true;
         }
         let reads_code = |n| {
-            linear(case, insn, n).is_some_and(|lin| CODE.iter().any(|base| lin.wrapping_sub(*base) < CODE_LEN))
+            linear(case, insn, n)
+                .is_some_and(|lin| CODE.iter().any(|base| lin.wrapping_sub(*base) < CODE_LEN))
         };
         if insn.flow_control() != FlowControl::Next && (0..insn.op_count()).any(reads_code) {
             return true;
         }
         let read = |lin: Option<u64>, size: usize| {
             let mut bytes = [0; 8];
-            case.peek(&self.template, layout::arena_offset(lin?)?, &mut bytes[..size.min(8)]);
+            case.peek(
+                &self.template,
+                layout::arena_offset(lin?)?,
+                &mut bytes[..size.min(8)],
+            );
             Some(u64::from_le_bytes(bytes))
         };
         let stack = || {
@@ -347,7 +447,9 @@ impl Generator {
             FlowControl::Next | FlowControl::Interrupt | FlowControl::Exception => return false,
             FlowControl::Return => stack(),
             _ => match insn.op0_kind() {
-                OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => Some(insn.near_branch_target()),
+                OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+                    Some(insn.near_branch_target())
+                }
                 OpKind::FarBranch16 => Some(insn.far_branch16().into()),
                 OpKind::FarBranch32 => Some(insn.far_branch32().into()),
                 OpKind::Register => Some(value(case, insn.op0_register())),
@@ -359,15 +461,17 @@ impl Generator {
         let start = case.code_offset();
         let window = start..start + u64::from(case.len) + EXIT_LEN;
         // As any code segment has it, and as truncated by an operand size.
-        [target, target & 0xffff_ffff, target & 0xffff].iter().any(|t| {
-            [0, CODE[0]].iter().any(|base| {
-                let lin = t.wrapping_add(*base);
-                CODE.iter().any(|region| {
-                    let offset = lin.wrapping_sub(*region);
-                    offset < CODE_LEN && window.contains(&offset)
+        [target, target & 0xffff_ffff, target & 0xffff]
+            .iter()
+            .any(|t| {
+                [0, CODE[0]].iter().any(|base| {
+                    let lin = t.wrapping_add(*base);
+                    CODE.iter().any(|region| {
+                        let offset = lin.wrapping_sub(*region);
+                        offset < CODE_LEN && window.contains(&offset)
+                    })
                 })
             })
-        })
     }
 }
 
@@ -384,7 +488,8 @@ fn stack_size(insn: &Instruction, bits: u8) -> usize {
         M::Iret | M::Popf | M::Popa => 2,
         M::Iretd | M::Popfd | M::Popad => 4,
         M::Iretq | M::Popfq => 8,
-        _ => (insn.stack_pointer_increment().unsigned_abs() as usize).clamp(2, 8).min(usize::from(bits) / 8),
+        _ => (insn.stack_pointer_increment().unsigned_abs() as usize)
+            .clamp(2, 8)
+            .min(usize::from(bits) / 8),
     }
 }
-

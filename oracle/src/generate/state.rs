@@ -11,6 +11,8 @@ use crate::{Case, case::FIXED_FLAGS};
 const FREE_FLAGS: u64 = 0x8d5;
 const DF: u64 = 0x400;
 const ID: u64 = 1 << 21;
+/// Alignment checks: Linux has CR0.AM set.
+const AC: u64 = 1 << 18;
 
 /// The value of a general register operand, zero-extended.
 pub fn value(case: &Case, r: R) -> u64 {
@@ -27,7 +29,11 @@ pub fn value(case: &Case, r: R) -> u64 {
 /// Sets a register's low part; what lies above is left.
 pub(super) fn set(case: &mut Case, r: R, value: u64) {
     let mask = u64::MAX >> (64 - 8 * r.size().clamp(1, 8));
-    let shift = if matches!(r, R::AH | R::CH | R::DH | R::BH) { 8 } else { 0 };
+    let shift = if matches!(r, R::AH | R::CH | R::DH | R::BH) {
+        8
+    } else {
+        0
+    };
     let full = &mut case.gpr[r.full_register().number()];
     *full = *full & !(mask << shift) | (value & mask) << shift;
 }
@@ -58,7 +64,11 @@ pub fn linear(case: &Case, insn: &Instruction, n: u32) -> Option<u64> {
             value(case, r)
         })
     })?;
-    Some(if case.bits == 64 { lin } else { lin & 0xffff_ffff })
+    Some(if case.bits == 64 {
+        lin
+    } else {
+        lin & 0xffff_ffff
+    })
 }
 
 /// Lanes that suit an instruction.
@@ -67,9 +77,15 @@ fn lanes(insn: &Instruction) -> Lanes {
     match insn.memory_size() {
         S::Packed128_Float32 | S::Packed64_Float32 | S::Float32 => return Lanes::F32,
         S::Packed128_Float64 | S::Float64 => return Lanes::F64,
-        S::Packed128_UInt8 | S::Packed128_Int8 | S::Packed64_UInt8 | S::Packed64_Int8 => return Lanes::Bytes,
-        S::Packed128_UInt16 | S::Packed128_Int16 | S::Packed64_UInt16 | S::Packed64_Int16 => return Lanes::Words,
-        S::Packed128_UInt32 | S::Packed128_Int32 | S::Packed64_UInt32 | S::Packed64_Int32 => return Lanes::Dwords,
+        S::Packed128_UInt8 | S::Packed128_Int8 | S::Packed64_UInt8 | S::Packed64_Int8 => {
+            return Lanes::Bytes;
+        }
+        S::Packed128_UInt16 | S::Packed128_Int16 | S::Packed64_UInt16 | S::Packed64_Int16 => {
+            return Lanes::Words;
+        }
+        S::Packed128_UInt32 | S::Packed128_Int32 | S::Packed64_UInt32 | S::Packed64_Int32 => {
+            return Lanes::Dwords;
+        }
         _ => {}
     }
     let name = format!("{:?}", insn.mnemonic());
@@ -83,7 +99,13 @@ fn lanes(insn: &Instruction) -> Lanes {
 
 impl Generator {
     pub(super) fn state(&mut self, encoding: &Encoding) -> Case {
-        let Encoding { bytes, insn, bits, cs, ip } = encoding;
+        let Encoding {
+            bytes,
+            insn,
+            bits,
+            cs,
+            ip,
+        } = encoding;
         let mut case = Case::new(*bits, bytes);
         (case.seg[1], case.ip) = (*cs, *ip);
         let r = &mut self.random;
@@ -97,8 +119,15 @@ impl Generator {
         if r.one_in(4) {
             case.rflags |= ID;
         }
+        if r.one_in(24) && checks_alignment(insn) {
+            case.rflags |= AC;
+        }
         self.segments(&mut case);
-        let floats = insn.code().cpuid_features().iter().any(|f| format!("{f:?}").starts_with("FPU"));
+        let floats = insn
+            .code()
+            .cpuid_features()
+            .iter()
+            .any(|f| format!("{f:?}").starts_with("FPU"));
         if floats || mnemonic_touches_fpu(insn) || self.random.one_in(16) {
             self.fpu(&mut case);
         }
@@ -120,9 +149,20 @@ impl Generator {
 
     fn segments(&mut self, case: &mut Case) {
         let (r, ldt) = (&mut self.random, self.abilities.ldt);
-        let data: &[u16] = if ldt { &[7, 15, 23, 31, 39, 79, sel::DATA, 0] } else { &[sel::DATA, 0] };
+        let data: &[u16] = if ldt {
+            &[7, 15, 23, 31, 39, 79, sel::DATA, 0]
+        } else {
+            &[sel::DATA, 0]
+        };
         if case.bits == 64 {
-            case.fs_base = r.pick(&[0, ALIASES[1], ALIASES[3], 0x1000, 0xffff_ffff_ffff_0000, 0x7fff_ffff_0000]);
+            case.fs_base = r.pick(&[
+                0,
+                ALIASES[1],
+                ALIASES[3],
+                0x1000,
+                0xffff_ffff_ffff_0000,
+                0x7fff_ffff_0000,
+            ]);
             case.gs_base = r.next() >> 17;
             if r.one_in(16) {
                 for n in [0, 3, 4, 5] {
@@ -151,8 +191,16 @@ impl Generator {
             1 => 0x1f80 & !(0x80 << r.below(6)),
             _ => 0x1f80,
         };
-        let controls = if r.one_in(2) { 0 } else { r.next() as u32 & 0xe040 };
-        let flags = if r.one_in(2) { 0 } else { r.next() as u32 & 0x3f };
+        let controls = if r.one_in(2) {
+            0
+        } else {
+            r.next() as u32 & 0xe040
+        };
+        let flags = if r.one_in(2) {
+            0
+        } else {
+            r.next() as u32 & 0x3f
+        };
         masks | controls | flags
     }
 
@@ -164,7 +212,11 @@ impl Generator {
             _ => 0x3f,
         };
         let fcw = (r.below(4) << 10 | r.below(4) << 8) as u16 | masks | 0x40;
-        let mut flags = if r.one_in(2) { 0 } else { r.next() as u16 & 0x3f & masks };
+        let mut flags = if r.one_in(2) {
+            0
+        } else {
+            r.next() as u16 & 0x3f & masks
+        };
         if r.one_in(24) {
             // One is pending: the next instruction that waits raises #MF.
             flags |= r.next() as u16 & 0x3f & !masks;
@@ -241,7 +293,11 @@ impl Generator {
             _ => 16,
         };
         let base = if case.bits == 64 { 0 } else { segment.base };
-        let lin = if base != 0 { ALIASES[1] + 0x20 + self.random.below(0x1fc0) } else { self.place(8, width) };
+        let lin = if base != 0 {
+            ALIASES[1] + 0x20 + self.random.below(0x1fc0)
+        } else {
+            self.place(8, width)
+        };
         let aligned = if self.random.one_in(4) { lin } else { lin & !7 };
         let sp = aligned.wrapping_sub(base);
         case.gpr[4] = match width {
@@ -304,10 +360,16 @@ impl Generator {
 
     /// Sets the registers of a memory operand's address so that it lies where it can be compared.
     fn solve(&mut self, case: &mut Case, insn: &Instruction) {
-        if !(0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Memory) || self.random.one_in(100) {
+        if !(0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Memory)
+            || self.random.one_in(100)
+        {
             return;
         }
-        let (base, index, scale) = (insn.memory_base(), insn.memory_index(), insn.memory_index_scale());
+        let (base, index, scale) = (
+            insn.memory_base(),
+            insn.memory_index(),
+            insn.memory_index_scale(),
+        );
         let width = insn_address_size(insn, case.bits);
         let segment = insn.memory_segment();
         let size = match insn.memory_size() {
@@ -330,20 +392,35 @@ impl Generator {
         let segment_base = base_of(case, segment);
         let lin = self.reach(segment_base, size, width);
         let mask = u64::MAX >> (64 - width);
-        let goal = lin.wrapping_sub(segment_base).wrapping_sub(insn.memory_displacement64()) & mask;
+        let goal = lin
+            .wrapping_sub(segment_base)
+            .wrapping_sub(insn.memory_displacement64())
+            & mask;
         if index == R::AL {
             // XLATB.
             set(case, base, goal.wrapping_sub(case.gpr[0] & 0xff));
         } else if base != R::None && !base.is_ip() && base == index {
             let factor = u64::from(scale) + 1;
-            let value = if factor % 2 == 0 { goal / 2 } else { goal.wrapping_mul(inverse(factor)) };
+            let value = if factor % 2 == 0 {
+                goal / 2
+            } else {
+                goal.wrapping_mul(inverse(factor))
+            };
             set(case, base, value);
         } else if base != R::None && !base.is_ip() {
-            let indexed = if index == R::None { 0 } else { value(case, index).wrapping_mul(scale.into()) };
+            let indexed = if index == R::None {
+                0
+            } else {
+                value(case, index).wrapping_mul(scale.into())
+            };
             set(case, base, goal.wrapping_sub(indexed));
         } else if index != R::None {
             let high = self.random.next();
-            set(case, index, goal / u64::from(scale) | high & !(mask / u64::from(scale)));
+            set(
+                case,
+                index,
+                (goal / u64::from(scale)) | high & !(mask / u64::from(scale)),
+            );
         }
     }
 
@@ -351,12 +428,16 @@ impl Generator {
     fn lay_operands(&mut self, case: &mut Case, insn: &Instruction, lanes: Lanes) {
         let mut seen = None;
         for n in 0..insn.op_count() {
-            let Some(lin) = linear(case, insn, n) else { continue };
+            let Some(lin) = linear(case, insn, n) else {
+                continue;
+            };
             if seen == Some(lin) {
                 continue;
             }
             seen = Some(lin);
-            let Some(at) = layout::arena_offset(lin) else { continue };
+            let Some(at) = layout::arena_offset(lin) else {
+                continue;
+            };
             if insn.op_kind(n) == OpKind::Memory {
                 let bytes = self.operand_bytes(insn, lanes);
                 case.lay(at, &bytes);
@@ -366,7 +447,11 @@ impl Generator {
                 let kinds = 1 + self.random.below(3);
                 let mut bytes = [0; 96];
                 for chunk in bytes.chunks_mut(element) {
-                    let byte = if self.random.one_in(12) { self.random.next() } else { self.random.below(kinds) };
+                    let byte = if self.random.one_in(12) {
+                        self.random.next()
+                    } else {
+                        self.random.below(kinds)
+                    };
                     chunk.fill(byte as u8);
                 }
                 case.lay(at.saturating_sub(48), &bytes);
@@ -382,7 +467,9 @@ impl Generator {
             MemorySize::Float32 => return r.f32().to_le_bytes().to_vec(),
             MemorySize::Float64 => return r.f64().to_le_bytes().to_vec(),
             MemorySize::Bcd if !r.one_in(8) => {
-                let mut bytes: Vec<u8> = (0..10).map(|_| (r.below(10) | r.below(10) << 4) as u8).collect();
+                let mut bytes: Vec<u8> = (0..10)
+                    .map(|_| (r.below(10) | r.below(10) << 4) as u8)
+                    .collect();
                 bytes[9] = (r.below(2) << 7) as u8;
                 return bytes;
             }
@@ -408,6 +495,54 @@ impl Generator {
     }
 }
 
+/// Whether the engine checks the alignment of all that the instruction accesses: not of what helpers and x87 and MMX
+/// instructions access in parts.
+fn checks_alignment(insn: &Instruction) -> bool {
+    use iced_x86::CpuidFeature as F;
+    use iced_x86::Mnemonic as M;
+    let parts = matches!(
+        insn.mnemonic(),
+        M::Enter
+            | M::Leave
+            | M::Iret
+            | M::Iretd
+            | M::Iretq
+            | M::Retf
+            | M::Pusha
+            | M::Pushad
+            | M::Popa
+            | M::Popad
+            | M::Bound
+            | M::Arpl
+            | M::Cmpxchg8b
+            | M::Lds
+            | M::Les
+            | M::Lfs
+            | M::Lgs
+            | M::Lss
+    );
+    let far = insn.is_jmp_far()
+        || insn.is_call_far()
+        || insn.is_jmp_far_indirect()
+        || insn.is_call_far_indirect();
+    let other = insn.code().cpuid_features().iter().any(|f| {
+        matches!(
+            f,
+            F::FPU
+                | F::FPU287
+                | F::FPU387
+                | F::MMX
+                | F::SSE
+                | F::SSE2
+                | F::FXSR
+                | F::XSAVE
+                | F::XSAVEC
+                | F::XSAVEOPT
+        )
+    });
+    !parts && !far && !other && !insn.op0_register().is_segment_register()
+}
+
 /// Bits of the address that an instruction's memory operands or count register have.
 pub fn insn_address_size(insn: &Instruction, bits: u8) -> u32 {
     let mut width = None;
@@ -418,7 +553,7 @@ pub fn insn_address_size(insn: &Instruction, bits: u8) -> u32 {
             OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(64),
             OpKind::Memory => {
                 let (base, index) = (insn.memory_base(), insn.memory_index());
-                let register = if base != R::None { base } else { index };
+                let register = if base == R::None { index } else { base };
                 Some(match register {
                     R::None => insn.memory_displ_size().max(2) * 8,
                     R::AL => u32::from(bits),
@@ -443,7 +578,8 @@ fn inverse(odd: u64) -> u64 {
 /// MMX registers are the FPU's, and the state images hold them.
 fn mnemonic_touches_fpu(insn: &Instruction) -> bool {
     use iced_x86::Mnemonic as M;
-    let mmx = (0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_mm());
+    let mmx = (0..insn.op_count())
+        .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_mm());
     mmx || matches!(
         insn.mnemonic(),
         M::Emms

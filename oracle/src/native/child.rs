@@ -11,9 +11,17 @@ use super::shared::{BATCH, Shared, Slot, wait, wake};
 use super::stubs::{State, Stubs};
 use super::{ALIAS0, COMPAT, LDT, Setup};
 use crate::case::{CODE_BYTES, Case, Change, Ending, Fx, NO_FAULT, Outcome};
-use crate::layout::{self, ALIASES, ARENA, CODE, CODE_LEN, EXIT_LEN, FILLER, STATE, STUBS, WRITABLE, way_back};
+use crate::layout::{
+    self, ALIASES, ARENA, CODE, CODE_LEN, EXIT_LEN, FILLER, STATE, STUBS, WRITABLE, way_back,
+};
 
-const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGFPE, libc::SIGILL, libc::SIGBUS, libc::SIGTRAP];
+const SIGNALS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGBUS,
+    libc::SIGTRAP,
+];
 const TF: u64 = 0x100;
 
 /// Where the harness's state is in this process.
@@ -49,7 +57,8 @@ extern "C" fn on_signal(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_v
     let selectors = gregs[libc::REG_CSGSFS as usize].cast_unsigned();
     state.seg[1] = selectors as u16;
     gregs[libc::REG_RIP as usize] = layout::EXIT.cast_signed();
-    gregs[libc::REG_CSGSFS as usize] = (selectors & !0xffff | u64::from(layout::sel::CODE64)).cast_signed();
+    gregs[libc::REG_CSGSFS as usize] =
+        (selectors & !0xffff | u64::from(layout::sel::CODE64)).cast_signed();
 }
 
 /// mmap at a fixed address where nothing is yet.
@@ -66,7 +75,11 @@ fn memfd(len: u64) -> i32 {
     // SAFETY: a C string that lives for ever.
     let fd = unsafe { libc::memfd_create(c"oracle".as_ptr(), libc::MFD_CLOEXEC) };
     // SAFETY: no memory is involved.
-    if fd < 0 || unsafe { libc::ftruncate(fd, len as libc::off_t) } != 0 { -1 } else { fd }
+    if fd < 0 || unsafe { libc::ftruncate(fd, len as libc::off_t) } != 0 {
+        -1
+    } else {
+        fd
+    }
 }
 
 /// The child's view of the arena and the code, and what it knows of them.
@@ -93,7 +106,13 @@ fn prepare(shared: &Shared, setup: &Setup) -> Result<(), u32> {
     }
     for (n, base) in ALIASES.into_iter().enumerate() {
         let mapped = map_at(base, WRITABLE, RW, arena, 0)
-            && map_at(base + WRITABLE as u64, ARENA - WRITABLE, libc::PROT_READ, arena, WRITABLE);
+            && map_at(
+                base + WRITABLE as u64,
+                ARENA - WRITABLE,
+                libc::PROT_READ,
+                arena,
+                WRITABLE,
+            );
         // Low addresses may be the administrator's to forbid (vm.mmap_min_addr).
         match (n, mapped) {
             (0, true) => abilities |= ALIAS0,
@@ -102,10 +121,15 @@ fn prepare(shared: &Shared, setup: &Setup) -> Result<(), u32> {
             (_, false) => return Err(2),
         }
     }
-    if !map_at(super::ARENA_DOOR, ARENA, RW, arena, 0) || !map_at(super::CODE_DOOR, CODE_LEN as usize, RW, code, 0) {
+    if !map_at(super::ARENA_DOOR, ARENA, RW, arena, 0)
+        || !map_at(super::CODE_DOOR, CODE_LEN as usize, RW, code, 0)
+    {
         return Err(3);
     }
-    if !CODE.into_iter().all(|base| map_at(base, CODE_LEN as usize, RX, code, 0)) {
+    if !CODE
+        .into_iter()
+        .all(|base| map_at(base, CODE_LEN as usize, RX, code, 0))
+    {
         return Err(4);
     }
     if !map_at(STATE, 0x1000, RW, -1, 0) || !map_at(STUBS, 0x1000, RW, -1, 0) {
@@ -121,7 +145,11 @@ fn prepare(shared: &Shared, setup: &Setup) -> Result<(), u32> {
     if lar(layout::sel::CODE32) {
         abilities |= COMPAT;
     }
-    if layout::LDT.iter().enumerate().all(|(n, entry)| install(n, entry)) {
+    if layout::LDT
+        .iter()
+        .enumerate()
+        .all(|(n, entry)| install(n, entry))
+    {
         abilities |= LDT;
     }
     shared.abilities.store(abilities, Ordering::Release);
@@ -153,15 +181,47 @@ fn install(n: usize, entry: &layout::LdtEntry) -> bool {
         | u32::from(entry.restricted) << 3
         | u32::from(entry.pages) << 4
         | u32::from(!entry.present) << 5;
-    let desc = UserDesc { number: n as u32, base: entry.base, limit: entry.limit, bits };
+    let desc = UserDesc {
+        number: n as u32,
+        base: entry.base,
+        limit: entry.limit,
+        bits,
+    };
     let at = &raw const desc;
     // SAFETY: writes an entry of this process's LDT, which it uses for cases only.
     unsafe { libc::syscall(libc::SYS_modify_ldt, 0x11, at, size_of::<UserDesc>()) == 0 }
 }
 
+/// Makes sure that code written through another mapping is what will be fetched: IRET is the serialising instruction
+/// that a hypervisor doesn't intercept (SDM vol. 3, 10.3 and 13.6).
+fn serialise() {
+    // SAFETY: returns to the next instruction with the same stack and flags.
+    unsafe {
+        std::arch::asm!(
+            "mov {t:e}, ss",
+            "mov {s}, rsp",
+            "push {t}",
+            "push {s}",
+            "pushfq",
+            "mov {t:e}, cs",
+            "push {t}",
+            "lea {t}, [rip + 2f]",
+            "push {t}",
+            "iretq",
+            "2:",
+            t = out(reg) _,
+            s = out(reg) _,
+        );
+    }
+}
+
 /// Installs the handlers, on a stack of their own.
 fn catch_signals(stack: &mut [u8]) -> bool {
-    let alternate = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
+    let alternate = libc::stack_t {
+        ss_sp: stack.as_mut_ptr().cast(),
+        ss_flags: 0,
+        ss_size: stack.len(),
+    };
     // SAFETY: the stack lives as long as the process.
     if unsafe { libc::sigaltstack(&raw const alternate, std::ptr::null_mut()) } != 0 {
         return false;
@@ -180,9 +240,14 @@ fn catch_signals(stack: &mut [u8]) -> bool {
 pub(super) fn main(shared: &mut Shared, setup: &Setup, stack: &mut [u8]) -> ! {
     // SAFETY: asks to die with the parent.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    let prepared = prepare(shared, setup).and_then(|()| if catch_signals(stack) { Ok(()) } else { Err(7) });
-    shared.failed.store(prepared.err().unwrap_or(0), Ordering::Release);
-    shared.ready.store(if prepared.is_ok() { 1 } else { 2 }, Ordering::Release);
+    let prepared =
+        prepare(shared, setup).and_then(|()| if catch_signals(stack) { Ok(()) } else { Err(7) });
+    shared
+        .failed
+        .store(prepared.err().unwrap_or(0), Ordering::Release);
+    shared
+        .ready
+        .store(if prepared.is_ok() { 1 } else { 2 }, Ordering::Release);
     wake(&shared.ready);
     if prepared.is_err() {
         // SAFETY: ends the process.
@@ -206,7 +271,13 @@ pub(super) fn main(shared: &mut Shared, setup: &Setup, stack: &mut [u8]) -> ! {
     for (word, bytes) in arena.iter_mut().zip(setup.template.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
     }
-    let mut child = Child { setup, arena, expected: [0; ARENA / 8], code, laid: (0, [0; CODE_BYTES], 0, 0) };
+    let mut child = Child {
+        setup,
+        arena,
+        expected: [0; ARENA / 8],
+        code,
+        laid: (0, [0; CODE_BYTES], 0, 0),
+    };
     child.expected.copy_from_slice(child.arena);
     loop {
         let done = shared.done.load(Ordering::Acquire);
@@ -215,7 +286,13 @@ pub(super) fn main(shared: &mut Shared, setup: &Setup, stack: &mut [u8]) -> ! {
             continue;
         }
         let slot = &mut shared.slots[done as usize % 2];
-        let Slot { count, start, cases, outcomes, changes } = slot;
+        let Slot {
+            count,
+            start,
+            cases,
+            outcomes,
+            changes,
+        } = slot;
         for n in *start as usize..(*count as usize).min(BATCH) {
             shared.current.store(n as u32, Ordering::Release);
             child.run(&cases[n], &mut outcomes[n], &mut changes[n]);
@@ -243,6 +320,7 @@ impl Child<'_> {
             }
         }
         self.laid = wanted;
+        serialise();
     }
 
     fn lay_memory(&mut self, case: &Case) {
@@ -281,13 +359,18 @@ impl Child<'_> {
         };
         // SAFETY: as in `main`.
         let st = unsafe { &mut *state() };
-        st.target = if case.bits == 64 { case.ip } else { case.ip & 0xffff_ffff | u64::from(case.seg[1]) << 32 };
+        st.target = if case.bits == 64 {
+            case.ip
+        } else {
+            case.ip & 0xffff_ffff | u64::from(case.seg[1]) << 32
+        };
         (st.vector, st.error, st.cr2, st.more_flags) = (NO_FAULT, 0, 0, 0);
         st.rip = case.lin() + u64::from(case.len);
         st.seg[1] = case.seg[1];
         st.running = 1;
         // SAFETY: `Stubs::plain` and its sisters are functions of this type; what runs in between is the case's matter.
-        let call = unsafe { std::mem::transmute::<usize, extern "sysv64" fn(*const Case)>(stub as usize) };
+        let call =
+            unsafe { std::mem::transmute::<usize, extern "sysv64" fn(*const Case)>(stub as usize) };
         call(case);
         // SAFETY: as above; the stub and the handler have written it.
         let st = unsafe { &mut *state() };
@@ -303,9 +386,18 @@ impl Child<'_> {
             out.ip = case.next_ip();
         }
         let mut count = 0;
-        for (word, (is, was)) in self.arena.iter().zip(&self.expected).take(WRITABLE / 8).enumerate() {
+        for (word, (is, was)) in self
+            .arena
+            .iter()
+            .zip(&self.expected)
+            .take(WRITABLE / 8)
+            .enumerate()
+        {
             if is != was {
-                changes[count] = Change { word: word as u64, value: *is };
+                changes[count] = Change {
+                    word: word as u64,
+                    value: *is,
+                };
                 count += 1;
             }
         }
@@ -316,4 +408,6 @@ impl Child<'_> {
 }
 
 // The image of FXSAVE64 begins a case: the stubs rely on its alignment.
-const _: () = assert!(std::mem::offset_of!(Case, fx) % 16 == 0 && align_of::<Fx>() == 16 && align_of::<Stubs>() <= 16);
+const _: () = assert!(
+    std::mem::offset_of!(Case, fx) % 16 == 0 && align_of::<Fx>() == 16 && align_of::<Stubs>() <= 16
+);

@@ -67,15 +67,24 @@ impl Native {
         if hwcap2 & 2 == 0 {
             return Err("the kernel does not allow WRFSBASE to user mode".into());
         }
-        let (code, stubs) = stubs::build().map_err(|e| format!("the stubs can't be assembled: {e}"))?;
+        let (code, stubs) =
+            stubs::build().map_err(|e| format!("the stubs can't be assembled: {e}"))?;
         assert!(code.len() < 0x1000, "the stubs fit into a page");
         let mut native = Self {
             shared: shared::map()?,
-            setup: Setup { code, stubs, template: layout::template() },
+            setup: Setup {
+                code,
+                stubs,
+                template: layout::template(),
+            },
             stack: vec![0; 256 << 10],
             pid: -1,
             collected: 0,
-            abilities: Abilities { low: false, compat: false, ldt: false },
+            abilities: Abilities {
+                low: false,
+                compat: false,
+                ldt: false,
+            },
             deaths: 0,
         };
         native.fork()?;
@@ -102,7 +111,12 @@ impl Native {
         // SAFETY: the child allocates nothing and never returns.
         let pid = unsafe { libc::fork() };
         match pid {
-            -1 => return Err(format!("no child process: {}", std::io::Error::last_os_error())),
+            -1 => {
+                return Err(format!(
+                    "no child process: {}",
+                    std::io::Error::last_os_error()
+                ));
+            }
             0 => {
                 // SAFETY: in the child; the parent touches only what is its turn.
                 let shared = unsafe { &mut *self.shared };
@@ -116,8 +130,11 @@ impl Native {
                 0 => {}
                 1 => {
                     let bits = self.shared().abilities.load(Ordering::Acquire);
-                    self.abilities =
-                        Abilities { low: bits & ALIAS0 != 0, compat: bits & COMPAT != 0, ldt: bits & LDT != 0 };
+                    self.abilities = Abilities {
+                        low: bits & ALIAS0 != 0,
+                        compat: bits & COMPAT != 0,
+                        ldt: bits & LDT != 0,
+                    };
                     return Ok(());
                 }
                 _ => {
@@ -181,7 +198,8 @@ impl Native {
             idle = if now == last { idle + 1 } else { 0 };
             last = now;
             // SAFETY: our own child; the status isn't wanted.
-            let dead = unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::WNOHANG) } == self.pid;
+            let dead =
+                unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::WNOHANG) } == self.pid;
             if dead || idle >= 20 {
                 if dead {
                     self.pid = -1;
@@ -231,6 +249,12 @@ impl Batch<'_> {
     /// A case and what became of it.
     pub fn get(&self, n: usize) -> (&Case, CaseResult<'_>) {
         let out = &self.slot.outcomes[n];
-        (&self.slot.cases[n], CaseResult { out, changes: &self.slot.changes[n][..out.changes as usize] })
+        (
+            &self.slot.cases[n],
+            CaseResult {
+                out,
+                changes: &self.slot.changes[n][..out.changes as usize],
+            },
+        )
     }
 }

@@ -1,5 +1,8 @@
 //! The memory through which parent and child pass batches of cases, and the futex calls that wait for each other.
-#![expect(unsafe_code, reason = "memory shared with another process, and system calls")]
+#![expect(
+    unsafe_code,
+    reason = "memory shared with another process, and system calls"
+)]
 // UNSAFETY: two processes use one mapping in turns; which turn it is, is in two atomic counters.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,9 +49,21 @@ pub(super) fn map() -> Result<*mut Shared, String> {
     let size = size_of::<Shared>();
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let at = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
     if at == libc::MAP_FAILED {
-        return Err(format!("no {size} bytes of shared memory: {}", std::io::Error::last_os_error()));
+        return Err(format!(
+            "no {size} bytes of shared memory: {}",
+            std::io::Error::last_os_error()
+        ));
     }
     Ok(at.cast())
 }
@@ -68,7 +83,10 @@ pub(super) fn wait(word: &AtomicU32, value: u32, ms: i64) {
         }
         std::hint::spin_loop();
     }
-    let time = libc::timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
+    let time = libc::timespec {
+        tv_sec: ms / 1000,
+        tv_nsec: ms % 1000 * 1_000_000,
+    };
     let (at, time) = (word.as_ptr(), &raw const time);
     // SAFETY: the word and the time live through the call.
     unsafe { libc::syscall(libc::SYS_futex, at, libc::FUTEX_WAIT, value, time) };

@@ -3,8 +3,8 @@
 use std::mem::offset_of;
 
 use iced_x86::code_asm::{
-    AsmRegister16, CodeAssembler, ax, ds, dword_ptr, eax, es, fs, gs, ptr, qword_ptr, r8, r9, r10, r11, r12, r13, r14,
-    r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss, word_ptr,
+    AsmRegister16, CodeAssembler, ax, ds, dword_ptr, eax, es, fs, gs, ptr, qword_ptr, r8, r9, r10,
+    r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss, word_ptr,
 };
 use iced_x86::{IcedError, code_asm::AsmRegister64, code_asm::AsmRegisterSegment};
 
@@ -59,7 +59,9 @@ fn state(field: usize) -> u64 {
     STATE + field as u64
 }
 
-const GPRS: [AsmRegister64; 16] = [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+const GPRS: [AsmRegister64; 16] = [
+    rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
+];
 const SEGS: [AsmRegisterSegment; 6] = [es, iced_x86::code_asm::cs, ss, ds, fs, gs];
 const SELECTOR: AsmRegister16 = ax;
 
