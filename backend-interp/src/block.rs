@@ -1,5 +1,8 @@
 //! Blocks in the cache, found by physical address and mode, linked to one another, dropped when their code changes.
-#![expect(unsafe_code, reason = "blocks refer to one another by pointers that the cache keeps consistent")]
+#![expect(
+    unsafe_code,
+    reason = "blocks refer to one another by pointers that the cache keeps consistent"
+)]
 // UNSAFETY: links are followed by handlers without the cache's help, so they are pointers. Each is registered with its
 // target, which takes them down before it goes.
 
@@ -63,7 +66,13 @@ enum Lead {
 
 impl Block {
     /// Builds a block from what lowering made.
-    pub fn new(key: Key, lowered: Lowered, page_offset: u32, mode: Mode, bytes: &[u8]) -> Box<Self> {
+    pub fn new(
+        key: Key,
+        lowered: Lowered,
+        page_offset: u32,
+        mode: Mode,
+        bytes: &[u8],
+    ) -> Box<Self> {
         let flat = mode.code64() || mode.flat_cs();
         let chained = key.mode & SINGLE == 0;
         let links: Box<[Link]> = lowered
@@ -85,9 +94,14 @@ impl Block {
                 }
             })
             .collect();
-        let site = lowered
-            .site
-            .then(|| Box::new(Site { entries: [Known::EMPTY; 4], victim: 0, allowed: chained && flat, owner: key }));
+        let site = lowered.site.then(|| {
+            Box::new(Site {
+                entries: [Known::EMPTY; 4],
+                victim: 0,
+                allowed: chained && flat,
+                owner: key,
+            })
+        });
         let mut ops = lowered.ops.into_boxed_slice();
         if let Some(filler) = ops.last_mut() {
             if !links.is_empty() {
@@ -120,11 +134,15 @@ impl Block {
     }
 
     fn holds_link(&self, at: u64) -> Option<usize> {
-        self.links.iter().position(|l| std::ptr::from_ref(l).addr() as u64 == at)
+        self.links
+            .iter()
+            .position(|l| std::ptr::from_ref(l).addr() as u64 == at)
     }
 
     fn holds_site(&self, at: u64) -> bool {
-        self.site.as_deref().is_some_and(|s| std::ptr::from_ref(s).addr() as u64 == at)
+        self.site
+            .as_deref()
+            .is_some_and(|s| std::ptr::from_ref(s).addr() as u64 == at)
     }
 }
 
@@ -180,7 +198,8 @@ unsafe impl Send for Cache {}
 impl Cache {
     /// The jump cache.
     pub fn jumps(&mut self) -> &mut [Known; JUMPS] {
-        self.jumps.get_or_insert_with(|| Box::new([Known::EMPTY; JUMPS]))
+        self.jumps
+            .get_or_insert_with(|| Box::new([Known::EMPTY; JUMPS]))
     }
 
     /// Blocks now.
@@ -218,7 +237,9 @@ impl Cache {
 
     /// Drops a block and every link to and from it.
     pub fn remove(&mut self, key: Key) {
-        let Some(mut block) = self.blocks.remove(&key) else { return };
+        let Some(mut block) = self.blocks.remove(&key) else {
+            return;
+        };
         let at = std::ptr::from_mut(block.as_mut());
         self.ops -= block.ops.len();
         self.unlink(&mut block);
@@ -231,11 +252,21 @@ impl Cache {
             }
         }
         // Its own exits are registered with their targets.
-        let outgoing = block.leads.into_iter().chain(block.site.iter().flat_map(|s| s.entries.iter().map(|k| k.block as *mut Block)));
-        for target in outgoing.filter(|t| !t.is_null() && *t != at).collect::<Vec<_>>() {
+        let outgoing = block.leads.into_iter().chain(
+            block
+                .site
+                .iter()
+                .flat_map(|s| s.entries.iter().map(|k| k.block as *mut Block)),
+        );
+        for target in outgoing
+            .filter(|t| !t.is_null() && *t != at)
+            .collect::<Vec<_>>()
+        {
             // SAFETY: a target that was dropped has taken its pointer down, so this one is in the cache.
             let target = unsafe { &mut *target };
-            target.incoming.retain(|lead| !matches!(lead, Lead::Link(b, _) | Lead::Site(b, _) if *b == at));
+            target
+                .incoming
+                .retain(|lead| !matches!(lead, Lead::Link(b, _) | Lead::Site(b, _) if *b == at));
         }
     }
 
@@ -243,7 +274,8 @@ impl Cache {
     fn unlink(&mut self, block: &mut Block) {
         let own = std::ptr::from_mut(block);
         let entry = std::ptr::from_ref(block.entry());
-        let leads_here = |target: Option<&'static LOp>| target.is_some_and(|t| std::ptr::eq(t, entry));
+        let leads_here =
+            |target: Option<&'static LOp>| target.is_some_and(|t| std::ptr::eq(t, entry));
         for lead in std::mem::take(&mut block.incoming) {
             match lead {
                 Lead::Jump(n) => {
@@ -287,7 +319,11 @@ impl Cache {
     /// Forgets everything.
     pub fn clear(&mut self) {
         let invalidations = self.invalidations;
-        *self = Self { jumps: self.jumps.take(), invalidations, ..Self::default() };
+        *self = Self {
+            jumps: self.jumps.take(),
+            invalidations,
+            ..Self::default()
+        };
         *self.jumps() = [Known::EMPTY; JUMPS];
     }
 
@@ -319,12 +355,16 @@ impl Cache {
         let link = at as usize as *const Link;
         // SAFETY: a block that has just run is in the cache still, and its links with it.
         let from = unsafe { &*link }.owner;
-        let Some(to) = self.get(target).map(std::ptr::from_mut) else { return };
+        let Some(to) = self.get(target).map(std::ptr::from_mut) else {
+            return;
+        };
         let Some(block) = self.get(from) else { return };
         let from = std::ptr::from_mut(block);
         // SAFETY: just found in the cache.
         let entry = unsafe { &*to }.entry();
-        let Some(slot) = block.holds_link(at) else { return };
+        let Some(slot) = block.holds_link(at) else {
+            return;
+        };
         let link = &mut block.links[slot];
         if !link.allowed {
             return;
@@ -337,7 +377,9 @@ impl Cache {
             self.note(to, Lead::Link(from, slot));
             if !old.is_null() {
                 // SAFETY: a target that was dropped has taken its pointer down.
-                unsafe { &mut *old }.incoming.retain(|lead| *lead != Lead::Link(from, slot));
+                unsafe { &mut *old }
+                    .incoming
+                    .retain(|lead| *lead != Lead::Link(from, slot));
             }
         }
     }
@@ -347,10 +389,18 @@ impl Cache {
         let site = at as usize as *const Site;
         // SAFETY: as in `link`.
         let from = unsafe { &*site }.owner;
-        let Some(to) = self.get(target).map(std::ptr::from_mut) else { return };
+        let Some(to) = self.get(target).map(std::ptr::from_mut) else {
+            return;
+        };
         // SAFETY: just found in the cache.
         let entry = unsafe { &*to }.entry();
-        let known = Known { rip, map_gen, mode: target.mode, target: Some(entry), block: to.addr() };
+        let known = Known {
+            rip,
+            map_gen,
+            mode: target.mode,
+            target: Some(entry),
+            block: to.addr(),
+        };
         let index = jump_index(rip);
         let jump = &mut self.jumps()[index];
         let same = jump.target.is_some_and(|t| std::ptr::eq(t, entry));
@@ -363,7 +413,9 @@ impl Cache {
         if !block.holds_site(at) {
             return;
         }
-        let Some(site) = block.site.as_deref_mut().filter(|s| s.allowed) else { return };
+        let Some(site) = block.site.as_deref_mut().filter(|s| s.allowed) else {
+            return;
+        };
         let n = usize::from(site.victim & 3);
         site.victim = (site.victim + 1) & 3;
         let old = site.entries[n].block as *mut Block;

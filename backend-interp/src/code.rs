@@ -4,7 +4,10 @@
 //! promise that such calls become jumps, but LLVM makes them in optimised builds (a test runs 10^8 handlers on a small
 //! stack); builds with debug assertions return the next op to a loop instead. Each way out of a handler must end in its
 //! own call: an op pointer chosen from data makes every load of the next handler wait for that data.
-#![expect(unsafe_code, reason = "handlers address the context by offset and follow op pointers")]
+#![expect(
+    unsafe_code,
+    reason = "handlers address the context by offset and follow op pointers"
+)]
 // UNSAFETY: operands are byte offsets into `Vcpu`, checked when a block is lowered; reaching them through references
 // would cost a bounds check and a match per operand, which is what an interpreter's speed is made of.
 
@@ -100,8 +103,18 @@ pub const FILLER: u8 = 0x40;
 
 impl LOp {
     /// An op that ends the run.
-    pub const FILL: Self =
-        Self { run: nothing, d: 0, a: 0, b: 0, c: 0, disp: 0, pc: 0, len: LAST, ord: 0, imm: 0 };
+    pub const FILL: Self = Self {
+        run: nothing,
+        d: 0,
+        a: 0,
+        b: 0,
+        c: 0,
+        disp: 0,
+        pc: 0,
+        len: LAST,
+        ord: 0,
+        imm: 0,
+    };
 
     /// The instruction's length in bytes.
     #[inline(always)]
@@ -183,14 +196,18 @@ macro_rules! int {
 
             #[inline(always)]
             fn get(v: &Vcpu, offset: u16) -> Self {
-                let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(offset)).cast::<Self>();
+                let at = std::ptr::from_ref(v)
+                    .wrapping_byte_add(usize::from(offset))
+                    .cast::<Self>();
                 // SAFETY: lowering makes offsets of fields inside the context only, and any bits are an integer.
                 unsafe { at.read_unaligned() }
             }
 
             #[inline(always)]
             fn put(v: &mut Vcpu, offset: u16, value: Self) {
-                let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(offset)).cast::<$put>();
+                let at = std::ptr::from_mut(v)
+                    .wrapping_byte_add(usize::from(offset))
+                    .cast::<$put>();
                 // SAFETY: as in `get`; a 32-bit operand lies in a field of 64 bits.
                 unsafe { at.write_unaligned($put::from(value)) }
             }
@@ -266,7 +283,13 @@ pub struct Known {
 
 impl Known {
     /// Nothing known.
-    pub const EMPTY: Self = Self { rip: 0, map_gen: 0, mode: 0, target: None, block: 0 };
+    pub const EMPTY: Self = Self {
+        rip: 0,
+        map_gen: 0,
+        mode: 0,
+        target: None,
+        block: 0,
+    };
 }
 
 /// The inline cache of one indirect jump.
@@ -297,7 +320,9 @@ pub fn jump_target(v: &Vcpu) -> Option<&'static LOp> {
     // SAFETY: the engine put the address of its table there before it ran the block, and keeps the table.
     let table = unsafe { &*table };
     let known = &table[jump_index(v.st.rip)];
-    let hit = known.rip == v.st.rip && known.map_gen == v.mmu.generation(v.st.rip) && known.mode == v.engine[word::MODE];
+    let hit = known.rip == v.st.rip
+        && known.map_gen == v.mmu.generation(v.st.rip)
+        && known.mode == v.engine[word::MODE];
     if hit { known.target } else { None }
 }
 

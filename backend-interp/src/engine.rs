@@ -96,7 +96,10 @@ impl Interp {
 
     /// What has been done so far.
     pub fn stats(&self) -> Stats {
-        Stats { invalidations: self.cache.invalidations, ..self.stats }
+        Stats {
+            invalidations: self.cache.invalidations,
+            ..self.stats
+        }
     }
 
     /// Blocks in the cache, and the bytes of their ops.
@@ -119,12 +122,20 @@ impl Interp {
         }
         let page = v.mmu.fetch_page(LinAddr(lin)).map_err(fetch_fault)?;
         let phys = page.page.0 | lin & x86::PAGE_MASK;
-        let key = Key { phys, mode: mode.bits() | if single { SINGLE } else { 0 } };
+        let key = Key {
+            phys,
+            mode: mode.bits() | if single { SINGLE } else { 0 },
+        };
         if let Some(block) = self.cache.get(key) {
             let limit = v.st.seg[1].limit;
-            let inside = flat || limit == u32::MAX || v.st.rip + block.bytes.len() as u64 - 1 <= u64::from(limit);
+            let inside = flat
+                || limit == u32::MAX
+                || v.st.rip + block.bytes.len() as u64 - 1 <= u64::from(limit);
             // A block that no longer stands may end before the second page: that must not be touched then.
-            if inside && (!block.stale && settled(v, block) || refreshed(v, block)) && same_second(v, block, lin) {
+            if inside
+                && (!block.stale && settled(v, block) || refreshed(v, block))
+                && same_second(v, block, lin)
+            {
                 return Ok(Found::Cached(key));
             }
         }
@@ -132,7 +143,14 @@ impl Interp {
     }
 
     /// Lifts, optimises and lowers the block at a linear address.
-    fn make(&mut self, v: &mut Vcpu, mode: Mode, key: Key, lin: u64, ram: bool) -> Result<Found, Exception> {
+    fn make(
+        &mut self,
+        v: &mut Vcpu,
+        mode: Mode,
+        key: Key,
+        lin: u64,
+        ram: bool,
+    ) -> Result<Found, Exception> {
         let start = Instant::now();
         if self.cache.bytes() > MAX_CACHE {
             self.cache.clear();
@@ -149,9 +167,15 @@ impl Interp {
         let first = in_page.min(to_limit);
         let mut stamps = [softmmu::CodeStamp::default(); 2];
         let mut kept = ram;
-        let mut available = v.mmu.fetch_bytes(LinAddr(lin), &mut bytes[..first]).map_err(fetch_fault)?;
+        let mut available = v
+            .mmu
+            .fetch_bytes(LinAddr(lin), &mut bytes[..first])
+            .map_err(fetch_fault)?;
         let max_insns = if key.mode & SINGLE != 0 { 1 } else { MAX_INSNS };
-        let mut limits = Limits { max_insns, page: in_page as u32 };
+        let mut limits = Limits {
+            max_insns,
+            page: in_page as u32,
+        };
         let mut second = None;
         let mut lifted = self.lift(&bytes[..available], &limits, mode);
         if let End::FetchFault(_) = lifted.end {
@@ -160,12 +184,19 @@ impl Interp {
             }
             // The first instruction reaches into the next page: that page is fetched only now that it is needed.
             let next = (lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE);
-            let next = if mode.code64() { next } else { next & 0xffff_ffff };
+            let next = if mode.code64() {
+                next
+            } else {
+                next & 0xffff_ffff
+            };
             let page = v.mmu.fetch_page(LinAddr(next)).map_err(fetch_fault)?;
             kept &= page.ram;
             second = Some(page.page.0);
             let more = 15.min(to_limit - available);
-            available += v.mmu.fetch_bytes(LinAddr(next), &mut bytes[available..available + more]).map_err(fetch_fault)?;
+            available += v
+                .mmu
+                .fetch_bytes(LinAddr(next), &mut bytes[available..available + more])
+                .map_err(fetch_fault)?;
             limits.max_insns = 1;
             lifted = self.lift(&bytes[..available], &limits, mode);
             if let End::FetchFault(_) = lifted.end {
@@ -181,7 +212,10 @@ impl Interp {
                 None => kept = false,
             }
             if let Some(second) = second {
-                match v.mmu.mark_code(PhysAddr(second), u64::from(block.len).saturating_sub(in_page as u64).max(1)) {
+                match v.mmu.mark_code(
+                    PhysAddr(second),
+                    u64::from(block.len).saturating_sub(in_page as u64).max(1),
+                ) {
                     Some(stamp) => stamps[1] = stamp,
                     None => kept = false,
                 }
@@ -213,7 +247,11 @@ impl Interp {
         self.stats.bytes += u64::from(block.len);
         self.stats.handlers += lowered.ops.len() as u64;
         if self.counting {
-            let handlers = lowered.ops.iter().filter(|op| op.len & crate::code::FILLER == 0).count();
+            let handlers = lowered
+                .ops
+                .iter()
+                .filter(|op| op.len & crate::code::FILLER == 0)
+                .count();
             let first = LOp {
                 run: crate::handlers::system::count,
                 imm: handlers as i64,
@@ -239,7 +277,10 @@ impl Interp {
     }
 
     fn lift(&mut self, bytes: &[u8], limits: &Limits, mode: Mode) -> frontend_x86::Lifted {
-        let builder = self.spare.take().map_or_else(ir::Builder::new, ir::Builder::recycle);
+        let builder = self
+            .spare
+            .take()
+            .map_or_else(ir::Builder::new, ir::Builder::recycle);
         frontend_x86::lift_into(builder, bytes, limits, mode, &self.features)
     }
 
@@ -260,7 +301,9 @@ impl Interp {
             Found::Cached(key) => self.cache.get(key).map(|b| b.entry()),
             Found::Transient => self.transient.as_deref().map(Block::entry),
         };
-        let Some(mut op) = entry else { return exit::NEXT };
+        let Some(mut op) = entry else {
+            return exit::NEXT;
+        };
         v.engine[word::MODE] = mode.bits();
         v.engine[word::JUMPS] = self.cache.jumps().as_ptr().addr() as u64;
         v.engine[word::REST] = self.rest.as_ptr().addr() as u64;
@@ -281,7 +324,11 @@ impl Interp {
             let code = self.run_block(v, found, mode);
             match code {
                 exit::LINK | exit::INDIRECT => {
-                    let place = v.engine[if code == exit::LINK { word::LINK } else { word::SITE }];
+                    let place = v.engine[if code == exit::LINK {
+                        word::LINK
+                    } else {
+                        word::SITE
+                    }];
                     if v.mmu.ram().code_epoch() != self.code_epoch {
                         return Ok(());
                     }
@@ -409,16 +456,37 @@ impl Engine for Interp {
         let (handlers, begun) = (v.engine[word::HANDLERS], v.engine[word::INSNS]);
         let ns = self.run_ns.saturating_sub(s.translate_ns);
         vec![
-            format!("instructions {} in {:.3} s: {:.2} ns each", v.retired, ns as f64 / 1e9, per(ns, v.retired)),
-            format!("handlers {handlers}: {:.2} per instruction", per(handlers, begun)),
+            format!(
+                "instructions {} in {:.3} s: {:.2} ns each",
+                v.retired,
+                ns as f64 / 1e9,
+                per(ns, v.retired)
+            ),
+            format!(
+                "handlers {handlers}: {:.2} per instruction",
+                per(handlers, begun)
+            ),
             format!(
                 "blocks {} ({} instructions, {} bytes, {} handlers) made in {:.3} s: {:.2} us each; cached {} ({} KiB)",
-                s.blocks, s.insns, s.bytes, s.handlers, s.translate_ns as f64 / 1e9,
-                per(s.translate_ns, s.blocks) / 1e3, self.cache.len(), self.cache.bytes() / 1024
+                s.blocks,
+                s.insns,
+                s.bytes,
+                s.handlers,
+                s.translate_ns as f64 / 1e9,
+                per(s.translate_ns, s.blocks) / 1e3,
+                self.cache.len(),
+                self.cache.bytes() / 1024
             ),
             format!(
                 "exits: link {} indirect {} fault {} next {} again {}; exceptions {}; stale blocks {}; cache flushes {}",
-                s.exits[1], s.exits[2], s.exits[3], s.exits[4], s.exits[5], s.exceptions, s.invalidations, s.flushes
+                s.exits[1],
+                s.exits[2],
+                s.exits[3],
+                s.exits[4],
+                s.exits[5],
+                s.exceptions,
+                s.invalidations,
+                s.flushes
             ),
             format!("TLB fills {}", v.mmu.fills()),
         ]
@@ -450,13 +518,16 @@ fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool
     let (first, rest) = bytes.split_at_mut(in_first.min(bytes.len()));
     let ram = v.mmu.ram();
     ram.read(PhysAddr(phys), first).is_ok()
-        && (rest.is_empty() || second.is_some_and(|second| ram.read(PhysAddr(second), rest).is_ok()))
+        && (rest.is_empty()
+            || second.is_some_and(|second| ram.read(PhysAddr(second), rest).is_ok()))
 }
 
 /// Whether a block's second page is still mapped behind its first.
 fn same_second(v: &mut Vcpu, block: &Block, lin: u64) -> bool {
     let next = LinAddr((lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE));
-    block.second.is_none_or(|second| v.mmu.fetch_page(next).is_ok_and(|p| p.page.0 == second))
+    block
+        .second
+        .is_none_or(|second| v.mmu.fetch_page(next).is_ok_and(|p| p.page.0 == second))
 }
 
 /// Whether the block's bytes are still in memory.
@@ -468,7 +539,8 @@ fn unchanged(v: &Vcpu, block: &Block) -> bool {
 
 /// Whether no store to the block's code can have gone unseen.
 fn settled_for_good(v: &Vcpu, block: &Block) -> bool {
-    v.mmu.ram().is_settled(block.stamps[0]) && (block.second.is_none() || v.mmu.ram().is_settled(block.stamps[1]))
+    v.mmu.ram().is_settled(block.stamps[0])
+        && (block.second.is_none() || v.mmu.ram().is_settled(block.stamps[1]))
 }
 
 /// Whether the block may be entered: other vCPUs may still hold write permissions from before its pages became code.
@@ -479,11 +551,15 @@ fn settled(v: &Vcpu, block: &Block) -> bool {
 /// Makes a stale block good again if its bytes are the same after all.
 fn refreshed(v: &mut Vcpu, block: &mut Block) -> bool {
     let in_first = (PAGE_SIZE - (block.key.phys & x86::PAGE_MASK)).min(block.bytes.len() as u64);
-    let Some(stamp) = v.mmu.mark_code(PhysAddr(block.key.phys), in_first.max(1)) else { return false };
+    let Some(stamp) = v.mmu.mark_code(PhysAddr(block.key.phys), in_first.max(1)) else {
+        return false;
+    };
     block.stamps[0] = stamp;
     if let Some(second) = block.second {
         let rest = (block.bytes.len() as u64 - in_first).max(1);
-        let Some(stamp) = v.mmu.mark_code(PhysAddr(second), rest) else { return false };
+        let Some(stamp) = v.mmu.mark_code(PhysAddr(second), rest) else {
+            return false;
+        };
         block.stamps[1] = stamp;
     }
     block.stale = !unchanged(v, block);

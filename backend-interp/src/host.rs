@@ -1,6 +1,9 @@
 //! What the interpreter takes from the host CPU: 128-by-64 division, MXCSR's sticky flags, and stubs that run one
 //! vector instruction on the context's registers.
-#![expect(unsafe_code, reason = "machine code is written, made executable and called")]
+#![expect(
+    unsafe_code,
+    reason = "machine code is written, made executable and called"
+)]
 // UNSAFETY: there is no safe way to execute a vector instruction that is known only when the guest is.
 
 use std::collections::HashMap;
@@ -32,7 +35,10 @@ pub fn div128(high: u64, low: u64, by: u64) -> (u64, u64) {
     #[cfg(not(target_arch = "x86_64"))]
     {
         let dividend = u128::from(high) << 64 | u128::from(low);
-        ((dividend / u128::from(by)) as u64, (dividend % u128::from(by)) as u64)
+        (
+            (dividend / u128::from(by)) as u64,
+            (dividend % u128::from(by)) as u64,
+        )
     }
 }
 
@@ -93,7 +99,10 @@ const ARENA: usize = 8 << 20;
 
 impl Default for Stubs {
     fn default() -> Self {
-        Self { arena: Arena::new(), made: HashMap::new() }
+        Self {
+            arena: Arena::new(),
+            made: HashMap::new(),
+        }
     }
 }
 
@@ -131,7 +140,11 @@ impl Arena {
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), ARENA, prot, kind, -1, 0) };
-        (base != libc::MAP_FAILED).then(|| Self { base: base.cast(), used: 0, size: ARENA })
+        (base != libc::MAP_FAILED).then(|| Self {
+            base: base.cast(),
+            used: 0,
+            size: ARENA,
+        })
     }
 
     /// Never writable and executable at once. Only the vCPU that owns the arena runs its code.
@@ -226,7 +239,12 @@ fn assemble(
     let mut after = Vec::new();
     let gprs32 = [Register::R8D, Register::R9D, Register::R10D, Register::R11D];
     let gprs64 = [Register::R8, Register::R9, Register::R10, Register::R11];
-    let xmms = [Register::XMM1, Register::XMM2, Register::XMM3, Register::XMM4];
+    let xmms = [
+        Register::XMM1,
+        Register::XMM2,
+        Register::XMM3,
+        Register::XMM4,
+    ];
     let mms = [Register::MM1, Register::MM2, Register::MM3, Register::MM4];
     let mut next_operand = 0;
     let mut mmx = false;
@@ -246,7 +264,8 @@ fn assemble(
             code,
             Code::Movss_xmm_xmmm32 | Code::Movsd_xmm_xmmm64 | Code::Insertps_xmm_xmmm32_imm8
         );
-        let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib) || (by_memory && kind == K::xmm_or_mem);
+        let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib)
+            || (by_memory && kind == K::xmm_or_mem);
         let written = n == 0 && dst != Operand::None;
         match operand {
             Operand::Imm(value) => {
@@ -259,14 +278,26 @@ fn assemble(
                 main.set_memory_displacement64(u64::from(fields[slot]));
                 main.set_memory_displ_size(4);
             }
-            Operand::Vec(_) | Operand::VecTemp(_) if matches!(kind, K::mm_or_mem | K::mm_reg | K::mm_rm) => {
+            Operand::Vec(_) | Operand::VecTemp(_)
+                if matches!(kind, K::mm_or_mem | K::mm_reg | K::mm_rm) =>
+            {
                 // An MMX instruction's memory operand, loaded already.
                 mmx = true;
                 main.set_op_kind(n, OpKind::Register);
                 main.set_op_register(n, mms[slot]);
-                before.push(Instruction::with2(Code::Movq_mm_mmm64, mms[slot], field(fields[slot].into())).ok()?);
+                before.push(
+                    Instruction::with2(Code::Movq_mm_mmm64, mms[slot], field(fields[slot].into()))
+                        .ok()?,
+                );
                 if written {
-                    after.push(Instruction::with2(Code::Movq_mmm64_mm, field(fields[slot].into()), mms[slot]).ok()?);
+                    after.push(
+                        Instruction::with2(
+                            Code::Movq_mmm64_mm,
+                            field(fields[slot].into()),
+                            mms[slot],
+                        )
+                        .ok()?,
+                    );
                 }
             }
             Operand::Vec(_) | Operand::VecTemp(_) => {
@@ -277,10 +308,14 @@ fn assemble(
                 main.set_op_kind(n, OpKind::Register);
                 main.set_op_register(n, xmms[slot]);
                 if n > 0 || !overwrites(code) {
-                    before.push(Instruction::with2(Code::Movups_xmm_xmmm128, xmms[slot], field(at)).ok()?);
+                    before.push(
+                        Instruction::with2(Code::Movups_xmm_xmmm128, xmms[slot], field(at)).ok()?,
+                    );
                 }
                 if written {
-                    after.push(Instruction::with2(Code::Movups_xmmm128_xmm, field(at), xmms[slot]).ok()?);
+                    after.push(
+                        Instruction::with2(Code::Movups_xmmm128_xmm, field(at), xmms[slot]).ok()?,
+                    );
                 }
             }
             Operand::Mmx(r) => {
@@ -297,7 +332,12 @@ fn assemble(
                 let wide = matches!(kind, K::r64_or_mem | K::r64_reg | K::r64_rm);
                 let small = matches!(
                     kind,
-                    K::r32_or_mem | K::r32_reg | K::r32_rm | K::r16_or_mem | K::r8_or_mem | K::r16_rm
+                    K::r32_or_mem
+                        | K::r32_reg
+                        | K::r32_rm
+                        | K::r16_or_mem
+                        | K::r8_or_mem
+                        | K::r16_rm
                 );
                 if !wide && !small {
                     return None;
@@ -326,16 +366,43 @@ fn assemble(
     if CHAIN && fp {
         // The way out lies before the entry: its distance is known.
         let slow = crate::handlers::system::vec_portable as Handler as usize as u64;
-        encoder.encode(&Instruction::with2(Code::Mov_r64_imm64, Register::RAX, slow).ok()?, 0).ok()?;
-        encoder.encode(&Instruction::with1(Code::Jmp_rm64, Register::RAX).ok()?, 0).ok()?;
+        encoder
+            .encode(
+                &Instruction::with2(Code::Mov_r64_imm64, Register::RAX, slow).ok()?,
+                0,
+            )
+            .ok()?;
+        encoder
+            .encode(&Instruction::with1(Code::Jmp_rm64, Register::RAX).ok()?, 0)
+            .ok()?;
         let mut bytes = encoder.take_buffer();
         entry = bytes.len();
         let mxcsr = field(offset_of!(Vcpu, st) + offset_of!(x86::CpuState, mxcsr));
-        encoder.encode(&Instruction::with2(Code::Mov_r32_rm32, Register::EAX, mxcsr).ok()?, 0).ok()?;
-        encoder.encode(&Instruction::with2(Code::And_rm32_imm8, Register::EAX, !0x3f_i32).ok()?, 0).ok()?;
-        encoder.encode(&Instruction::with2(Code::Cmp_EAX_imm32, Register::EAX, x86::MXCSR_RESET).ok()?, 0).ok()?;
+        encoder
+            .encode(
+                &Instruction::with2(Code::Mov_r32_rm32, Register::EAX, mxcsr).ok()?,
+                0,
+            )
+            .ok()?;
+        encoder
+            .encode(
+                &Instruction::with2(Code::And_rm32_imm8, Register::EAX, !0x3f_i32).ok()?,
+                0,
+            )
+            .ok()?;
+        encoder
+            .encode(
+                &Instruction::with2(Code::Cmp_EAX_imm32, Register::EAX, x86::MXCSR_RESET).ok()?,
+                0,
+            )
+            .ok()?;
         bytes.extend(encoder.take_buffer());
-        encoder.encode(&Instruction::with_branch(Code::Jne_rel32_64, 0).ok()?, bytes.len() as u64).ok()?;
+        encoder
+            .encode(
+                &Instruction::with_branch(Code::Jne_rel32_64, 0).ok()?,
+                bytes.len() as u64,
+            )
+            .ok()?;
         bytes.extend(encoder.take_buffer());
         encoder.set_buffer(bytes);
     }
@@ -354,7 +421,13 @@ fn assemble(
         let step = size_of::<LOp>() as i32;
         after.push(Instruction::with2(Code::Add_rm64_imm8, Register::RSI, step).ok()?);
         let run = offset_of!(LOp, run) as i64;
-        after.push(Instruction::with1(Code::Jmp_rm64, MemoryOperand::with_base_displ(Register::RSI, run)).ok()?);
+        after.push(
+            Instruction::with1(
+                Code::Jmp_rm64,
+                MemoryOperand::with_base_displ(Register::RSI, run),
+            )
+            .ok()?,
+        );
     } else {
         // The moves behind the instruction leave RFLAGS alone. PUSHF is slow: only where somebody wants it.
         if flags {
@@ -392,7 +465,9 @@ fn enter_mmx(code: Code, dst: Operand, after: &mut Vec<Instruction>) -> Option<(
     if let Operand::Mmx(r) = dst
         && !matches!(code, Code::Movntq_m64_mm | Code::Maskmovq_rDI_mm_mm)
     {
-        after.push(Instruction::with2(Code::Mov_rm16_imm16, field(host_mmx(r) + 8), 0xffff_u32).ok()?);
+        after.push(
+            Instruction::with2(Code::Mov_rm16_imm16, field(host_mmx(r) + 8), 0xffff_u32).ok()?,
+        );
     }
     let fsw = field(fpu + offset_of!(x86::Fpu, fsw));
     let ftw = field(fpu + offset_of!(x86::Fpu, ftw));
@@ -437,8 +512,10 @@ fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instructio
     let xmm0 = field(offset::vec(0));
     let gpr = |r: x86::Gpr| field(offset::gpr(r));
     let load_lengths = |before: &mut Vec<Instruction>| -> Option<()> {
-        before.push(Instruction::with2(Code::Mov_r64_rm64, Register::RAX, gpr(x86::Gpr::Rax)).ok()?);
-        before.push(Instruction::with2(Code::Mov_r64_rm64, Register::RDX, gpr(x86::Gpr::Rdx)).ok()?);
+        before
+            .push(Instruction::with2(Code::Mov_r64_rm64, Register::RAX, gpr(x86::Gpr::Rax)).ok()?);
+        before
+            .push(Instruction::with2(Code::Mov_r64_rm64, Register::RDX, gpr(x86::Gpr::Rdx)).ok()?);
         Some(())
     };
     match code {
@@ -450,10 +527,14 @@ fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instructio
         }
         Code::Pcmpestri_xmm_xmmm128_imm8 | Code::Pcmpestri64_xmm_xmmm128_imm8 => {
             load_lengths(before)?;
-            after.push(Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?);
+            after.push(
+                Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?,
+            );
         }
         Code::Pcmpistri_xmm_xmmm128_imm8 => {
-            after.push(Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?);
+            after.push(
+                Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?,
+            );
         }
         Code::Pcmpestrm_xmm_xmmm128_imm8 | Code::Pcmpestrm64_xmm_xmmm128_imm8 => {
             load_lengths(before)?;

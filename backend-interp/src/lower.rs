@@ -69,13 +69,21 @@ pub fn lower(block: &Block, mode: frontend_x86::Mode, stubs: &mut Stubs) -> Opti
 }
 
 /// Lowers a block; `exact` keeps the host's vector unit and x87 out of it.
-pub fn lower_by(block: &Block, mode: frontend_x86::Mode, stubs: &mut Stubs, exact: bool) -> Option<Lowered> {
+pub fn lower_by(
+    block: &Block,
+    mode: frontend_x86::Mode,
+    stubs: &mut Stubs,
+    exact: bool,
+) -> Option<Lowered> {
     let mut lower = Lower {
         ops: &block.ops,
         mode,
         stubs,
         exact,
-        out: Lowered { ops: Vec::with_capacity(block.ops.len() + 2), ..Lowered::default() },
+        out: Lowered {
+            ops: Vec::with_capacity(block.ops.len() + 2),
+            ..Lowered::default()
+        },
         temps: vec![(0, 0); usize::from(block.temps)],
         uses: vec![0; usize::from(block.temps)],
         slots: [0; system::TEMPS],
@@ -99,7 +107,9 @@ impl Lower<'_> {
     fn count_uses(&mut self) {
         for (n, op) in self.ops.iter().enumerate() {
             let n = n as u32;
-            let (base, index) = op.mem.map_or((Operand::None, Operand::None), |m| (m.base, m.index));
+            let (base, index) = op
+                .mem
+                .map_or((Operand::None, Operand::None), |m| (m.base, m.index));
             for operand in [op.a, op.b, op.c, base, index, op.dst, op.dst2] {
                 match operand {
                     Operand::Temp(t) => {
@@ -151,7 +161,10 @@ impl Lower<'_> {
     /// A free temporary slot that is kept until op `until` has run.
     fn slot(&mut self, now: usize, until: u32) -> Option<u16> {
         // A slot is free again behind the op that reads it last, not at it: its constants must not take its sources'.
-        let free = self.slots.iter().position(|free_at| *free_at <= now as u32)?;
+        let free = self
+            .slots
+            .iter()
+            .position(|free_at| *free_at <= now as u32)?;
         self.slots[free] = until.max(now as u32) + 1;
         Some(offset::temp(free) as u16)
     }
@@ -166,7 +179,12 @@ impl Lower<'_> {
             Operand::Imm(value) => {
                 let d = self.slot(now, 0)?;
                 let run = crate::handlers::alu::mov_imm::<u64>;
-                self.push(LOp { run, d, imm: value, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    d,
+                    imm: value,
+                    ..self.blank()
+                });
                 d
             }
             Operand::Pc(delta) => {
@@ -176,7 +194,12 @@ impl Lower<'_> {
                 } else {
                     crate::handlers::alu::mov_pc::<u32>
                 };
-                self.push(LOp { run, d, imm: delta.into(), ..self.blank() });
+                self.push(LOp {
+                    run,
+                    d,
+                    imm: delta.into(),
+                    ..self.blank()
+                });
                 d
             }
             Operand::Vec(r) => offset::vec(r.into()) as u16,
@@ -196,7 +219,10 @@ impl Lower<'_> {
                 slot
             }
             Operand::VecTemp(t) => {
-                let free = self.vec_slots.iter().position(|free_at| *free_at <= now as u32)?;
+                let free = self
+                    .vec_slots
+                    .iter()
+                    .position(|free_at| *free_at <= now as u32)?;
                 self.vec_slots[free] = self.vec_temps[usize::from(t.0)].1.max(now as u32) + 1;
                 let at = offset::vec_temp(free) as u16;
                 self.vec_temps[usize::from(t.0)].0 = at;
@@ -206,36 +232,56 @@ impl Lower<'_> {
             Operand::High(r) => offset::gpr(r) as u16 + 1,
             Operand::Vec(r) => offset::vec(r.into()) as u16,
             Operand::Mmx(r) => crate::host::host_mmx(r) as u16,
-            Operand::None | Operand::Imm(_) | Operand::Pc(_) | Operand::Mask(_) => offset::SINK as u16,
+            Operand::None | Operand::Imm(_) | Operand::Pc(_) | Operand::Mask(_) => {
+                offset::SINK as u16
+            }
         })
     }
 
     /// The op `ahead` places behind `at`, if it belongs to the same instruction.
     fn same_insn(&self, at: usize, ahead: usize) -> Option<&Op> {
         let ops = self.ops.get(at + 1..=at + ahead)?;
-        if ops.iter().any(|o| o.code == OpCode::Insn) { None } else { ops.last() }
+        if ops.iter().any(|o| o.code == OpCode::Insn) {
+            None
+        } else {
+            ops.last()
+        }
     }
 
     /// Whether an operand is a temporary that only one op reads.
     fn single(&self, operand: Operand) -> bool {
-        operand.temp().is_some_and(|t| self.uses[usize::from(t.0)] == 1)
+        operand
+            .temp()
+            .is_some_and(|t| self.uses[usize::from(t.0)] == 1)
     }
 
     /// A terminal op followed by the filler that will point to its exits.
     fn terminal(&mut self, op: LOp, exits: &[Exit]) {
-        self.push(LOp { len: op.len | LAST | FILLER, ..op });
+        self.push(LOp {
+            len: op.len | LAST | FILLER,
+            ..op
+        });
         self.push(self.blank());
         self.out.exits = exits.to_vec();
     }
 
     /// A terminal op without exits of its own.
     fn last(&mut self, op: LOp) {
-        self.push(LOp { len: op.len | LAST, ..op });
+        self.push(LOp {
+            len: op.len | LAST,
+            ..op
+        });
     }
 
     fn exit(&self, operand: Operand, width: Width) -> Option<Exit> {
-        let Operand::Pc(delta) = operand else { return None };
-        let width = if width == Width::B64 && !self.mode.code64() { Width::B32 } else { width };
+        let Operand::Pc(delta) = operand else {
+            return None;
+        };
+        let width = if width == Width::B64 && !self.mode.code64() {
+            Width::B32
+        } else {
+            width
+        };
         Some(Exit { delta, width })
     }
 

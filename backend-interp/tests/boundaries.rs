@@ -19,8 +19,12 @@ fn machine(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) ->
     let mut a = CodeAssembler::new(64).expect("64 is a bitness");
     program(&mut a).expect("the program assembles");
     let bytes = a.assemble(START).expect("the program fits");
-    m.ram.write(PhysAddr(START), &bytes).expect("the program is in RAM");
-    m.ram.fill(PhysAddr(HANDLER), 256, 0xf4).expect("handlers are in RAM");
+    m.ram
+        .write(PhysAddr(START), &bytes)
+        .expect("the program is in RAM");
+    m.ram
+        .fill(PhysAddr(HANDLER), 256, 0xf4)
+        .expect("handlers are in RAM");
     let engine = Interp::new(Features::new(&m.v.model.features_iced()));
     (m, engine)
 }
@@ -28,13 +32,23 @@ fn machine(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) ->
 /// Runs until a HLT; returns the vector whose handler it is in, and the RIP that was pushed.
 fn handler(m: &mut Machine, engine: &mut Interp) -> (u64, u64) {
     let exit = engine.run(&mut m.v, 100_000);
-    assert_eq!((exit, m.v.st.activity), (Exit::Halted, Activity::Halted), "at {:#x}", m.v.st.rip);
+    assert_eq!(
+        (exit, m.v.st.activity),
+        (Exit::Halted, Activity::Halted),
+        "at {:#x}",
+        m.v.st.rip
+    );
     let vector = m.v.st.rip - 1 - HANDLER;
     let mut frame = m.v.st.gpr[Gpr::Rsp as usize];
     if matches!(vector, 8 | 10..=14 | 17) {
         frame += 8;
     }
-    (vector, m.ram.read_u64(PhysAddr(frame)).expect("the stack is in RAM"))
+    (
+        vector,
+        m.ram
+            .read_u64(PhysAddr(frame))
+            .expect("the stack is in RAM"),
+    )
 }
 
 /// Lengths add up to where in the program we are.
@@ -113,7 +127,10 @@ fn mov_ss_holds_back_the_single_step() {
         a.inc(ebx)?;
         a.hlt()
     });
-    assert_eq!(handler(&mut m, &mut engine), (u64::from(vector::DB), at(12)));
+    assert_eq!(
+        handler(&mut m, &mut engine),
+        (u64::from(vector::DB), at(12))
+    );
 }
 
 #[test]
@@ -128,7 +145,10 @@ fn a_code_breakpoint_is_a_fault_before_its_instruction() {
         a.inc(ebx)?;
         a.hlt()
     });
-    assert_eq!(handler(&mut m, &mut engine), (u64::from(vector::DB), at(18)));
+    assert_eq!(
+        handler(&mut m, &mut engine),
+        (u64::from(vector::DB), at(18))
+    );
     assert_eq!((m.v.st.gpr[Gpr::Rbx as usize], m.v.st.dr6 & 15), (0, 1));
 }
 
@@ -160,8 +180,14 @@ fn a_fault_in_the_middle_of_a_block_is_precise() {
     });
     let (vector, rip) = handler(&mut m, &mut engine);
     assert_eq!((vector, rip), (u64::from(vector::PF), at(8)));
-    assert_eq!((m.v.st.gpr[Gpr::Rbx as usize], m.v.st.cr2), (8, 0x7fff_f000));
-    assert_eq!(m.v.retired, 3, "two before the fault, and the handler's HLT");
+    assert_eq!(
+        (m.v.st.gpr[Gpr::Rbx as usize], m.v.st.cr2),
+        (8, 0x7fff_f000)
+    );
+    assert_eq!(
+        m.v.retired, 3,
+        "two before the fault, and the handler's HLT"
+    );
 }
 
 #[test]
@@ -191,11 +217,18 @@ fn an_interrupted_repetition_goes_on_where_it_was() {
         a.hlt()
     });
     // The handler ends the interrupt and returns.
-    m.ram.write(PhysAddr(HANDLER + 0x43), &[0x48, 0xcf]).expect("RAM");
+    m.ram
+        .write(PhysAddr(HANDLER + 0x43), &[0x48, 0xcf])
+        .expect("RAM");
     assert_eq!(engine.run(&mut m.v, 4), Exit::Budget);
     m.board.interrupt(0x43);
     assert_eq!(engine.run(&mut m.v, 100_000), Exit::Halted);
     assert_eq!(m.v.st.gpr[Gpr::Rcx as usize], 0);
-    assert_eq!(m.ram.read_u8(PhysAddr(START + 0x2000 + 0x7fff)).expect("RAM"), 0x77);
+    assert_eq!(
+        m.ram
+            .read_u8(PhysAddr(START + 0x2000 + 0x7fff))
+            .expect("RAM"),
+        0x77
+    );
     assert_eq!(m.v.st.rflags & flags::RF, 0);
 }

@@ -24,7 +24,9 @@ fn machine(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) ->
     let mut a = CodeAssembler::new(64).expect("64 is a bitness");
     program(&mut a).expect("the program assembles");
     let bytes = a.assemble(START).expect("the program fits");
-    m.ram.write(PhysAddr(START), &bytes).expect("the program is in RAM");
+    m.ram
+        .write(PhysAddr(START), &bytes)
+        .expect("the program is in RAM");
     m
 }
 
@@ -42,7 +44,11 @@ fn reg(m: &Machine, gpr: Gpr) -> u64 {
 #[test]
 fn a_hundred_million_handlers_run_on_a_small_stack() {
     // Each handler must end in a jump to the next one: a call would use the stack up within milliseconds.
-    let rounds = if cfg!(debug_assertions) { 200_000 } else { 20_000_000 };
+    let rounds = if cfg!(debug_assertions) {
+        200_000
+    } else {
+        20_000_000
+    };
     let work = move || {
         let mut m = machine(|a| {
             let mut top = a.create_label();
@@ -61,7 +67,10 @@ fn a_hundred_million_handlers_run_on_a_small_stack() {
         let n = u64::from(rounds as u32);
         assert_eq!(reg(&m, Gpr::Rbx), n * (n + 1) + n);
     };
-    let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(work).expect("a thread starts");
+    let thread = std::thread::Builder::new()
+        .stack_size(256 << 10)
+        .spawn(work)
+        .expect("a thread starts");
     thread.join().expect("the program ends");
 }
 
@@ -278,7 +287,11 @@ fn a_budget_is_kept_to_the_instruction() {
         let mut done = 0;
         loop {
             let exit = engine.run(&mut m.v, piece);
-            assert_eq!(m.v.retired, total.min(done + piece), "{exit:?} with pieces of {piece}");
+            assert_eq!(
+                m.v.retired,
+                total.min(done + piece),
+                "{exit:?} with pieces of {piece}"
+            );
             done += piece;
             if exit == Exit::Halted {
                 break;
@@ -302,5 +315,10 @@ fn a_full_temporary_file_cuts_the_block_instead_of_failing() {
         a.hlt()
     });
     run(&mut m);
-    assert_eq!(m.ram.read_u64(PhysAddr(START + 0x2000 + 59 * 8)).expect("RAM"), 59);
+    assert_eq!(
+        m.ram
+            .read_u64(PhysAddr(START + 0x2000 + 59 * 8))
+            .expect("RAM"),
+        59
+    );
 }

@@ -33,7 +33,9 @@ impl EngineKind {
     /// One sentence for lists.
     pub fn description(self) -> &'static str {
         match self {
-            Self::Interp => "interpreter: lowers each block once; runs on any host, and is what others are checked against",
+            Self::Interp => {
+                "interpreter: lowers each block once; runs on any host, and is what others are checked against"
+            }
         }
     }
 

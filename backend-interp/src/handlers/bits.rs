@@ -75,13 +75,19 @@ impl<T: Int, const K: u8, const F: bool> Modified<T> for BitRmw<K, F> {
 
     #[inline(always)]
     fn value(old: T, (bit, _): (T, bool)) -> T {
-        T::cut(changed::<K>(old.wide(), bit.wide() & u64::from(T::BITS - 1)))
+        T::cut(changed::<K>(
+            old.wide(),
+            bit.wide() & u64::from(T::BITS - 1),
+        ))
     }
 
     #[inline(always)]
     fn then(v: &mut Vcpu, op: &LOp, old: T, (bit, _): (T, bool)) {
         if F {
-            set_carry(v, old.wide() >> (bit.wide() & u64::from(T::BITS - 1)) & 1 != 0);
+            set_carry(
+                v,
+                old.wide() >> (bit.wide() & u64::from(T::BITS - 1)) & 1 != 0,
+            );
         }
         T::put(v, op.d, old);
     }
@@ -150,7 +156,11 @@ pub fn compute<T: Int>(function: u8, a: u64, b: u64) -> (u64, u64) {
     let logic = |r: u64| result_flags(r, T::WIDTH) & (SF | ZF);
     match function {
         function::BSF | function::BSR => {
-            let found = if function == function::BSF { u64::from(a.trailing_zeros()) } else { 63 - u64::from(a.leading_zeros().min(63)) };
+            let found = if function == function::BSF {
+                u64::from(a.trailing_zeros())
+            } else {
+                63 - u64::from(a.leading_zeros().min(63))
+            };
             if a == 0 { (b, ZF) } else { (found, 0) }
         }
         function::TZCNT => {
@@ -168,8 +178,16 @@ pub fn compute<T: Int>(function: u8, a: u64, b: u64) -> (u64, u64) {
         }
         function::BEXTR => {
             let (start, len) = (b & 0xff, b >> 8 & 0xff);
-            let shifted = if start >= bits { 0 } else { (a & T::WIDTH.mask()) >> start };
-            let r = if len >= 64 { shifted } else { shifted & ((1 << len) - 1) };
+            let shifted = if start >= bits {
+                0
+            } else {
+                (a & T::WIDTH.mask()) >> start
+            };
+            let r = if len >= 64 {
+                shifted
+            } else {
+                shifted & ((1 << len) - 1)
+            };
             (r, flag(r == 0, ZF))
         }
         function::BLSI => {
@@ -278,14 +296,23 @@ pub extern "C" fn mul<T: Int, const SIGNED: bool, const F: bool>(v: &mut Vcpu, o
     let (low, high, carry) = if SIGNED {
         let p = i128::from(a.signed()) * i128::from(b.signed());
         let low = T::cut(p as u64);
-        (low, T::cut((p >> T::BITS) as u64), p != i128::from(low.signed()))
+        (
+            low,
+            T::cut((p >> T::BITS) as u64),
+            p != i128::from(low.signed()),
+        )
     } else {
         let p = u128::from(a.wide()) * u128::from(b.wide());
         let high = T::cut((p >> T::BITS) as u64);
         (T::cut(p as u64), high, high.wide() != 0)
     };
     if F {
-        v.flags = LazyFlags { kind: flag_kind(FlagOp::Mul, T::WIDTH), c: u32::from(carry), a: low.wide(), b: 0 };
+        v.flags = LazyFlags {
+            kind: flag_kind(FlagOp::Mul, T::WIDTH),
+            c: u32::from(carry),
+            a: low.wide(),
+            b: 0,
+        };
     }
     T::put(v, op.d, low);
     T::put(v, op.c, high);
@@ -312,7 +339,12 @@ fn imul_value<T: Int, const F: bool>(v: &mut Vcpu, a: T, b: T) -> T {
     let low = T::cut(p as u64);
     if F {
         let carry = p != i128::from(low.signed());
-        v.flags = LazyFlags { kind: flag_kind(FlagOp::Mul, T::WIDTH), c: u32::from(carry), a: low.wide(), b: 0 };
+        v.flags = LazyFlags {
+            kind: flag_kind(FlagOp::Mul, T::WIDTH),
+            c: u32::from(carry),
+            a: low.wide(),
+            b: 0,
+        };
     }
     low
 }
@@ -348,7 +380,8 @@ fn quotient<T: Int, const SIGNED: bool>(low: u64, high: u64, by: T) -> Option<(u
             let dividend = (dividend << shift).cast_signed() >> shift;
             let q = dividend.checked_div(by.signed())?;
             let r = dividend.wrapping_rem(by.signed());
-            return (T::cut(q.cast_unsigned()).signed() == q).then_some((q.cast_unsigned(), r.cast_unsigned()));
+            return (T::cut(q.cast_unsigned()).signed() == q)
+                .then_some((q.cast_unsigned(), r.cast_unsigned()));
         }
         let (q, r) = (dividend / by.wide(), dividend % by.wide());
         return (q <= T::WIDTH.mask()).then_some((q, r));

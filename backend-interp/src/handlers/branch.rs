@@ -2,7 +2,10 @@
 //!
 //! A terminal is followed by one more op that never runs: its `imm` points to the block's links (direct) or to its
 //! inline cache (indirect).
-#![expect(unsafe_code, reason = "links are reached by pointer from the op behind the terminal")]
+#![expect(
+    unsafe_code,
+    reason = "links are reached by pointer from the op behind the terminal"
+)]
 // UNSAFETY: links and caches live beside the ops in their block; an index into a table would cost a load and a check.
 
 use ir::{Cond, OpCode};
@@ -54,7 +57,11 @@ fn follow(v: &mut Vcpu, op: &LOp, link: &Link) -> u32 {
 #[inline(never)]
 fn unresolved(v: &mut Vcpu, link: &Link) -> u32 {
     v.engine[word::LINK] = std::ptr::from_ref(link).addr() as u64;
-    if interrupted(v) { exit::NEXT } else { exit::LINK }
+    if interrupted(v) {
+        exit::NEXT
+    } else {
+        exit::LINK
+    }
 }
 
 /// Goes on at a RIP that is known to be allowed.
@@ -66,19 +73,31 @@ fn arrive(v: &mut Vcpu, op: &LOp, rip: u64) -> u32 {
     let map_gen = v.mmu.generation(rip);
     if !interrupted(v) {
         let e = &site.entries[0];
-        if e.rip == rip && e.map_gen == map_gen && let Some(target) = e.target {
+        if e.rip == rip
+            && e.map_gen == map_gen
+            && let Some(target) = e.target
+        {
             return go!(v, target);
         }
         let e = &site.entries[1];
-        if e.rip == rip && e.map_gen == map_gen && let Some(target) = e.target {
+        if e.rip == rip
+            && e.map_gen == map_gen
+            && let Some(target) = e.target
+        {
             return go!(v, target);
         }
         let e = &site.entries[2];
-        if e.rip == rip && e.map_gen == map_gen && let Some(target) = e.target {
+        if e.rip == rip
+            && e.map_gen == map_gen
+            && let Some(target) = e.target
+        {
             return go!(v, target);
         }
         let e = &site.entries[3];
-        if e.rip == rip && e.map_gen == map_gen && let Some(target) = e.target {
+        if e.rip == rip
+            && e.map_gen == map_gen
+            && let Some(target) = e.target
+        {
             return go!(v, target);
         }
     }
@@ -129,7 +148,10 @@ fn holds_sub<T: Int, const CC: u8>(a: T, b: T) -> bool {
         Cond::G => a.signed() > b.signed(),
         Cond::S => sign(a.wide().wrapping_sub(b.wide())),
         Cond::Ns => !sign(a.wide().wrapping_sub(b.wide())),
-        other => system::holds(other, system::sub_flags(a.wide(), b.wide(), false, T::WIDTH)),
+        other => system::holds(
+            other,
+            system::sub_flags(a.wide(), b.wide(), false, T::WIDTH),
+        ),
     }
 }
 

@@ -41,7 +41,11 @@ fn canonical(v: &mut Vcpu, op: &LOp, lin: u64, size: u32) -> Result<(), Exceptio
     if softmmu::is_canonical(lin, la57) && softmmu::is_canonical(last, la57) {
         return Ok(());
     }
-    Err(if is_stack(op) { Exception::SS0 } else { Exception::GP0 })
+    Err(if is_stack(op) {
+        Exception::SS0
+    } else {
+        Exception::GP0
+    })
 }
 
 fn is_stack(op: &LOp) -> bool {
@@ -102,7 +106,10 @@ pub fn load_bytes(v: &mut Vcpu, op: &LOp, lin: u64, at: u16, len: u32) -> bool {
         raise(v, op, e);
         return false;
     }
-    for (i, word) in bytes[..len.div_ceil(8) as usize * 8].chunks_exact(8).enumerate() {
+    for (i, word) in bytes[..len.div_ceil(8) as usize * 8]
+        .chunks_exact(8)
+        .enumerate()
+    {
         let value = word.iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b));
         u64::put(v, at + 8 * i as u16, value);
     }
@@ -162,7 +169,10 @@ pub trait Loaded<T: Int> {
 }
 
 /// A handler that loads a `T` and does `K` with it.
-pub extern "C" fn with_load<T: Int, K: Loaded<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn with_load<T: Int, K: Loaded<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, K::scale(op));
     if let Some(value) = T::try_load(v, lin) {
         K::then(v, op, value);
@@ -173,7 +183,10 @@ pub extern "C" fn with_load<T: Int, K: Loaded<T>, const IDX: bool, const A32: bo
 
 #[cold]
 #[inline(never)]
-extern "C" fn with_load_cold<T: Int, K: Loaded<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+extern "C" fn with_load_cold<T: Int, K: Loaded<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, K::scale(op));
     match slow_load(v, op, lin, T::BYTES) {
         Some(value) => {
@@ -196,7 +209,10 @@ pub trait Stored<T: Int> {
 }
 
 /// A handler that stores what `K` says.
-pub extern "C" fn with_store<T: Int, K: Stored<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn with_store<T: Int, K: Stored<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, K::scale(op));
     if T::try_store(v, lin, K::value(v, op)) {
         K::then(v, op);
@@ -207,7 +223,10 @@ pub extern "C" fn with_store<T: Int, K: Stored<T>, const IDX: bool, const A32: b
 
 #[cold]
 #[inline(never)]
-extern "C" fn with_store_cold<T: Int, K: Stored<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+extern "C" fn with_store_cold<T: Int, K: Stored<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, K::scale(op));
     let value = K::value(v, op).wide();
     if slow_store(v, op, lin, T::BYTES, value) {
@@ -231,7 +250,10 @@ pub trait Modified<T: Int> {
 }
 
 /// A handler that reads, modifies and writes memory without LOCK.
-pub extern "C" fn with_rmw<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn with_rmw<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, K::scale(op));
     if let Some(old) = T::try_load(v, lin) {
         let input = K::input(v, op);
@@ -245,7 +267,10 @@ pub extern "C" fn with_rmw<T: Int, K: Modified<T>, const IDX: bool, const A32: b
 
 #[cold]
 #[inline(never)]
-extern "C" fn with_rmw_cold<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+extern "C" fn with_rmw_cold<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, K::scale(op));
     if !check_write(v, op, lin, T::BYTES) {
         return exit::FAULT;
@@ -263,7 +288,10 @@ extern "C" fn with_rmw_cold<T: Int, K: Modified<T>, const IDX: bool, const A32: 
 }
 
 /// A handler that reads, modifies and writes memory in one atomic step.
-pub extern "C" fn with_locked<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn with_locked<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let old = locked_old::<T, K, IDX, A32>(v, op);
     match old {
         Some(old) => {
@@ -276,12 +304,17 @@ pub extern "C" fn with_locked<T: Int, K: Modified<T>, const IDX: bool, const A32
 }
 
 #[inline(never)]
-fn locked_old<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> Option<u64> {
+fn locked_old<T: Int, K: Modified<T>, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> Option<u64> {
     let lin = ea::<IDX, A32>(v, op, K::scale(op));
     let done = canonical(v, op, lin, T::BYTES).and_then(|()| {
         let input = K::input(v, op);
         v.mmu
-            .rmw_locked(LinAddr(lin), T::BYTES, |old| K::value(T::cut(old), input).wide())
+            .rmw_locked(LinAddr(lin), T::BYTES, |old| {
+                K::value(T::cut(old), input).wide()
+            })
             .map_err(system::fault)
     });
     match done {
@@ -464,14 +497,20 @@ pub extern "C" fn align_ac<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &
         return next!(v, op);
     }
     // A bad address comes before a crooked one.
-    let e = canonical(v, op, lin, u32::from(op.d)).err().unwrap_or(Exception::AC0);
+    let e = canonical(v, op, lin, u32::from(op.d))
+        .err()
+        .unwrap_or(Exception::AC0);
     raise(v, op, e)
 }
 
 /// Raises what a write of `d` bytes would raise.
 pub extern "C" fn probe_write<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
-    if check_write(v, op, lin, u32::from(op.d)) { next!(v, op) } else { exit::FAULT }
+    if check_write(v, op, lin, u32::from(op.d)) {
+        next!(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 /// Loads `a` bytes to the vector field `d`.
@@ -499,7 +538,11 @@ pub extern "C" fn vec_load<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &
         }
         _ => {}
     }
-    if load_bytes(v, op, lin, op.d, u32::from(op.a)) { next!(v, op) } else { exit::FAULT }
+    if load_bytes(v, op, lin, op.d, u32::from(op.a)) {
+        next!(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 /// Stores `d` bytes from the vector field `a`.
@@ -517,12 +560,20 @@ pub extern "C" fn vec_store<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: 
     if done {
         return next!(v, op);
     }
-    if store_bytes(v, op, lin, op.a, u32::from(op.d)) { after_slow_store(v, op) } else { exit::FAULT }
+    if store_bytes(v, op, lin, op.a, u32::from(op.d)) {
+        after_slow_store(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 /// CMPXCHG without LOCK is as good as with it.
 pub extern "C" fn cmpxchg<T: Int, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
-    if cmpxchg_done::<T, IDX, A32>(v, op) { after_slow_store(v, op) } else { exit::FAULT }
+    if cmpxchg_done::<T, IDX, A32>(v, op) {
+        after_slow_store(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 /// `a` is compared, the op's `d` is the new value; the scale is the low half of `imm`, the old value's place the upper.
@@ -531,7 +582,9 @@ fn cmpxchg_done<T: Int, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     let (expected, new) = (T::get(v, op.a), T::get(v, op.d));
     let result = canonical(v, op, lin, T::BYTES).and_then(|()| {
-        v.mmu.cmpxchg(LinAddr(lin), T::BYTES, expected.wide(), new.wide()).map_err(system::fault)
+        v.mmu
+            .cmpxchg(LinAddr(lin), T::BYTES, expected.wide(), new.wide())
+            .map_err(system::fault)
     });
     match result {
         Ok(old) => {
@@ -554,7 +607,11 @@ fn cmpxchg_done<T: Int, const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp
 /// CMPXCHG8B (`d` = 4) and CMPXCHG16B (`d` = 8).
 pub extern "C" fn cmpxchg_pair<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
-    if cmpxchg_pair_done(v, op, lin) { after_slow_store(v, op) } else { exit::FAULT }
+    if cmpxchg_pair_done(v, op, lin) {
+        after_slow_store(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 #[inline(never)]
@@ -572,9 +629,14 @@ fn cmpxchg_pair_done(v: &mut Vcpu, op: &LOp, lin: u64) -> bool {
     let (expected, new) = (pair(v, Rdx, Rax), pair(v, Rcx, Rbx));
     let result = canonical(v, op, lin, u32::from(op.d) * 2).and_then(|()| {
         if wide {
-            v.mmu.cmpxchg16b(LinAddr(lin), expected, new).map_err(system::fault)
+            v.mmu
+                .cmpxchg16b(LinAddr(lin), expected, new)
+                .map_err(system::fault)
         } else {
-            v.mmu.cmpxchg(LinAddr(lin), 8, expected as u64, new as u64).map(u128::from).map_err(system::fault)
+            v.mmu
+                .cmpxchg(LinAddr(lin), 8, expected as u64, new as u64)
+                .map(u128::from)
+                .map_err(system::fault)
         }
     });
     match result {

@@ -69,7 +69,15 @@ pub extern "C" fn shift_rr<T: Int, const K: u8, const F: bool>(v: &mut Vcpu, op:
     if F && count != 0 {
         note::<T, K>(v, a, count);
     }
-    T::put(v, op.d, if count == 0 { a } else { shifted::<T, K>(a, count) });
+    T::put(
+        v,
+        op.d,
+        if count == 0 {
+            a
+        } else {
+            shifted::<T, K>(a, count)
+        },
+    );
     next!(v, op)
 }
 
@@ -82,12 +90,20 @@ pub fn rotate(kind: u8, bits: u32, a: u64, count: u64, carry: bool) -> (u64, boo
     match kind {
         kind::ROL => {
             let c = count % n;
-            let r = if c == 0 { a } else { (a << c | a >> (n - c)) & mask };
+            let r = if c == 0 {
+                a
+            } else {
+                (a << c | a >> (n - c)) & mask
+            };
             (r, r & 1 != 0, top(r) != (r & 1 != 0))
         }
         kind::ROR => {
             let c = count % n;
-            let r = if c == 0 { a } else { (a >> c | a << (n - c)) & mask };
+            let r = if c == 0 {
+                a
+            } else {
+                (a >> c | a << (n - c)) & mask
+            };
             (r, top(r), top(r) != second(r))
         }
         _ => {
@@ -95,11 +111,23 @@ pub fn rotate(kind: u8, bits: u32, a: u64, count: u64, carry: bool) -> (u64, boo
             let wide = u128::from(a) | u128::from(carry) << bits;
             let total = n + 1;
             let c = count % total;
-            let left = if kind == kind::RCL { c } else { (total - c) % total };
+            let left = if kind == kind::RCL {
+                c
+            } else {
+                (total - c) % total
+            };
             let full = (1u128 << total) - 1;
-            let r = if left == 0 { wide } else { (wide << left | wide >> (total - left)) & full };
+            let r = if left == 0 {
+                wide
+            } else {
+                (wide << left | wide >> (total - left)) & full
+            };
             let (result, cf) = (r as u64 & mask, r >> bits & 1 != 0);
-            let of = if kind == kind::RCL { top(result) != cf } else { top(result) != second(result) };
+            let of = if kind == kind::RCL {
+                top(result) != cf
+            } else {
+                top(result) != second(result)
+            };
             (result, cf, of)
         }
     }
@@ -129,9 +157,17 @@ pub extern "C" fn rotate_rr<T: Int, const K: u8, const F: bool>(v: &mut Vcpu, op
 /// d = a rotated left (ROL) or right (ROR) by imm; flags not wanted.
 pub extern "C" fn rotate_ri_quiet<T: Int, const K: u8>(v: &mut Vcpu, op: &LOp) -> u32 {
     let count = (op.imm.cast_unsigned() & 63) % u64::from(T::BITS);
-    let left = if K == kind::ROL { count } else { (u64::from(T::BITS) - count) % u64::from(T::BITS) };
+    let left = if K == kind::ROL {
+        count
+    } else {
+        (u64::from(T::BITS) - count) % u64::from(T::BITS)
+    };
     let a = T::get(v, op.a).wide();
-    let result = if left == 0 { a } else { a << left | a >> (u64::from(T::BITS) - left) };
+    let result = if left == 0 {
+        a
+    } else {
+        a << left | a >> (u64::from(T::BITS) - left)
+    };
     T::put(v, op.d, T::cut(result));
     next!(v, op)
 }
@@ -152,24 +188,40 @@ pub fn double(left: bool, bits: u32, a: u64, b: u64, count: u64) -> (u64, u64) {
             ((shifted >> 64) as u64, (pair >> (128 - count32)) & 1 != 0)
         } else {
             let shifted = wide << count32;
-            (((shifted >> (2 * bits)) as u64) & mask, (wide >> (3 * bits - count32)) & 1 != 0)
+            (
+                ((shifted >> (2 * bits)) as u64) & mask,
+                (wide >> (3 * bits - count32)) & 1 != 0,
+            )
         }
     } else if bits > 32 {
         let pair = b128 << 64 | a128;
         ((pair >> count32) as u64, (pair >> (count32 - 1)) & 1 != 0)
     } else {
         let wide = a128 << (2 * bits) | b128 << bits | a128;
-        (((wide >> count32) as u64) & mask, (wide >> (count32 - 1)) & 1 != 0)
+        (
+            ((wide >> count32) as u64) & mask,
+            (wide >> (count32 - 1)) & 1 != 0,
+        )
     };
     let top = |x: u64| x >> (bits - 1) & 1 != 0;
-    let flags = system::result_flags(result, ir::Width::from_bytes((bits / 8) as u8).unwrap_or(ir::Width::B64))
-        | if cf { CF } else { 0 }
+    let flags = system::result_flags(
+        result,
+        ir::Width::from_bytes((bits / 8) as u8).unwrap_or(ir::Width::B64),
+    ) | if cf { CF } else { 0 }
         | if top(result) == top(a) { 0 } else { OF };
     (result, flags)
 }
 
 #[inline(never)]
-fn double_value(v: &mut Vcpu, left: bool, bits: u32, a: u64, b: u64, count: u64, wanted: bool) -> u64 {
+fn double_value(
+    v: &mut Vcpu,
+    left: bool,
+    bits: u32,
+    a: u64,
+    b: u64,
+    count: u64,
+    wanted: bool,
+) -> u64 {
     let count = count & if bits == 64 { 63 } else { 31 };
     if count == 0 {
         return a;
@@ -183,7 +235,10 @@ fn double_value(v: &mut Vcpu, left: bool, bits: u32, a: u64, b: u64, count: u64,
 }
 
 /// d = a shifted by c, bits of b shifted in.
-pub extern "C" fn double_shift<T: Int, const LEFT: bool, const F: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+pub extern "C" fn double_shift<T: Int, const LEFT: bool, const F: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let (a, b) = (T::get(v, op.a).wide(), T::get(v, op.b).wide());
     let count = u64::from(u8::get(v, op.c));
     let result = double_value(v, LEFT, T::BITS, a, b, count, F);

@@ -1,5 +1,8 @@
 //! Helper calls, string instructions, exceptions, vector and x87 instructions.
-#![expect(unsafe_code, reason = "helpers, stubs and their descriptions are reached by pointers in ops")]
+#![expect(
+    unsafe_code,
+    reason = "helpers, stubs and their descriptions are reached by pointers in ops"
+)]
 // UNSAFETY: an op has room for one pointer to what it calls; a table of them would cost a load per call.
 
 use iced_x86::Code;
@@ -16,13 +19,19 @@ pub fn locate(v: &mut Vcpu, op: &LOp) {
     let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
     v.ip = v.st.rip.wrapping_add(u64::from(op.pc)) & mask;
     v.next_ip = v.ip.wrapping_add(op.length()) & mask;
-    v.retired = v.engine[word::END].wrapping_sub(v.budget.cast_unsigned()).wrapping_add(u64::from(op.ord));
+    v.retired = v.engine[word::END]
+        .wrapping_sub(v.budget.cast_unsigned())
+        .wrapping_add(u64::from(op.ord));
 }
 
 /// d = helper(a, b, c); `imm` is the helper.
 pub extern "C" fn call(v: &mut Vcpu, op: &LOp) -> u32 {
     // Images, descriptor tables and far pointers may be stored where code is.
-    if called(v, op) { crate::handlers::memory::after_slow_store(v, op) } else { exit::FAULT }
+    if called(v, op) {
+        crate::handlers::memory::after_slow_store(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 #[inline(never)]
@@ -144,7 +153,11 @@ fn host_flags(v: &mut Vcpu, flags: u64) {
 
 /// A vector instruction in portable Rust.
 pub extern "C" fn vec_portable(v: &mut Vcpu, op: &LOp) -> u32 {
-    if ran_portable(v, op) { next!(v, op) } else { exit::FAULT }
+    if ran_portable(v, op) {
+        next!(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 #[inline(never)]
@@ -191,7 +204,11 @@ fn ran_x87(v: &mut Vcpu, op: &LOp) -> u32 {
 
 /// d = linear address of `b` bytes at offset `a` of a segment; `imm` = segment | write << 8 | address width << 16.
 pub extern "C" fn seglin(v: &mut Vcpu, op: &LOp) -> u32 {
-    if has_linear(v, op) { next!(v, op) } else { exit::FAULT }
+    if has_linear(v, op) {
+        next!(v, op)
+    } else {
+        exit::FAULT
+    }
 }
 
 #[inline(never)]

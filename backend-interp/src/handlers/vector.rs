@@ -105,14 +105,26 @@ pub extern "C" fn load_half<const UPPER: bool, const IDX: bool, const A32: bool>
     v: &mut Vcpu,
     op: &LOp,
 ) -> u32 {
-    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     #[cfg(target_arch = "x86_64")]
-    if let Some(m) = v.mmu.hit_read(LinAddr(lin), 8) {
+    if let Some(m) = v
+        .mmu
+        .hit_read(LinAddr(ea::<IDX, A32>(v, op, op.imm as u32)), 8)
+    {
         // SAFETY: the TLB vouches for the bytes.
         let value = unsafe { x86_64::load_half::<UPPER>(get(v, op.d), m) };
         put(v, op.d, value);
         return next!(v, op);
     }
+    load_half_cold::<UPPER, IDX, A32>(v, op)
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn load_half_cold<const UPPER: bool, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     let at = if UPPER { op.d + 8 } else { op.d };
     if load_bytes(v, op, lin, at, 8) {
         next!(v, op)

@@ -55,7 +55,11 @@ impl Lower<'_> {
         for (wanted, to, table) in checks {
             if wanted {
                 let run = memory::pick(address.idx, address.a32, table);
-                self.push(LOp { run, d: to as u16, ..self.with_address(address) });
+                self.push(LOp {
+                    run,
+                    d: to as u16,
+                    ..self.with_address(address)
+                });
             }
         }
         Some(address)
@@ -63,7 +67,13 @@ impl Lower<'_> {
 
     /// An op with the address in its fields and the scale in `imm`.
     pub(super) fn with_address(&self, a: Address) -> LOp {
-        LOp { b: a.b, c: a.c, disp: a.disp, imm: a.scale.into(), ..self.blank() }
+        LOp {
+            b: a.b,
+            c: a.c,
+            disp: a.disp,
+            imm: a.scale.into(),
+            ..self.blank()
+        }
     }
 
     pub(super) fn plain_address(&mut self, now: usize, mem: &Mem) -> Option<Address> {
@@ -76,22 +86,49 @@ impl Lower<'_> {
         let address = self.components(now, mem)?;
         if mem.addr == Width::B16 {
             let d = self.slot(now, 0)?;
-            self.push(LOp { run: memory::lea16::<u64>, d, ..self.with_address(address) });
+            self.push(LOp {
+                run: memory::lea16::<u64>,
+                d,
+                ..self.with_address(address)
+            });
             let zero = offset::ZERO as u16;
             return Some(match seg {
-                None => Address { b: d, c: zero, scale: 0, disp: 0, idx: false, a32: false },
-                Some(base) => Address { b: base, c: d, scale: 0, disp: 0, idx: true, a32: false },
+                None => Address {
+                    b: d,
+                    c: zero,
+                    scale: 0,
+                    disp: 0,
+                    idx: false,
+                    a32: false,
+                },
+                Some(base) => Address {
+                    b: base,
+                    c: d,
+                    scale: 0,
+                    disp: 0,
+                    idx: true,
+                    a32: false,
+                },
             });
         }
         let Some(base) = seg else {
-            return Some(Address { a32: cut, ..address });
+            return Some(Address {
+                a32: cut,
+                ..address
+            });
         };
         let bare = mem.base == Operand::None && mem.index == Operand::None;
         if bare && !cut {
             return Some(Address { b: base, ..address });
         }
         if !address.idx && !cut {
-            return Some(Address { b: base, c: address.b, scale: 0, idx: true, ..address });
+            return Some(Address {
+                b: base,
+                c: address.b,
+                scale: 0,
+                idx: true,
+                ..address
+            });
         }
         let d = self.slot(now, 0)?;
         let table: [crate::code::Handler; 4] = [
@@ -101,8 +138,19 @@ impl Lower<'_> {
             memory::lea::<u64, true, true>,
         ];
         let run = memory::pick(address.idx, cut, table);
-        self.push(LOp { run, d, ..self.with_address(address) });
-        Some(Address { b: base, c: d, scale: 0, disp: 0, idx: true, a32: false })
+        self.push(LOp {
+            run,
+            d,
+            ..self.with_address(address)
+        });
+        Some(Address {
+            b: base,
+            c: d,
+            scale: 0,
+            disp: 0,
+            idx: true,
+            a32: false,
+        })
     }
 
     /// Base, index and displacement as fields, without the segment.
@@ -120,6 +168,13 @@ impl Lower<'_> {
         };
         let idx = mem.index != Operand::None;
         let c = self.field(now, mem.index)?;
-        Some(Address { b, c, scale: mem.scale, disp, idx, a32: false })
+        Some(Address {
+            b,
+            c,
+            scale: mem.scale,
+            disp,
+            idx,
+            a32: false,
+        })
     }
 }

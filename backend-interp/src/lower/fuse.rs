@@ -23,7 +23,10 @@ impl Lower<'_> {
     /// Lowers the ops from `at` on as one handler if there is one for them. Returns how many it took.
     pub(super) fn fused(&mut self, at: usize) -> Option<usize> {
         match self.ops[at].code {
-            OpCode::Load => self.ret(at).or_else(|| self.pop(at)).or_else(|| self.load_op(at)),
+            OpCode::Load => self
+                .ret(at)
+                .or_else(|| self.pop(at))
+                .or_else(|| self.load_op(at)),
             OpCode::Store => self.call(at).or_else(|| self.push_reg(at)),
             OpCode::Sub | OpCode::And | OpCode::Add => self.compare_branch(at),
             _ => None,
@@ -38,7 +41,10 @@ impl Lower<'_> {
             && self.is_rsp(op.dst)
             && self.is_rsp(mem.base)
             && mem.index == Operand::None
-            && matches!((op.width, mem.addr), (Width::B64, Width::B64) | (Width::B32, Width::B32));
+            && matches!(
+                (op.width, mem.addr),
+                (Width::B64, Width::B64) | (Width::B32, Width::B32)
+            );
         step.then_some(mem.disp)
     }
 
@@ -67,7 +73,15 @@ impl Lower<'_> {
         self.out.site = true;
         // The base tells a non-canonical stack from other memory: #SS.
         let b = offset::gpr(x86::Gpr::Rsp) as u16;
-        self.terminal(LOp { run: branch::ret64, b, imm: step.into(), ..self.blank() }, &[]);
+        self.terminal(
+            LOp {
+                run: branch::ret64,
+                b,
+                imm: step.into(),
+                ..self.blank()
+            },
+            &[],
+        );
         Some(4)
     }
 
@@ -80,7 +94,14 @@ impl Lower<'_> {
             return None;
         }
         let moved = match self.same_insn(at, 2) {
-            Some(m) if m.code == OpCode::Mov && m.a == op.dst && m.width == op.width && self.single(op.dst) => Some(m.dst),
+            Some(m)
+                if m.code == OpCode::Mov
+                    && m.a == op.dst
+                    && m.width == op.width
+                    && self.single(op.dst) =>
+            {
+                Some(m.dst)
+            }
             _ => None,
         };
         let address = self.address(at, mem, 0)?;
@@ -90,9 +111,19 @@ impl Lower<'_> {
         };
         let taken = if target == op.dst { 2 } else { 3 };
         let d = self.dest(at, target)?;
-        let run = by_width!(op.width, |T| by_address!(false, address.a32, with_load::<T, memory::Pop>));
+        let run = by_width!(op.width, |T| by_address!(
+            false,
+            address.a32,
+            with_load::<T, memory::Pop>
+        ));
         let c = u16::from(mem.addr == Width::B32);
-        self.push(LOp { d, imm: step.into(), c, run, ..self.with_address(address) });
+        self.push(LOp {
+            d,
+            imm: step.into(),
+            c,
+            run,
+            ..self.with_address(address)
+        });
         Some(taken)
     }
 
@@ -107,12 +138,32 @@ impl Lower<'_> {
         let address = self.address(at, mem, 0)?;
         let c = u16::from(mem.addr == Width::B32);
         if let Operand::Imm(imm) = op.a {
-            let run = by_width!(op.width, |T| by_address!(false, address.a32, with_store::<T, memory::PushImm>));
-            self.push(LOp { run, c, ..LOp { imm, ..self.with_address(address) } });
+            let run = by_width!(op.width, |T| by_address!(
+                false,
+                address.a32,
+                with_store::<T, memory::PushImm>
+            ));
+            self.push(LOp {
+                run,
+                c,
+                ..LOp {
+                    imm,
+                    ..self.with_address(address)
+                }
+            });
         } else {
             let a = self.field(at, op.a)?;
-            let run = by_width!(op.width, |T| by_address!(false, address.a32, with_store::<T, memory::Push>));
-            self.push(LOp { run, a, c, ..self.with_address(address) });
+            let run = by_width!(op.width, |T| by_address!(
+                false,
+                address.a32,
+                with_store::<T, memory::Push>
+            ));
+            self.push(LOp {
+                run,
+                a,
+                c,
+                ..self.with_address(address)
+            });
         }
         Some(2)
     }
@@ -131,7 +182,15 @@ impl Lower<'_> {
         }
         let exit = self.exit(jump.a, jump.width)?;
         let b = offset::gpr(x86::Gpr::Rsp) as u16;
-        self.terminal(LOp { run: branch::call64, b, imm: back.into(), ..self.blank() }, &[exit]);
+        self.terminal(
+            LOp {
+                run: branch::call64,
+                b,
+                imm: back.into(),
+                ..self.blank()
+            },
+            &[exit],
+        );
         Some(3)
     }
 
@@ -147,13 +206,27 @@ impl Lower<'_> {
             OpCode::Mov if user.width == w && user.a == load.dst => {
                 let address = self.address(at, &load.mem?, w.bytes().into())?;
                 let d = self.dest(at, user.dst)?;
-                let run = by_width!(w, |T| by_address!(address.idx, address.a32, with_load::<T, memory::LoadTo>));
-                self.push(LOp { run, d, ..self.with_address(address) });
+                let run = by_width!(w, |T| by_address!(
+                    address.idx,
+                    address.a32,
+                    with_load::<T, memory::LoadTo>
+                ));
+                self.push(LOp {
+                    run,
+                    d,
+                    ..self.with_address(address)
+                });
             }
             OpCode::Zext | OpCode::Sext if user.a == load.dst && user.sub == w as u32 => {
                 self.load_extended(at, &load, &user)?;
             }
-            OpCode::Add | OpCode::Adc | OpCode::Sub | OpCode::Sbb | OpCode::And | OpCode::Or | OpCode::Xor
+            OpCode::Add
+            | OpCode::Adc
+            | OpCode::Sub
+            | OpCode::Sbb
+            | OpCode::And
+            | OpCode::Or
+            | OpCode::Xor
                 if user.width == w =>
             {
                 self.load_alu(at, &load, &user)?;
@@ -184,14 +257,19 @@ impl Lower<'_> {
             (false, Width::B32) => by_address!(idx, a32, with_load::<T, memory::LoadSext<u32>>),
             (false, _) => by_address!(idx, a32, with_load::<T, memory::LoadSext<u64>>),
         });
-        self.push(LOp { run, d, ..self.with_address(address) });
+        self.push(LOp {
+            run,
+            d,
+            ..self.with_address(address)
+        });
         Some(())
     }
 
     fn load_alu(&mut self, at: usize, load: &Op, user: &Op) -> Option<()> {
         let w = load.width;
         let wanted = any(user.flags);
-        let register = |o: Operand| matches!(o, Operand::Reg(_) | Operand::High(_) | Operand::Temp(_));
+        let register =
+            |o: Operand| matches!(o, Operand::Reg(_) | Operand::High(_) | Operand::Temp(_));
         let from_memory = user.a == load.dst;
         let other = if from_memory { user.b } else { user.a };
         if !from_memory && user.b != load.dst || other == load.dst {
@@ -205,7 +283,12 @@ impl Lower<'_> {
                 OpCode::And => by_address!(idx, a32, with_load::<T, alu::MemImmFlags<alu::And>>),
                 _ => return None,
             });
-            self.push(LOp { run, a: address.scale.into(), imm, ..self.with_address(address) });
+            self.push(LOp {
+                run,
+                a: address.scale.into(),
+                imm,
+                ..self.with_address(address)
+            });
             return Some(());
         }
         if !register(other) {
@@ -215,13 +298,24 @@ impl Lower<'_> {
         let (idx, a32) = (address.idx, address.a32);
         let a = self.field(at, other)?;
         let d = self.dest(at, user.dst)?;
-        let commutes = matches!(user.code, OpCode::Add | OpCode::And | OpCode::Or | OpCode::Xor);
-        let run = by_width!(w, |T| by_alu!(user.code, |K| match (from_memory && !commutes, wanted) {
-            (false, true) => by_address!(idx, a32, with_load::<T, alu::RegMem<K, true>>),
-            (false, false) => by_address!(idx, a32, with_load::<T, alu::RegMem<K, false>>),
-            (true, _) => by_address!(idx, a32, with_load::<T, alu::MemReg<K, true>>),
-        }))?;
-        self.push(LOp { run, a, d, ..self.with_address(address) });
+        let commutes = matches!(
+            user.code,
+            OpCode::Add | OpCode::And | OpCode::Or | OpCode::Xor
+        );
+        let run = by_width!(w, |T| by_alu!(
+            user.code,
+            |K| match (from_memory && !commutes, wanted) {
+                (false, true) => by_address!(idx, a32, with_load::<T, alu::RegMem<K, true>>),
+                (false, false) => by_address!(idx, a32, with_load::<T, alu::RegMem<K, false>>),
+                (true, _) => by_address!(idx, a32, with_load::<T, alu::MemReg<K, true>>),
+            }
+        ))?;
+        self.push(LOp {
+            run,
+            a,
+            d,
+            ..self.with_address(address)
+        });
         Some(())
     }
 
@@ -245,19 +339,23 @@ impl Lower<'_> {
         }
         let (run, b, disp, d): (Handler, u16, i32, u16) = match (op.code, op.dst, small(op.b)) {
             (OpCode::Sub, Operand::None, Some(imm)) => {
-                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::cmp_ri_branch::<T, CC> as Handler));
+                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::cmp_ri_branch::<T, CC>
+                    as Handler));
                 (run, offset::ZERO as u16, imm, offset::SINK as u16)
             }
             (OpCode::Sub, Operand::None, None) if register(op.b) => {
-                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::cmp_rr_branch::<T, CC> as Handler));
+                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::cmp_rr_branch::<T, CC>
+                    as Handler));
                 (run, self.field(at, op.b)?, 0, offset::SINK as u16)
             }
             (OpCode::And, Operand::None, Some(imm)) => {
-                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::test_ri_branch::<T, CC> as Handler));
+                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::test_ri_branch::<T, CC>
+                    as Handler));
                 (run, offset::ZERO as u16, imm, offset::SINK as u16)
             }
             (OpCode::And, Operand::None, None) if register(op.b) => {
-                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::test_rr_branch::<T, CC> as Handler));
+                let run = by_cond!(cc, |CC| by_width!(w, |T| branch::test_rr_branch::<T, CC>
+                    as Handler));
                 (run, self.field(at, op.b)?, 0, offset::SINK as u16)
             }
             (OpCode::Add, Operand::Reg(_), Some(imm)) if w >= Width::B32 => {
@@ -282,7 +380,17 @@ impl Lower<'_> {
         };
         let a = self.field(at, op.a)?;
         self.insn(&marker);
-        self.terminal(LOp { run, a, b, d, disp, ..self.blank() }, &exits);
+        self.terminal(
+            LOp {
+                run,
+                a,
+                b,
+                d,
+                disp,
+                ..self.blank()
+            },
+            &exits,
+        );
         self.flags = None::<(FlagOp, Width)>;
         Some(3)
     }

@@ -75,22 +75,70 @@ macro_rules! by_alu {
 macro_rules! by_cond {
     ($cond:expr, |$cc:ident| $e:expr) => {
         match $cond as u8 & 15 {
-            0 => { const $cc: u8 = 0; $e }
-            1 => { const $cc: u8 = 1; $e }
-            2 => { const $cc: u8 = 2; $e }
-            3 => { const $cc: u8 = 3; $e }
-            4 => { const $cc: u8 = 4; $e }
-            5 => { const $cc: u8 = 5; $e }
-            6 => { const $cc: u8 = 6; $e }
-            7 => { const $cc: u8 = 7; $e }
-            8 => { const $cc: u8 = 8; $e }
-            9 => { const $cc: u8 = 9; $e }
-            10 => { const $cc: u8 = 10; $e }
-            11 => { const $cc: u8 = 11; $e }
-            12 => { const $cc: u8 = 12; $e }
-            13 => { const $cc: u8 = 13; $e }
-            14 => { const $cc: u8 = 14; $e }
-            _ => { const $cc: u8 = 15; $e }
+            0 => {
+                const $cc: u8 = 0;
+                $e
+            }
+            1 => {
+                const $cc: u8 = 1;
+                $e
+            }
+            2 => {
+                const $cc: u8 = 2;
+                $e
+            }
+            3 => {
+                const $cc: u8 = 3;
+                $e
+            }
+            4 => {
+                const $cc: u8 = 4;
+                $e
+            }
+            5 => {
+                const $cc: u8 = 5;
+                $e
+            }
+            6 => {
+                const $cc: u8 = 6;
+                $e
+            }
+            7 => {
+                const $cc: u8 = 7;
+                $e
+            }
+            8 => {
+                const $cc: u8 = 8;
+                $e
+            }
+            9 => {
+                const $cc: u8 = 9;
+                $e
+            }
+            10 => {
+                const $cc: u8 = 10;
+                $e
+            }
+            11 => {
+                const $cc: u8 = 11;
+                $e
+            }
+            12 => {
+                const $cc: u8 = 12;
+                $e
+            }
+            13 => {
+                const $cc: u8 = 13;
+                $e
+            }
+            14 => {
+                const $cc: u8 = 14;
+                $e
+            }
+            _ => {
+                const $cc: u8 = 15;
+                $e
+            }
         }
     };
 }
@@ -144,21 +192,47 @@ impl Lower<'_> {
             OpCode::Zext | OpCode::Sext => self.extend(at, op)?,
             OpCode::Lea => self.lea(at, op)?,
             OpCode::Select => {
-                let (a, b, d) = (self.field(at, op.a)?, self.field(at, op.b)?, self.dest(at, op.dst)?);
-                let run: Handler = by_cond!(op.sub, |CC| by_width!(w, |T| bits::select::<T, CC> as Handler));
-                self.push(LOp { run, a, b, d, ..self.blank() });
+                let (a, b, d) = (
+                    self.field(at, op.a)?,
+                    self.field(at, op.b)?,
+                    self.dest(at, op.dst)?,
+                );
+                let run: Handler = by_cond!(op.sub, |CC| by_width!(w, |T| bits::select::<T, CC>
+                    as Handler));
+                self.push(LOp {
+                    run,
+                    a,
+                    b,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::Setcc => {
                 let d = self.dest(at, op.dst)?;
                 let run: Handler = by_cond!(op.sub, |CC| bits::setcc::<CC>);
-                self.push(LOp { run, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::Bswap => {
                 let (a, d) = (self.field(at, op.a)?, self.dest(at, op.dst)?);
                 let run: Handler = by_width!(w, |T| alu::bswap::<T>);
-                self.push(LOp { run, a, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    d,
+                    ..self.blank()
+                });
             }
-            OpCode::Add | OpCode::Adc | OpCode::Sub | OpCode::Sbb | OpCode::And | OpCode::Or | OpCode::Xor => {
+            OpCode::Add
+            | OpCode::Adc
+            | OpCode::Sub
+            | OpCode::Sbb
+            | OpCode::And
+            | OpCode::Or
+            | OpCode::Xor => {
                 self.alu(at, op)?;
             }
             OpCode::Inc | OpCode::Dec | OpCode::Not => {
@@ -168,17 +242,31 @@ impl Lower<'_> {
                     OpCode::Dec => alu::ri::<T, alu::Dec, F>,
                     _ => alu::ri::<T, alu::Not, F>,
                 }));
-                self.push(LOp { run, a, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::Neg => {
                 let (a, d) = (self.field(at, op.a)?, self.dest(at, op.dst)?);
                 let run: Handler = by_width!(w, |T| by_flag!(wanted, |F| alu::neg::<T, F>));
-                self.push(LOp { run, a, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::Shl | OpCode::Shr | OpCode::Sar => self.shift(at, op)?,
             OpCode::Rol | OpCode::Ror | OpCode::Rcl | OpCode::Rcr => self.rotate(at, op)?,
             OpCode::Shld | OpCode::Shrd => {
-                let (a, b, c) = (self.field(at, op.a)?, self.field(at, op.b)?, self.field(at, op.c)?);
+                let (a, b, c) = (
+                    self.field(at, op.a)?,
+                    self.field(at, op.b)?,
+                    self.field(at, op.c)?,
+                );
                 let d = self.dest(at, op.dst)?;
                 let left = op.code == OpCode::Shld;
                 let run: Handler = by_width!(w, |T| by_flag!(wanted, |F| if left {
@@ -186,7 +274,14 @@ impl Lower<'_> {
                 } else {
                     shift::double_shift::<T, false, F>
                 }));
-                self.push(LOp { run, a, b, c, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    b,
+                    c,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::MulU | OpCode::MulS => {
                 let (a, b) = (self.field(at, op.a)?, self.field(at, op.b)?);
@@ -197,27 +292,62 @@ impl Lower<'_> {
                 } else {
                     bits::mul::<T, false, F>
                 }));
-                self.push(LOp { run, a, b, c, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    b,
+                    c,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::Imul => {
                 let a = self.field(at, op.a)?;
                 if let Operand::Imm(imm) = op.b {
                     let d = self.dest(at, op.dst)?;
-                    let run: Handler = by_width!(w, |T| by_flag!(wanted, |F| bits::imul_ri::<T, F>));
-                    self.push(LOp { run, a, d, imm, ..self.blank() });
+                    let run: Handler =
+                        by_width!(w, |T| by_flag!(wanted, |F| bits::imul_ri::<T, F>));
+                    self.push(LOp {
+                        run,
+                        a,
+                        d,
+                        imm,
+                        ..self.blank()
+                    });
                 } else {
                     let (b, d) = (self.field(at, op.b)?, self.dest(at, op.dst)?);
                     let run: Handler = by_width!(w, |T| by_flag!(wanted, |F| bits::imul::<T, F>));
-                    self.push(LOp { run, a, b, d, ..self.blank() });
+                    self.push(LOp {
+                        run,
+                        a,
+                        b,
+                        d,
+                        ..self.blank()
+                    });
                 }
             }
             OpCode::DivU | OpCode::DivS => {
-                let (a, b, c) = (self.field(at, op.a)?, self.field(at, op.b)?, self.field(at, op.c)?);
+                let (a, b, c) = (
+                    self.field(at, op.a)?,
+                    self.field(at, op.b)?,
+                    self.field(at, op.c)?,
+                );
                 let (d, d2) = (self.dest(at, op.dst)?, self.dest(at, op.dst2)?);
                 let signed = op.code == OpCode::DivS;
-                let run: Handler =
-                    by_width!(w, |T| if signed { bits::div::<T, true> } else { bits::div::<T, false> });
-                self.push(LOp { run, a, b, c, d, imm: d2.into(), ..self.blank() });
+                let run: Handler = by_width!(w, |T| if signed {
+                    bits::div::<T, true>
+                } else {
+                    bits::div::<T, false>
+                });
+                self.push(LOp {
+                    run,
+                    a,
+                    b,
+                    c,
+                    d,
+                    imm: d2.into(),
+                    ..self.blank()
+                });
             }
             OpCode::Bt | OpCode::Bts | OpCode::Btr | OpCode::Btc => self.bit_test(at, op)?,
             OpCode::Bsf
@@ -234,40 +364,86 @@ impl Lower<'_> {
             | OpCode::Pdep
             | OpCode::Pext => self.bit_function(at, op)?,
             OpCode::Adcx | OpCode::Adox => {
-                let (a, b, d) = (self.field(at, op.a)?, self.field(at, op.b)?, self.dest(at, op.dst)?);
+                let (a, b, d) = (
+                    self.field(at, op.a)?,
+                    self.field(at, op.b)?,
+                    self.dest(at, op.dst)?,
+                );
                 let carry = op.code == OpCode::Adcx;
                 let run: Handler = by_width!(w, |T| if carry {
                     bits::add_with_flag::<T, { x86::flags::CF }>
                 } else {
                     bits::add_with_flag::<T, { x86::flags::OF }>
                 });
-                self.push(LOp { run, a, b, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    b,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::Crc32 => {
-                let (a, b, d) = (self.field(at, op.a)?, self.field(at, op.b)?, self.dest(at, op.dst)?);
+                let (a, b, d) = (
+                    self.field(at, op.a)?,
+                    self.field(at, op.b)?,
+                    self.dest(at, op.dst)?,
+                );
                 let from = Width::ALL[(op.sub & 3) as usize];
                 let run: Handler = by_width!(from, |T| bits::crc32::<T>);
-                self.push(LOp { run, a, b, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    b,
+                    d,
+                    ..self.blank()
+                });
             }
             OpCode::GetFlags => {
                 let d = self.dest(at, op.dst)?;
-                self.push(LOp { run: bits::get_flags, d, imm: op.sub.into(), ..self.blank() });
+                self.push(LOp {
+                    run: bits::get_flags,
+                    d,
+                    imm: op.sub.into(),
+                    ..self.blank()
+                });
             }
             OpCode::SetFlags => {
                 let imm = i64::from(op.sub);
                 if let Operand::Imm(value) = op.a {
-                    self.push(LOp { run: bits::set_flags_imm, disp: value as i32, imm, ..self.blank() });
+                    self.push(LOp {
+                        run: bits::set_flags_imm,
+                        disp: value as i32,
+                        imm,
+                        ..self.blank()
+                    });
                 } else {
                     let a = self.field(at, op.a)?;
-                    self.push(LOp { run: bits::set_flags, a, imm, ..self.blank() });
+                    self.push(LOp {
+                        run: bits::set_flags,
+                        a,
+                        imm,
+                        ..self.blank()
+                    });
                 }
             }
-            OpCode::Cmc => self.push(LOp { run: bits::cmc, ..self.blank() }),
+            OpCode::Cmc => self.push(LOp {
+                run: bits::cmc,
+                ..self.blank()
+            }),
             OpCode::Load => {
                 let address = self.address(at, &op.mem?, w.bytes().into())?;
                 let d = self.dest(at, op.dst)?;
-                let run = by_width!(w, |T| by_address!(address.idx, address.a32, with_load::<T, memory::LoadTo>));
-                self.push(LOp { run, d, ..self.with_address(address) });
+                let run = by_width!(w, |T| by_address!(
+                    address.idx,
+                    address.a32,
+                    with_load::<T, memory::LoadTo>
+                ));
+                self.push(LOp {
+                    run,
+                    d,
+                    ..self.with_address(address)
+                });
             }
             OpCode::Store => self.store(at, op)?,
             OpCode::Rmw => self.rmw(at, op)?,
@@ -285,7 +461,13 @@ impl Lower<'_> {
                     memory::pick(address.idx, address.a32, table)
                 });
                 let imm = i64::from(old) << 32 | i64::from(address.scale);
-                self.push(LOp { run, a, d: new, imm, ..self.with_address(address) });
+                self.push(LOp {
+                    run,
+                    a,
+                    d: new,
+                    imm,
+                    ..self.with_address(address)
+                });
             }
             OpCode::CmpxchgPair => {
                 let address = self.address(at, &op.mem?, 1)?;
@@ -296,14 +478,25 @@ impl Lower<'_> {
                     memory::cmpxchg_pair::<true, true>,
                 ];
                 let run = memory::pick(address.idx, address.a32, table);
-                self.push(LOp { run, d: w.bytes().into(), ..self.with_address(address) });
+                self.push(LOp {
+                    run,
+                    d: w.bytes().into(),
+                    ..self.with_address(address)
+                });
             }
             OpCode::SegLin => {
                 let (a, b) = (self.field(at, op.a)?, self.field(at, op.b)?);
                 let write = matches!(op.c, Operand::Imm(n) if n != 0);
                 let d = self.dest(at, op.dst)?;
                 let imm = i64::from(op.sub) | i64::from(write) << 8 | i64::from(w as u8) << 16;
-                self.push(LOp { run: sys::seglin, a, b, d, imm, ..self.blank() });
+                self.push(LOp {
+                    run: sys::seglin,
+                    a,
+                    b,
+                    d,
+                    imm,
+                    ..self.blank()
+                });
             }
             OpCode::ProbeWrite => {
                 let size = match op.a {
@@ -318,64 +511,140 @@ impl Lower<'_> {
                     memory::probe_write::<true, true>,
                 ];
                 let run = memory::pick(address.idx, address.a32, table);
-                self.push(LOp { run, d: size, ..self.with_address(address) });
+                self.push(LOp {
+                    run,
+                    d: size,
+                    ..self.with_address(address)
+                });
             }
-            OpCode::String => self.push(LOp { run: sys::string, imm: op.sub.into(), ..self.blank() }),
+            OpCode::String => self.push(LOp {
+                run: sys::string,
+                imm: op.sub.into(),
+                ..self.blank()
+            }),
             OpCode::VecLoad | OpCode::VecStore => self.vec_move(at, op)?,
             OpCode::Vec => self.vec(at, op)?,
             OpCode::X87 => self.x87(at, op)?,
             OpCode::Call => {
-                let (a, b, c) = (self.field(at, op.a)?, self.field(at, op.b)?, self.field(at, op.c)?);
+                let (a, b, c) = (
+                    self.field(at, op.a)?,
+                    self.field(at, op.b)?,
+                    self.field(at, op.c)?,
+                );
                 let d = self.dest(at, op.dst)?;
                 HelperId::from_index(op.sub)?;
-                self.push(LOp { run: sys::call, a, b, c, d, imm: op.sub.into(), ..self.blank() });
+                self.push(LOp {
+                    run: sys::call,
+                    a,
+                    b,
+                    c,
+                    d,
+                    imm: op.sub.into(),
+                    ..self.blank()
+                });
             }
             OpCode::Raise => {
                 let imm = match op.a {
                     Operand::Imm(error) => error,
                     _ => -1,
                 };
-                self.last(LOp { run: sys::raise_static, a: op.sub as u16, imm, ..self.blank() });
+                self.last(LOp {
+                    run: sys::raise_static,
+                    a: op.sub as u16,
+                    imm,
+                    ..self.blank()
+                });
             }
             OpCode::CheckPc => {
                 let a = self.field(at, op.a)?;
-                let b = if op.b == Operand::None { None } else { Some(self.field(at, op.b)?) };
+                let b = if op.b == Operand::None {
+                    None
+                } else {
+                    Some(self.field(at, op.b)?)
+                };
                 let run: Handler = by_width!(w, |T| if b.is_some() {
                     branch::check_pc::<T, true>
                 } else {
                     branch::check_pc::<T, false>
                 });
-                self.push(LOp { run, a, b: b.unwrap_or(offset::ZERO as u16), ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    b: b.unwrap_or(offset::ZERO as u16),
+                    ..self.blank()
+                });
             }
-            OpCode::SetDf => self.push(LOp { run: sys::set_df, imm: op.sub.into(), ..self.blank() }),
-            OpCode::Fence => self.push(LOp { run: sys::fence, ..self.blank() }),
+            OpCode::SetDf => self.push(LOp {
+                run: sys::set_df,
+                imm: op.sub.into(),
+                ..self.blank()
+            }),
+            OpCode::Fence => self.push(LOp {
+                run: sys::fence,
+                ..self.blank()
+            }),
             OpCode::Jump => {
                 let exit = self.exit(op.a, w)?;
-                self.terminal(LOp { run: branch::jump, ..self.blank() }, &[exit]);
+                self.terminal(
+                    LOp {
+                        run: branch::jump,
+                        ..self.blank()
+                    },
+                    &[exit],
+                );
             }
             OpCode::Branch => {
                 let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
                 let run = self.branch_handler(op.sub);
-                self.terminal(LOp { run, ..self.blank() }, &exits);
+                self.terminal(
+                    LOp {
+                        run,
+                        ..self.blank()
+                    },
+                    &exits,
+                );
             }
             OpCode::BranchNz => {
                 let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
                 let a = self.field(at, op.c)?;
                 let run: Handler = by_width!(w, |T| branch::branch_nz::<T>);
-                self.terminal(LOp { run, a, ..self.blank() }, &exits);
+                self.terminal(
+                    LOp {
+                        run,
+                        a,
+                        ..self.blank()
+                    },
+                    &exits,
+                );
             }
             OpCode::JumpTo => {
                 let a = self.field(at, op.a)?;
                 let run = self.jump_handler(w);
                 self.out.site = true;
-                self.terminal(LOp { run, a, ..self.blank() }, &[]);
+                self.terminal(
+                    LOp {
+                        run,
+                        a,
+                        ..self.blank()
+                    },
+                    &[],
+                );
             }
             OpCode::Exit => match IrExit::from_index(op.sub)? {
                 IrExit::Next => {
-                    let Operand::Pc(delta) = op.a else { return None };
-                    self.last(LOp { run: branch::exit_next, imm: delta.into(), ..self.blank() });
+                    let Operand::Pc(delta) = op.a else {
+                        return None;
+                    };
+                    self.last(LOp {
+                        run: branch::exit_next,
+                        imm: delta.into(),
+                        ..self.blank()
+                    });
                 }
-                IrExit::Helper => self.last(LOp { run: branch::exit_helper, ..self.blank() }),
+                IrExit::Helper => self.last(LOp {
+                    run: branch::exit_helper,
+                    ..self.blank()
+                }),
             },
         }
         Some(())
@@ -396,8 +665,12 @@ impl Lower<'_> {
     /// Jcc by what is known of the flags.
     fn branch_handler(&self, cond: u32) -> Handler {
         match self.flags {
-            Some((FlagOp::Sub, w)) => by_cond!(cond, |CC| by_width!(w, |T| branch::branch_sub::<T, CC>)),
-            Some((FlagOp::Logic, w)) => by_cond!(cond, |CC| by_width!(w, |T| branch::branch_logic::<T, CC>)),
+            Some((FlagOp::Sub, w)) => {
+                by_cond!(cond, |CC| by_width!(w, |T| branch::branch_sub::<T, CC>))
+            }
+            Some((FlagOp::Logic, w)) => {
+                by_cond!(cond, |CC| by_width!(w, |T| branch::branch_logic::<T, CC>))
+            }
             _ => by_cond!(cond, |CC| branch::branch::<CC>),
         }
     }
@@ -407,18 +680,33 @@ impl Lower<'_> {
             Operand::Imm(imm) => {
                 let d = self.dest(at, dst)?;
                 let run: Handler = by_width!(w, |T| alu::mov_imm::<T>);
-                self.push(LOp { run, d, imm, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    d,
+                    imm,
+                    ..self.blank()
+                });
             }
             Operand::Pc(delta) => {
                 let d = self.dest(at, dst)?;
                 let run: Handler = by_width!(w, |T| alu::mov_pc::<T>);
-                self.push(LOp { run, d, imm: delta.into(), ..self.blank() });
+                self.push(LOp {
+                    run,
+                    d,
+                    imm: delta.into(),
+                    ..self.blank()
+                });
             }
             _ => {
                 let a = self.field(at, a)?;
                 let d = self.dest(at, dst)?;
                 let run: Handler = by_width!(w, |T| alu::mov::<T>);
-                self.push(LOp { run, a, d, ..self.blank() });
+                self.push(LOp {
+                    run,
+                    a,
+                    d,
+                    ..self.blank()
+                });
             }
         }
         Some(())
@@ -434,7 +722,12 @@ impl Lower<'_> {
         } else {
             alu::sext::<D, S>
         }));
-        self.push(LOp { run, a, d, ..self.blank() });
+        self.push(LOp {
+            run,
+            a,
+            d,
+            ..self.blank()
+        });
         Some(())
     }
 
@@ -444,7 +737,15 @@ impl Lower<'_> {
             let value = i64::from(mem.disp) & mem.addr.mask().cast_signed();
             return self.mov(at, op.width, op.dst, Operand::Imm(value));
         }
-        let address = self.address(at, &ir::Mem { seg: ir::SegBase::None, align: 1, ..mem }, 1)?;
+        let address = self.address(
+            at,
+            &ir::Mem {
+                seg: ir::SegBase::None,
+                align: 1,
+                ..mem
+            },
+            1,
+        )?;
         let d = self.dest(at, op.dst)?;
         let run = by_width!(op.width, |T| {
             let table: [Handler; 4] = [
@@ -455,7 +756,11 @@ impl Lower<'_> {
             ];
             memory::pick(address.idx, address.a32, table)
         });
-        self.push(LOp { run, d, ..self.with_address(address) });
+        self.push(LOp {
+            run,
+            d,
+            ..self.with_address(address)
+        });
         Some(())
     }
 
@@ -484,7 +789,14 @@ impl Lower<'_> {
             (run, b, 0)
         };
         let d = self.dest(at, op.dst)?;
-        self.push(LOp { run, a, b, d, imm, ..self.blank() });
+        self.push(LOp {
+            run,
+            a,
+            b,
+            d,
+            imm,
+            ..self.blank()
+        });
         Some(())
     }
 
@@ -501,7 +813,13 @@ impl Lower<'_> {
                 OpCode::Shr => shift::shift_ri::<T, { shift::kind::SHR }, F>,
                 _ => shift::shift_ri::<T, { shift::kind::SAR }, F>,
             }));
-            self.push(LOp { run, a, d, imm: count & mask, ..self.blank() });
+            self.push(LOp {
+                run,
+                a,
+                d,
+                imm: count & mask,
+                ..self.blank()
+            });
             return Some(());
         }
         let b = self.field(at, op.b)?;
@@ -511,7 +829,13 @@ impl Lower<'_> {
             OpCode::Shr => shift::shift_rr::<T, { shift::kind::SHR }, F>,
             _ => shift::shift_rr::<T, { shift::kind::SAR }, F>,
         }));
-        self.push(LOp { run, a, b, d, ..self.blank() });
+        self.push(LOp {
+            run,
+            a,
+            b,
+            d,
+            ..self.blank()
+        });
         Some(())
     }
 
@@ -526,7 +850,13 @@ impl Lower<'_> {
             } else {
                 shift::rotate_ri_quiet::<T, { shift::kind::ROR }>
             });
-            self.push(LOp { run, a, d, imm: count, ..self.blank() });
+            self.push(LOp {
+                run,
+                a,
+                d,
+                imm: count,
+                ..self.blank()
+            });
             return Some(());
         }
         let b = self.field(at, op.b)?;
@@ -537,7 +867,13 @@ impl Lower<'_> {
             OpCode::Rcl => shift::rotate_rr::<T, { shift::kind::RCL }, F>,
             _ => shift::rotate_rr::<T, { shift::kind::RCR }, F>,
         }));
-        self.push(LOp { run, a, b, d, ..self.blank() });
+        self.push(LOp {
+            run,
+            a,
+            b,
+            d,
+            ..self.blank()
+        });
         Some(())
     }
 
@@ -553,7 +889,13 @@ impl Lower<'_> {
                 OpCode::Btc => bits::bt_ri::<T, FLIP, F>,
                 _ => bits::bt_ri::<T, NONE, F>,
             }));
-            self.push(LOp { run, a, d, imm, ..self.blank() });
+            self.push(LOp {
+                run,
+                a,
+                d,
+                imm,
+                ..self.blank()
+            });
             return Some(());
         }
         let b = self.field(at, op.b)?;
@@ -564,7 +906,13 @@ impl Lower<'_> {
             OpCode::Btc => bits::bt_rr::<T, FLIP, F>,
             _ => bits::bt_rr::<T, NONE, F>,
         }));
-        self.push(LOp { run, a, b, d, ..self.blank() });
+        self.push(LOp {
+            run,
+            a,
+            b,
+            d,
+            ..self.blank()
+        });
         Some(())
     }
 
@@ -588,21 +936,43 @@ impl Lower<'_> {
             OpCode::Pdep => bits::bit_function::<T, { f::PDEP }, F>,
             _ => bits::bit_function::<T, { f::PEXT }, F>,
         }));
-        self.push(LOp { run, a, b, d, ..self.blank() });
+        self.push(LOp {
+            run,
+            a,
+            b,
+            d,
+            ..self.blank()
+        });
         Some(())
     }
 
     fn store(&mut self, at: usize, op: &Op) -> Option<()> {
         let address = self.address(at, &op.mem?, op.width.bytes().into())?;
         if let Operand::Imm(imm) = op.a {
-            let run =
-                by_width!(op.width, |T| by_address!(address.idx, address.a32, with_store::<T, memory::StoreImm>));
-            self.push(LOp { run, a: address.scale.into(), imm, ..self.with_address(address) });
+            let run = by_width!(op.width, |T| by_address!(
+                address.idx,
+                address.a32,
+                with_store::<T, memory::StoreImm>
+            ));
+            self.push(LOp {
+                run,
+                a: address.scale.into(),
+                imm,
+                ..self.with_address(address)
+            });
             return Some(());
         }
         let a = self.field(at, op.a)?;
-        let run = by_width!(op.width, |T| by_address!(address.idx, address.a32, with_store::<T, memory::StoreReg>));
-        self.push(LOp { run, a, ..self.with_address(address) });
+        let run = by_width!(op.width, |T| by_address!(
+            address.idx,
+            address.a32,
+            with_store::<T, memory::StoreReg>
+        ));
+        self.push(LOp {
+            run,
+            a,
+            ..self.with_address(address)
+        });
         Some(())
     }
 
@@ -611,13 +981,17 @@ impl Lower<'_> {
         let (w, alu_op, wanted) = (op.width, op.alu(), !op.flags.is_empty());
         let address = self.address(at, &mem, w.bytes().into())?;
         if let (Operand::Imm(imm), Operand::None, false) = (op.a, op.dst, mem.lock) {
-            let run = by_width!(w, |T| by_alu!(alu_op, |K| by_flag!(wanted, |F| by_address!(
-                address.idx,
-                address.a32,
-                with_rmw::<T, alu::RmwImm<K, F>>
-            ))));
+            let run = by_width!(w, |T| by_alu!(alu_op, |K| by_flag!(
+                wanted,
+                |F| by_address!(address.idx, address.a32, with_rmw::<T, alu::RmwImm<K, F>>)
+            )));
             if let Some(run) = run {
-                self.push(LOp { run, a: address.scale.into(), imm, ..self.with_address(address) });
+                self.push(LOp {
+                    run,
+                    a: address.scale.into(),
+                    imm,
+                    ..self.with_address(address)
+                });
                 return Some(());
             }
         }
@@ -626,7 +1000,12 @@ impl Lower<'_> {
         let d = self.dest(at, op.dst)?;
         let run = self.rmw_handler(alu_op, w, wanted, mem.lock, address.idx, address.a32);
         if let Some(run) = run {
-            self.push(LOp { run, a, d, ..self.with_address(address) });
+            self.push(LOp {
+                run,
+                a,
+                d,
+                ..self.with_address(address)
+            });
             return Some(());
         }
         // Shifts, rotates and double shifts: load with write intent, shift, store. They cannot be locked.
@@ -638,19 +1017,55 @@ impl Lower<'_> {
             memory::probe_write::<true, true>,
         ];
         let run = memory::pick(address.idx, address.a32, probe);
-        self.push(LOp { run, d: size.into(), ..self.with_address(address) });
+        self.push(LOp {
+            run,
+            d: size.into(),
+            ..self.with_address(address)
+        });
         let old = self.slot(at, 0)?;
         let new = self.slot(at, 0)?;
-        let run = by_width!(w, |T| by_address!(address.idx, address.a32, with_load::<T, memory::LoadTo>));
-        self.push(LOp { run, d: old, ..self.with_address(address) });
+        let run = by_width!(w, |T| by_address!(
+            address.idx,
+            address.a32,
+            with_load::<T, memory::LoadTo>
+        ));
+        self.push(LOp {
+            run,
+            d: old,
+            ..self.with_address(address)
+        });
         let run = shift_handler(alu_op, w, wanted)?;
-        let (second, third) = if matches!(alu_op, OpCode::Shld | OpCode::Shrd) { (a, b) } else { (a, a) };
-        self.push(LOp { run, a: old, b: second, c: third, d: new, ..self.blank() });
-        let run = by_width!(w, |T| by_address!(address.idx, address.a32, with_store::<T, memory::StoreReg>));
-        self.push(LOp { run, a: new, ..self.with_address(address) });
+        let (second, third) = if matches!(alu_op, OpCode::Shld | OpCode::Shrd) {
+            (a, b)
+        } else {
+            (a, a)
+        };
+        self.push(LOp {
+            run,
+            a: old,
+            b: second,
+            c: third,
+            d: new,
+            ..self.blank()
+        });
+        let run = by_width!(w, |T| by_address!(
+            address.idx,
+            address.a32,
+            with_store::<T, memory::StoreReg>
+        ));
+        self.push(LOp {
+            run,
+            a: new,
+            ..self.with_address(address)
+        });
         if op.dst != Operand::None {
             let run: Handler = by_width!(w, |T| alu::mov::<T>);
-            self.push(LOp { run, a: old, d, ..self.blank() });
+            self.push(LOp {
+                run,
+                a: old,
+                d,
+                ..self.blank()
+            });
         }
         Some(())
     }
@@ -667,26 +1082,74 @@ impl Lower<'_> {
         use bits::change::{FLIP, RESET, SET};
         if lock || code == OpCode::Mov {
             return by_width!(w, |T| match code {
-                OpCode::Mov => Some(by_address!(idx, a32, with_locked::<T, alu::RmwReg<alu::Xchg, false>>)),
-                OpCode::Inc => Some(by_address!(idx, a32, with_locked::<T, alu::RmwReg<alu::Inc, true>>)),
-                OpCode::Dec => Some(by_address!(idx, a32, with_locked::<T, alu::RmwReg<alu::Dec, true>>)),
-                OpCode::Not => Some(by_address!(idx, a32, with_locked::<T, alu::RmwReg<alu::Not, false>>)),
+                OpCode::Mov => Some(by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, alu::RmwReg<alu::Xchg, false>>
+                )),
+                OpCode::Inc => Some(by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, alu::RmwReg<alu::Inc, true>>
+                )),
+                OpCode::Dec => Some(by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, alu::RmwReg<alu::Dec, true>>
+                )),
+                OpCode::Not => Some(by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, alu::RmwReg<alu::Not, false>>
+                )),
                 OpCode::Neg => Some(by_address!(idx, a32, with_locked::<T, alu::RmwNeg<true>>)),
-                OpCode::Bts => Some(by_address!(idx, a32, with_locked::<T, bits::BitRmw<SET, true>>)),
-                OpCode::Btr => Some(by_address!(idx, a32, with_locked::<T, bits::BitRmw<RESET, true>>)),
-                OpCode::Btc => Some(by_address!(idx, a32, with_locked::<T, bits::BitRmw<FLIP, true>>)),
-                _ => by_alu!(code, |K| by_address!(idx, a32, with_locked::<T, alu::RmwReg<K, true>>)),
+                OpCode::Bts => Some(by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, bits::BitRmw<SET, true>>
+                )),
+                OpCode::Btr => Some(by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, bits::BitRmw<RESET, true>>
+                )),
+                OpCode::Btc => Some(by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, bits::BitRmw<FLIP, true>>
+                )),
+                _ => by_alu!(code, |K| by_address!(
+                    idx,
+                    a32,
+                    with_locked::<T, alu::RmwReg<K, true>>
+                )),
             });
         }
         by_width!(w, |T| by_flag!(wanted, |F| match code {
-            OpCode::Inc => Some(by_address!(idx, a32, with_rmw::<T, alu::RmwReg<alu::Inc, F>>)),
-            OpCode::Dec => Some(by_address!(idx, a32, with_rmw::<T, alu::RmwReg<alu::Dec, F>>)),
-            OpCode::Not => Some(by_address!(idx, a32, with_rmw::<T, alu::RmwReg<alu::Not, F>>)),
+            OpCode::Inc => Some(by_address!(
+                idx,
+                a32,
+                with_rmw::<T, alu::RmwReg<alu::Inc, F>>
+            )),
+            OpCode::Dec => Some(by_address!(
+                idx,
+                a32,
+                with_rmw::<T, alu::RmwReg<alu::Dec, F>>
+            )),
+            OpCode::Not => Some(by_address!(
+                idx,
+                a32,
+                with_rmw::<T, alu::RmwReg<alu::Not, F>>
+            )),
             OpCode::Neg => Some(by_address!(idx, a32, with_rmw::<T, alu::RmwNeg<F>>)),
             OpCode::Bts => Some(by_address!(idx, a32, with_rmw::<T, bits::BitRmw<SET, F>>)),
             OpCode::Btr => Some(by_address!(idx, a32, with_rmw::<T, bits::BitRmw<RESET, F>>)),
             OpCode::Btc => Some(by_address!(idx, a32, with_rmw::<T, bits::BitRmw<FLIP, F>>)),
-            _ => by_alu!(code, |K| by_address!(idx, a32, with_rmw::<T, alu::RmwReg<K, F>>)),
+            _ => by_alu!(code, |K| by_address!(
+                idx,
+                a32,
+                with_rmw::<T, alu::RmwReg<K, F>>
+            )),
         }))
     }
 
@@ -705,9 +1168,20 @@ impl Lower<'_> {
         };
         let args = [op.a, op.b, op.c];
         let fp = super::vector::uses_mxcsr(code);
-        let stub = if with_stub { self.stubs.get(code, op.dst, args, fields, fp) } else { None };
+        let stub = if with_stub {
+            self.stubs.get(code, op.dst, args, fields, fp)
+        } else {
+            None
+        };
         let writes_flags = crate::host::writes_flags(code);
-        let boxed = Box::new(VecOp { code, stub, dst: op.dst, args, fields, writes_flags });
+        let boxed = Box::new(VecOp {
+            code,
+            stub,
+            dst: op.dst,
+            args,
+            fields,
+            writes_flags,
+        });
         let at = std::ptr::from_ref(boxed.as_ref()).addr() as i64;
         self.out.vec_ops.push(boxed);
         Some(at)

@@ -359,7 +359,7 @@ fn odd_segments(st: &mut CpuState, input: &mut Input, world: &World, mode: Mode,
                 selector: 0,
             }
         } else {
-            let mut s = world.segment(sel::ODD + 8 * n | 3);
+            let mut s = world.segment((sel::ODD + 8 * n) | 3);
             // Readable code only.
             if s.attr & attr::CODE != 0 {
                 s.attr |= attr::RW;
@@ -380,7 +380,7 @@ fn odd_segments(st: &mut CpuState, input: &mut Input, world: &World, mode: Mode,
     if mode != Mode::Long64 && cpl == 3 && input.chance(30) {
         // Expand-down, or small.
         let n = input.pick(&[6_u16, 7]);
-        st.seg[Seg::Ss as usize] = world.segment(sel::ODD + 8 * n | 3);
+        st.seg[Seg::Ss as usize] = world.segment((sel::ODD + 8 * n) | 3);
     }
 }
 
@@ -421,7 +421,7 @@ fn rest(st: &mut CpuState, input: &mut Input, mode: Mode, code: u64) {
         }
         st.dr7 = input.number(4) & 0xffff_03ff | 0x400;
     }
-    st.msr.star = u64::from(sel::SYS) << 32 | u64::from(sel::SYS + 16 | 3) << 48;
+    st.msr.star = u64::from(sel::SYS) << 32 | u64::from((sel::SYS + 16) | 3) << 48;
     st.msr.lstar = place::CODE + 16;
     st.msr.cstar = place::CODE + 32;
     st.msr.fmask = 0x4_7700;

@@ -111,10 +111,10 @@ fn table_entry(input: &mut Input) -> u64 {
 fn selector(input: &mut Input) -> u16 {
     let choice = input.byte();
     match choice & 7 {
-        0 => sel::ODD + 8 * (input.byte() as u16 % sel::ODDS) | u16::from(choice >> 6),
-        1 => sel::GATES + 16 * (input.byte() as u16 % sel::GATE_COUNT) | u16::from(choice >> 6),
-        2 => sel::WILD + 8 * (input.byte() as u16 % sel::WILD_COUNT) | u16::from(choice >> 6),
-        3 => 4 | 8 * (input.byte() as u16 % 18) | u16::from(choice >> 6),
+        0 => (sel::ODD + 8 * (input.byte() as u16 % sel::ODDS)) | u16::from(choice >> 6),
+        1 => (sel::GATES + 16 * (input.byte() as u16 % sel::GATE_COUNT)) | u16::from(choice >> 6),
+        2 => (sel::WILD + 8 * (input.byte() as u16 % sel::WILD_COUNT)) | u16::from(choice >> 6),
+        3 => 4 | (8 * (input.byte() as u16 % 18)) | u16::from(choice >> 6),
         4 => input.pick(&[0, 3, sel::LIMIT + 1, sel::LIMIT - 3, 0xffff]),
         _ => input.pick(&[
             sel::C0,
@@ -289,7 +289,7 @@ impl Program {
                     0xf7, 0xfe, 0xff,
                 ]);
                 self.byte(opcode);
-                self.modrm(input, None, Memory::Memory);
+                self.modrm(input, None, Memory::Data);
                 if matches!(opcode, 0x80 | 0x83 | 0xf6) {
                     let imm = input.byte();
                     self.byte(imm);
@@ -380,10 +380,8 @@ impl Program {
                 self.byte(0xc0 | reg | choice >> 2 & 7);
                 return;
             }
-            Memory::Any | Memory::Memory if choice & 4 != 0 => {
-                Some(value(input, self.bits, self.at))
-            }
-            Memory::Any | Memory::Memory => None,
+            Memory::Any | Memory::Data if choice & 4 != 0 => Some(value(input, self.bits, self.at)),
+            Memory::Any | Memory::Data => None,
         };
         match (self.bits, aimed) {
             (16, Some(target)) => {
@@ -488,7 +486,7 @@ impl Program {
                 }
                 "m" => self.modrm(input, reg, Memory::Any),
                 "r" => self.modrm(input, reg, Memory::Register),
-                "mem" => self.modrm(input, reg, Memory::Memory),
+                "mem" => self.modrm(input, reg, Memory::Data),
                 "code" => self.modrm(input, reg, Memory::Code),
                 "table" => self.modrm(input, reg, Memory::Table),
                 // The table's test has seen that all else is hex.
@@ -502,7 +500,7 @@ impl Program {
 #[derive(Clone, Copy)]
 enum Memory {
     Any,
-    Memory,
+    Data,
     Register,
     /// The program itself.
     Code,
