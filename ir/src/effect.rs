@@ -137,11 +137,14 @@ pub(crate) fn commits(op: &Op) -> bool {
 /// Whether the block may be left behind the last instruction of `ops`, though nothing there says so: what it stores may
 /// be the code that follows.
 pub(crate) fn may_be_left(ops: &[Op]) -> bool {
-    ops.iter().rev().take_while(|op| op.code != OpCode::Insn).any(|op| match op.code {
-        OpCode::Call | OpCode::String => true,
-        OpCode::ProbeWrite => false,
-        _ => matches!(op.code.info().mem, MemUse::Write | MemUse::ReadWrite),
-    })
+    ops.iter()
+        .rev()
+        .take_while(|op| op.code != OpCode::Insn)
+        .any(|op| match op.code {
+            OpCode::Call | OpCode::String => true,
+            OpCode::ProbeWrite => false,
+            _ => matches!(op.code.info().mem, MemUse::Write | MemUse::ReadWrite),
+        })
 }
 
 #[cfg(test)]

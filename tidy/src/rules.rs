@@ -46,7 +46,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "vcpu",
         ],
     ),
-    ("cli", &["x86", "softmmu", "system", "vcpu", "machine", "guests"]),
+    (
+        "cli",
+        &["x86", "softmmu", "system", "vcpu", "machine", "guests"],
+    ),
     ("tidy", &[]),
 ];
 
