@@ -308,7 +308,7 @@ fn flags(mask: u64) -> String {
 }
 
 /// The document.
-pub fn markdown(counts: &Counts) -> String {
+pub fn markdown(counts: &Counts, run: &str) -> String {
     let mut text = String::from(
         "# What is implemented, and how often it was compared\n\n\
          Made by `cargo run -p oracle --release -- isa > docs/ISA.md`; do not edit.\n\n\
@@ -323,8 +323,9 @@ pub fn markdown(counts: &Counts) -> String {
     let total: u64 = counts.values().map(Count::total).sum();
     let _ = writeln!(
         text,
-        "States compared in the last long run: {}, without an unexplained difference.\n",
-        grouped(total)
+        "States compared in the last long run: {} (`{}`).\n",
+        grouped(total),
+        run.trim_start_matches(['#', ' '])
     );
     families(counts, &mut text);
 
@@ -409,7 +410,7 @@ mod tests {
 
     #[test]
     fn the_document_names_everything() {
-        let text = markdown(&Counts::new());
+        let text = markdown(&Counts::new(), "# a run");
         for word in [
             "CMPXCHG16B",
             "PCMPESTRI",
