@@ -132,7 +132,7 @@ impl Compare {
                 }
             }
         }
-        let mut text = String::new();
+        let (mut text, mut note) = (String::new(), String::new());
         let mut kinds = 0;
         let mut differ = |kind: u32, name: &str, host: u64, ours: u64| {
             if host != ours {
@@ -146,6 +146,14 @@ impl Compare {
             host.vector.into(),
             ours.vector.into(),
         );
+        if host.vector != ours.vector {
+            // Not compared, but worth knowing.
+            for (name, out) in [("host", host), ("ours", ours)] {
+                if out.vector != NO_FAULT {
+                    let _ = write!(note, " ({name}: error {:x} cr2 {:x})", out.error, out.cr2);
+                }
+            }
+        }
         if host.vector != NO_FAULT && host.vector == ours.vector {
             let kernel = host.cr2 >= 0x7fff_ffff_f000 && host.vector == PF;
             // Linux hides from user mode whether the kernel's pages are there.
@@ -240,7 +248,7 @@ impl Compare {
         };
         match known(&seen, self.vendor).filter(|_| insns.len() == 1) {
             Some(n) => Verdict::Known(n),
-            None => Verdict::Different(text),
+            None => Verdict::Different(text + &note),
         }
     }
 
