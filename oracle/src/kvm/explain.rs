@@ -320,6 +320,15 @@ const RULES: &[Rule] = &[
             let n = i.op1_register();
             let high =
                 (0..16).any(|k| n == Register::RAX + k && s.case.st.gpr[k as usize] >> 32 != 0);
+            matches!(i.op0_register(), Register::DR4 | Register::DR5) && high
+        },
+        "MOV DR4, DR5 in 64-bit mode: KVM does not check the upper half (SDM 2, MOV DR: #GP(0))",
+    ),
+    (
+        |s, i| {
+            let n = i.op1_register();
+            let high =
+                (0..16).any(|k| n == Register::RAX + k && s.case.st.gpr[k as usize] >> 32 != 0);
             i.mnemonic() == M::Mov && i.op0_register() == Register::CR0 && high
         },
         "MOV CR0 in 64-bit mode: KVM ignores the upper half (SDM 2, MOV CR: #GP(0) for bits 63:32)",
@@ -484,9 +493,10 @@ const RULES: &[Rule] = &[
         |s, i| {
             let ins = matches!(i.mnemonic(), M::Insb | M::Insw | M::Insd);
             let edge = !(0x200..0xfe00).contains(&(s.case.st.gpr[7] & 0xffff));
-            ins && s.case.repeats && s.raised().is_none() && !s.case.st.code64() && edge
+            let wraps = s.raised().is_none() && !s.case.st.code64() && edge;
+            ins && s.case.repeats && (wraps || s.raised() == Some(vector::PF))
         },
-        "REP INS around the end of a segment: KVM writes several iterations at once (SDM 2, REP: one after another)",
+        "REP INS around the end of a segment or a page: KVM writes several iterations at once (SDM 2, REP: one after another)",
     ),
     (
         |s, i| {
@@ -516,7 +526,10 @@ const RULES: &[Rule] = &[
         "16-bit SHLD, SHRD by more than 16: undefined (SDM 2, SHLD)",
     ),
     (
-        |s, i| matches!(i.mnemonic(), M::Lgdt | M::Lidt) && s.accessed_flags_only(),
+        |s, i| {
+            matches!(i.mnemonic(), M::Lgdt | M::Lidt)
+                && (s.accessed_flags_only() || s.raised() == Some(vector::PF))
+        },
         "LGDT, LIDT with 16-bit operands: KVM does not read the sixth byte (SDM 2, LGDT: m16&32)",
     ),
     (
@@ -532,12 +545,14 @@ const RULES: &[Rule] = &[
         "REP with ECX = 0 and 32-bit addresses: KVM clears the registers' upper halves (SDM 2, REP: nothing is done)",
     ),
     (
-        |s, i| {
+        |s, _| {
             s.case.st.code64()
-                && i.segment_prefix() == Register::SS
+                && [0x26, 0x2e, 0x36, 0x3e]
+                    .into_iter()
+                    .any(|byte| s.has_prefix(byte))
                 && matches!(s.raised(), Some(vector::GP | vector::SS))
         },
-        "64-bit mode: KVM heeds an SS override (SDM 1, 3.3.7.1: ignored)",
+        "64-bit mode: KVM heeds CS, DS, ES and SS overrides (SDM 1, 3.3.7.1: ignored)",
     ),
     (
         |s, i| matches!(i.mnemonic(), M::Out | M::Outsb | M::Outsw | M::Outsd) && s.differs("outs"),

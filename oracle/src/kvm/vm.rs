@@ -25,6 +25,9 @@ pub enum Answer {
     Skipped(&'static str),
 }
 
+/// Exits of one case at most: a handler that faults on device memory makes them for ever.
+const MAX_EXITS: usize = 4 * MAX_REPEATS;
+
 /// MSRs that a case may set.
 const MSRS: [u32; 9] = [
     msr::STAR,
@@ -116,7 +119,7 @@ impl Watchdog {
         let thread = std::thread::spawn(move || {
             let mut last = 0;
             while !ended.load(Ordering::Relaxed) {
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                std::thread::sleep(std::time::Duration::from_millis(10));
                 let now = seen.load(Ordering::SeqCst);
                 if now == last && now % 2 == 1 {
                     // SAFETY: the target owns this watchdog and joins it before it ends.
@@ -361,8 +364,12 @@ impl Vm {
             return Answer::Skipped(why);
         }
         let mut outs = Vec::new();
-        let (mut repeats, mut mmio) = (0, false);
+        let (mut repeats, mut exits, mut mmio) = (0, 0, false);
         let end = loop {
+            exits += 1;
+            if exits > MAX_EXITS {
+                break End::Endless;
+            }
             self.watchdog.runs.fetch_add(1, Ordering::SeqCst);
             let exit = self.vcpu.run();
             self.watchdog.runs.fetch_add(1, Ordering::SeqCst);
