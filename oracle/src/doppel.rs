@@ -289,9 +289,7 @@ impl Doppel {
         v.st.gpr = case.gpr;
         v.st.rip = case.ip;
         for (segment, selector) in v.st.seg.iter_mut().zip(case.seg) {
-            if segment.selector != selector || segment.selector & 4 != 0 || selector & 0xfffc == 0 {
-                *segment = layout::segment(selector);
-            }
+            *segment = layout::segment(selector);
         }
         if case.bits == 64 {
             v.st.seg[4].base = case.fs_base;
