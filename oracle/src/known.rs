@@ -249,6 +249,16 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        reason: "a random address where the child has memory of its own: its stack, its libraries",
+        amd: false,
+        kinds: ALL,
+        test: |s| {
+            let elsewhere = layout::arena_offset(s.ours.cr2).is_none();
+            let own = (0x5000_0000_0000..0x7fff_ffff_f000).contains(&s.ours.cr2);
+            (s.host.vector, s.ours.vector) == (NO_FAULT, PF) && elsewhere && own
+        },
+    },
+    Known {
         reason: "LDS and its kin, far JMP and CALL read two parts: whether both are inside the limit is asked before \
                  either is read, or not",
         amd: false,
