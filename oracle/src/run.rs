@@ -127,7 +127,10 @@ fn kvm(args: &[String]) {
 fn isa(path: &str) {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| fail(&format!("{path}: {e}")));
     let counts = oracle::isa::parse_counts(&text).unwrap_or_else(|e| fail(&format!("{path}: {e}")));
-    print!("{}", oracle::isa::markdown(&counts, text.lines().next().unwrap_or_default()));
+    print!(
+        "{}",
+        oracle::isa::markdown(&counts, text.lines().next().unwrap_or_default())
+    );
 }
 
 fn one(text: &str) {
