@@ -38,8 +38,9 @@ use world::World;
 const EPISODES: usize = 4;
 /// Exceptions and interrupts delivered in one episode.
 const EVENTS: u32 = 200;
-/// Calls of the engine without an instruction completed: a repeated string instruction of 2^64 rounds comes back often.
-const IDLE: u32 = 6;
+/// Calls of the engine in one episode that complete no instruction: a repeated string instruction of 2^64 rounds comes
+/// back often.
+const IDLE: u32 = 24;
 
 /// What an input asks for.
 struct Plan {
@@ -229,11 +230,7 @@ impl Cpu {
                 self.v.retired - before
             );
             events += u32::from(progress == Progress::Event);
-            idle = if progress == Progress::Ran && self.v.retired == before {
-                idle + 1
-            } else {
-                0
-            };
+            idle += u32::from(progress == Progress::Ran && self.v.retired == before);
             self.sane();
         }
         self.v.mmu.park();

@@ -60,14 +60,9 @@ impl<'a> Pair<'a> {
             let before = a.v.retired;
             let limit = self.plan.limits[0].min(end - before);
             let result = a.engine.advance(&mut a.v, limit);
-            idle = if result.is_ok() && a.v.retired == before {
-                idle + 1
-            } else {
-                0
-            };
+            idle += u32::from(result.is_ok() && a.v.retired == before);
             self.catch_up(&result)?;
             self.same("after some instructions")?;
-            self.a.cpus[0].sane();
             if let Err(e) = result {
                 let (raised, other) = (self.a.cpus[0].v.raise(e), self.b.cpus[0].v.raise(e));
                 if raised != other {
@@ -79,6 +74,7 @@ impl<'a> Pair<'a> {
                     break;
                 }
             }
+            self.a.cpus[0].sane();
         }
         self.memory()
     }
