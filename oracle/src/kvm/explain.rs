@@ -22,6 +22,8 @@ pub struct Seen<'a> {
     pub list: &'a [Difference],
     /// Whether it accessed device memory.
     pub mmio: bool,
+    /// RAM as Doppel left it.
+    pub after: &'a [u8],
 }
 
 /// A verdict on a difference.
@@ -83,17 +85,38 @@ impl Seen<'_> {
         })
     }
 
-    /// Whether the first difference lies before a page's end, within an operand's length.
+    /// Whether all differences lie in memory before a page's end, within an operand's length.
     fn ends_a_page(&self) -> bool {
-        let at = self.list[0]
-            .what
-            .strip_prefix('@')
-            .and_then(|at| u64::from_str_radix(at, 16).ok());
-        at.is_some_and(|at| at & 0xfff >= 0xff0)
+        let at = |d: &Difference| {
+            d.what
+                .strip_prefix('@')
+                .and_then(|at| u64::from_str_radix(at, 16).ok())
+        };
+        self.list
+            .iter()
+            .all(|d| at(d).is_some_and(|at| at & 0xfff >= 0xff0))
+    }
+
+    /// Whether an access to a port needs the second byte of the bitmap's word, and that lies beyond the TSS.
+    fn bitmap_ends(&self, i: &Instruction) -> bool {
+        let port = match (i.mnemonic(), i.op0_kind(), i.op1_kind()) {
+            (M::In, _, OpKind::Immediate8) => u64::from(i.immediate8()),
+            (M::Out, OpKind::Immediate8, _) => u64::from(i.immediate8()),
+            _ => self.case.st.gpr[2] & 0xffff,
+        };
+        let ram = self.case.ram();
+        let at = place::TSS as usize + 0x66;
+        let map = u64::from(u16::from_le_bytes([ram[at], ram[at + 1]]));
+        map + port / 8 + 1 > u64::from(self.case.st.tr.limit)
     }
 
     /// Whether the gate of a vector is the ordinary one to the ordinary handler, on the ordinary stack.
     fn plain_gate(&self, vector: u8) -> bool {
+        // The instruction or an earlier delivery may have written to the tables.
+        self.plain_gate_in(&self.case.ram(), vector) && self.plain_gate_in(self.after, vector)
+    }
+
+    fn plain_gate_in(&self, ram: &[u8], vector: u8) -> bool {
         let st = &self.case.st;
         if st.real_mode() {
             return usize::from(vector) * 4 + 3 <= usize::from(st.idtr.limit) && st.idtr.base == 0;
@@ -103,16 +126,16 @@ impl Seen<'_> {
         if at + size - 1 > usize::from(st.idtr.limit) || st.idtr.base != place::IDT {
             return false;
         }
-        let ram = self.case.ram();
         let at = place::IDT as usize + at;
-        if word(
-            &ram,
-            place::GDT as usize + usize::from(index::KERNEL_CS) * 8,
-        ) != kernel_code(st.long_mode())
+        // The upper half of a 64-bit gate: the offset's, and what is reserved.
+        let upper = st.long_mode() && word(ram, at + 8) != 0;
+        if upper
+            || word(ram, place::GDT as usize + usize::from(index::KERNEL_CS) * 8)
+                != kernel_code(st.long_mode())
         {
             return false;
         }
-        let raw = word(&ram, at);
+        let raw = word(ram, at);
         let offset = place::HANDLERS + u64::from(vector);
         [access::INT, access::TRAP].into_iter().any(|kind| {
             [0, attr::DPL]
@@ -326,6 +349,36 @@ const RULES: &[Rule] = &[
     ),
     (
         |s, i| {
+            let io = matches!(
+                i.mnemonic(),
+                M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
+            );
+            io && s.raised() == Some(vector::GP) && s.bitmap_ends(i)
+        },
+        "ports: KVM needs one byte of the bitmap to lie in the TSS, not two (SDM 1, 19.5.2)",
+    ),
+    (
+        |s, i| i.mnemonic() == M::Movsxd && s.has_prefix(0x66),
+        "MOVSXD with 66h: KVM reads 32 bits (SDM 2, MOVSXD r16, r/m16)",
+    ),
+    (
+        |s, i| {
+            i.mnemonic() == M::Pop
+                && i.op0_register().is_segment_register()
+                && s.raised() == Some(vector::SS)
+        },
+        "POP Sreg: KVM reads 16 bits of the stack's entry (SDM 2, POP: by operand size)",
+    ),
+    (
+        |s, i| {
+            let to64 =
+                s.kvm.st.seg[1].attr & attr::L != 0 && s.case.st.long_mode() && !s.case.st.code64();
+            i.is_call_far_indirect() | i.is_call_far() && to64 && s.raised() == Some(vector::SS)
+        },
+        "far CALL from compatibility to 64-bit mode: KVM pushes as 64-bit code does (SDM 2, CALL: room is checked first)",
+    ),
+    (
+        |s, i| {
             let n = i.op1_register();
             let high =
                 (0..16).any(|k| n == Register::RAX + k && s.case.st.gpr[k as usize] >> 32 != 0);
@@ -395,13 +448,18 @@ const RULES: &[Rule] = &[
         "far transfers that fault: KVM pushes, or sets the accessed flag, before it checks (SDM 2, CALL)",
     ),
     (
-        |s, _| {
-            s.raised() == Some(vector::PF)
-                && s.list.iter().all(|d| d.what.starts_with('@'))
-                && s.list.len() == 1
-                && s.ends_a_page()
-        },
+        |s, _| s.raised() == Some(vector::PF) && s.ends_a_page(),
         "a store across pages that faults: KVM writes the first page's part (SDM 3, 6.5: faults restart)",
+    ),
+    (
+        |s, i| {
+            let page = matches!(s.kvm.end, End::Shutdown(vector::PF, _));
+            s.raised() == Some(vector::GP)
+                && s.doppel.outcome.end == End::Done
+                && page
+                && several_accesses(i)
+        },
+        "read-modify-write in a read-only segment: KVM reads first, faults on that and shuts down (SDM 3, 5.5.1: #GP)",
     ),
     (
         |s, i| {
@@ -465,36 +523,43 @@ const RULES: &[Rule] = &[
     ),
     (
         |s, _| {
-            let wraps = !s.case.st.code64() && s.kvm.st.cr2 >= 0xffff_fff0;
-            wraps
-                && matches!(s.raised(), Some(vector::GP | vector::SS))
-                && s.kvm_vector() == Some(vector::PF)
+            let edges = [
+                0xffff_fff0..=0xffff_ffff,
+                0x7fff_ffff_fff0..=0x7fff_ffff_ffff,
+            ];
+            let down = s.seg(Seg::Ss).attr & (attr::CODE | attr::DC) == attr::DC
+                && edges[0].contains(&s.case.st.gpr[4]);
+            let there = s.kvm_vector() == Some(vector::PF)
+                && edges.iter().any(|edge| edge.contains(&s.kvm.st.cr2));
+            matches!(s.raised(), Some(vector::GP | vector::SS)) && (there || down)
         },
-        "an access past 4 GiB in an expand-down segment: KVM lets it wrap (SDM 3, 5.3: up to FFFFFFFFH)",
+        "an operand across 4 GiB or the last canonical address: KVM does not check its last byte (SDM 3, 5.3; SDM 1, 3.3.7.1)",
     ),
     (
         |s, i| {
             let table = matches!(i.mnemonic(), M::Sgdt | M::Sidt | M::Lgdt | M::Lidt);
-            table && s.raised().is_none() && s.kvm.st.rip == s.case.st.rip
+            table && s.kvm.st.rip == s.case.st.rip && s.kvm.end == End::Done
         },
         "SGDT and its kin on device memory: KVM stays there",
     ),
     (
         |s, _| {
+            let based = s.case.st.seg[1].base != 0 && !s.case.st.code64();
             let others = s
                 .list
                 .iter()
                 .all(|d| d.what == "cr2" || d.what.starts_with('@'));
-            s.raised() == Some(vector::PF) && others && s.kvm.st.cr2 == s.case.st.rip
+            let same = s.raised() == Some(vector::PF) && others;
+            s.kvm.st.cr2 == s.case.st.rip && (same || based && s.kvm_vector() == Some(vector::PF))
         },
-        "a fetch that faults: KVM's CR2 is RIP without CS.base (SDM 3, 4.7)",
+        "a fetch: KVM looks up RIP without CS.base (SDM 3, 3.4 and 4.7)",
     ),
     (
         |s, i| {
             let ins = matches!(i.mnemonic(), M::Insb | M::Insw | M::Insd);
             let edge = !(0x200..0xfe00).contains(&(s.case.st.gpr[7] & 0xffff));
             let wraps = s.raised().is_none() && !s.case.st.code64() && edge;
-            ins && s.case.repeats && (wraps || s.raised() == Some(vector::PF))
+            ins && s.case.repeats && (wraps || matches!(s.raised(), Some(vector::PF | vector::GP)))
         },
         "REP INS around the end of a segment or a page: KVM writes several iterations at once (SDM 2, REP: one after another)",
     ),

@@ -174,6 +174,7 @@ impl Oracle {
             kvm: &kvm,
             list: &list,
             mmio,
+            after: self.doppel.ram(),
         };
         match explain::explain(&seen) {
             explain::Why::Skip(why) => Verdict::Skipped(why),

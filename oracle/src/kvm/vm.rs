@@ -419,7 +419,10 @@ impl Vm {
             };
             if completed {
                 repeats += 1;
-                let inside = case.repeats && self.vcpu.sync_regs().regs.rip == case.st.rip;
+                let now = self.vcpu.sync_regs();
+                let here =
+                    now.regs.rip == case.st.rip && now.sregs.cs.selector == case.st.seg[1].selector;
+                let inside = case.repeats && here;
                 if !inside || repeats == MAX_REPEATS {
                     break End::Done;
                 }
