@@ -697,7 +697,7 @@ fn inline_code_finds_the_entry_by_the_published_layout() {
         Mmu::OFFSET_DATA_GEN,
     ];
     assert_eq!(offsets, [0, 16, 64, 80]);
-    assert_eq!((Mmu::OFFSET_CODE_HIT, Mmu::OFFSET_WATCH_HITS), (80, 84));
+    assert_eq!((Mmu::OFFSET_CODE_HIT, Mmu::OFFSET_WATCH_HITS), (88, 92));
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn unknown_ones_fault_with_one_warning_each() {
         assert_eq!(read_msr(&mut m.v, number), Err(GP), "{number:#x}");
         assert_eq!(write_msr(&mut m.v, number, 0), Err(GP), "{number:#x}");
     }
-    assert_eq!(m.v.warned.len(), 5);
+    assert_eq!(m.v.warned.len(), 4, "AMD's range is no news");
     for number in 0x1_0000..0x2_0000 {
         assert_eq!(read_msr(&mut m.v, number), Err(GP));
     }
