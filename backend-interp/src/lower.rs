@@ -3,6 +3,7 @@
 mod address;
 mod fuse;
 mod select;
+mod store;
 mod vector;
 mod x87;
 
