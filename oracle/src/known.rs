@@ -225,7 +225,7 @@ pub const KNOWN: &[Known] = &[
         test: |s| {
             matches!(s.insn.mnemonic(), M::Ud0 | M::Ud1)
                 && s.host.vector == 6
-                && s.ours.vector == PF
+                && matches!(s.ours.vector, PF | GP)
         },
     },
     Known {
@@ -303,7 +303,7 @@ pub const KNOWN: &[Known] = &[
         test: |s| {
             s.insn.code() == Code::Movsxd_r16_rm16
                 && s.host.vector != NO_FAULT
-                && s.ours.vector == NO_FAULT
+                && s.ours.vector != GP
         },
     },
     Known {
