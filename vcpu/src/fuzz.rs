@@ -83,7 +83,7 @@ impl Plan {
         ];
         let world = World::new(&mut input);
         let mut pattern = [0; 64];
-        let code = program::write(&mut input, 32, 8, place::MMIO);
+        let code = program::write(&mut input, program::Place::level0(32, place::MMIO), 8);
         for (to, from) in pattern.iter_mut().zip(code) {
             *to = from;
         }

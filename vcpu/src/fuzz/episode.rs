@@ -131,12 +131,20 @@ impl Episode {
             _ => phys.wrapping_sub(st.seg[Seg::Cs as usize].base) & 0xffff,
         };
         rest(&mut st, input, mode, code_lin);
-        let mut code = vec![(phys, program::write(input, mode.bits(), 40, code_lin))];
+        let (cs, ss) = selectors(mode, cpl);
+        let at = program::Place {
+            bits: mode.bits(),
+            at: code_lin,
+            code: cs,
+            data: ss,
+        };
+        let mut code = vec![(phys, program::write(input, at, 40))];
         if input.chance(60) {
             let bits = input.pick(&[16, 32, 64, mode.bits()]);
+            let phys = place::CODE + u64::from(input.byte()) * 16;
             code.push((
-                place::CODE + u64::from(input.byte()) * 16,
-                program::write(input, bits, 12, code_lin),
+                phys,
+                program::write(input, program::Place { bits, ..at }, 12),
             ));
         }
         let steps = 100 + u64::from(input.byte()) * 12;
@@ -263,15 +271,23 @@ fn code_place(input: &mut Input, mode: Mode, paging: Paging, pse: bool) -> (u64,
     }
 }
 
-fn segments(st: &mut CpuState, input: &mut Input, world: &World, mode: Mode, cpl: u8, phys: u64) {
+/// CS and SS; in real mode and VM86 what protected mode at level 0 has.
+fn selectors(mode: Mode, cpl: u8) -> (u16, u16) {
     let step = u16::from(cpl) * 0x11;
-    let (code, data) = match mode {
-        Mode::Real | Mode::Unreal | Mode::Vm86 => (0, 0),
+    match mode {
+        Mode::Real | Mode::Unreal | Mode::Vm86 => (sel::C0, sel::D0),
         Mode::Protected16 | Mode::Compatible16 if cpl == 0 => (sel::C0_16, sel::D0_16),
         Mode::Protected16 | Mode::Compatible16 => (sel::C3_16, sel::D3_16),
         Mode::Protected32 | Mode::Compatible32 => (sel::C0 + step, sel::D0 + step),
         Mode::Long64 if cpl == 0 => (sel::L0, sel::D0),
         Mode::Long64 => (sel::L3, sel::D3),
+    }
+}
+
+fn segments(st: &mut CpuState, input: &mut Input, world: &World, mode: Mode, cpl: u8, phys: u64) {
+    let (code, data) = match mode {
+        Mode::Real | Mode::Unreal | Mode::Vm86 => (0, 0),
+        _ => selectors(mode, cpl),
     };
     for seg in Seg::ALL {
         st.seg[seg as usize] = match mode {

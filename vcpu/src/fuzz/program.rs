@@ -4,26 +4,58 @@ use super::input::Input;
 use super::place::{self, root, sel};
 use super::templates;
 
+/// Where a program runs.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// 16, 32 or 64.
+    pub bits: u32,
+    /// The linear address of the first byte.
+    pub at: u64,
+    /// Selectors that its privilege level may load, mostly: CS and SS.
+    pub code: u16,
+    /// See `code`.
+    pub data: u16,
+}
+
+impl Place {
+    /// At privilege level 0.
+    pub fn level0(bits: u32, at: u64) -> Self {
+        let (code, data) = match bits {
+            16 => (sel::C0_16, sel::D0_16),
+            32 => (sel::C0, sel::D0),
+            _ => (sel::L0, sel::D0),
+        };
+        Self {
+            bits,
+            at,
+            code,
+            data,
+        }
+    }
+}
+
 /// A program in the making.
 struct Program {
     bytes: Vec<u8>,
     /// Where instructions begin.
     starts: Vec<usize>,
     bits: u32,
-    /// The linear address of the first byte.
     at: u64,
+    place: Place,
 }
 
 /// At most this many bytes.
 const MAX: usize = 360;
 
-/// A program of about `count` instructions at linear address `at` for 16-, 32- or 64-bit code.
-pub fn write(input: &mut Input, bits: u32, count: usize, at: u64) -> Vec<u8> {
+/// A program of about `count` instructions.
+pub fn write(input: &mut Input, place: Place, count: usize) -> Vec<u8> {
+    let Place { bits, at, .. } = place;
     let mut p = Program {
         bytes: Vec::new(),
         starts: Vec::new(),
         bits,
         at,
+        place,
     };
     let count = count / 4 + input.below(count);
     for _ in 0..count {
@@ -141,6 +173,17 @@ fn selector(input: &mut Input) -> u16 {
 }
 
 impl Program {
+    /// A selector: one that fits, often.
+    fn selector(&self, input: &mut Input, code: bool) -> u16 {
+        match input.byte() {
+            0..100 if code => self.place.code,
+            0..100 => self.place.data,
+            100..130 => self.place.code,
+            130..160 => sel::GATES + 16 * (u16::from(input.byte()) % sel::GATE_COUNT),
+            _ => selector(input),
+        }
+    }
+
     fn byte(&mut self, byte: u8) {
         self.bytes.push(byte);
     }
@@ -461,14 +504,18 @@ impl Program {
                     self.number(value, z);
                 }
                 "s" => {
-                    let value = selector(input);
+                    let value = self.selector(input, false);
                     self.number(u64::from(value), z);
                 }
                 "p" => {
                     let offset = self.at.wrapping_add(u64::from(input.byte()));
-                    let value = selector(input);
+                    let value = self.selector(input, true);
                     self.number(offset, z);
                     self.number(u64::from(value), 2);
+                }
+                "S" => {
+                    let value = self.selector(input, true);
+                    self.number(u64::from(value), z);
                 }
                 "C" => {
                     let target = self

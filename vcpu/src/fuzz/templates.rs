@@ -3,7 +3,7 @@
 /// Instructions and short sequences: hex bytes, and
 ///
 /// - `P`: prefixes at random; `W`: REX.W in 64-bit code
-/// - `b`, `w`: 8 and 16 bits; `z`: 16 or 32 bits that mean something; `n`: the same size, small; `s`: a selector;
+/// - `b`, `w`: 8 and 16 bits; `z`: 16 or 32 bits that mean something; `n`: the same size, small; `s`: a selector, `S`: of code;
 ///   `p`: a far pointer; `C`, `T`: the address of code and of a table entry; `M`: an MSR's number
 /// - `m`: ModRM; `r`: a register; `mem`: memory; `code`: memory that is the program; `table`: a paging structure;
 ///   `/n` fixes the middle field
@@ -123,9 +123,9 @@ pub const TABLE: &[&str] = &[
     "6a b 6a b 6a b cf",
     "9c 0e 68 C cf",
     "66 9c 0e 68 C P cf",
-    "9c 68 s 68 C P cf",
-    "68 s 68 z 9c 68 s 68 C P cf",
-    "6a 00 68 z 9c 68 s 68 C 48 cf",
+    "9c 68 S 68 C P cf",
+    "68 s 68 z 9c 68 S 68 C P cf",
+    "6a 00 68 z 9c 68 S 68 C 48 cf",
     "68 s 68 s 68 s 68 s 68 s 68 z 68 02 00 02 00 68 s 68 n cf",
     "9e",
     "9f",
@@ -174,9 +174,9 @@ pub const TABLE: &[&str] = &[
     "P 9a p",
     "P ff mem/3",
     "P ff mem/5",
-    "68 s 68 C cb",
-    "68 s 68 C P cb",
-    "68 s 68 C 48 cb",
+    "68 S 68 C cb",
+    "68 S 68 C P cb",
+    "68 S 68 C 48 cb",
     "P cb",
     "P ca w",
     "0e 68 C cb",

@@ -285,7 +285,7 @@ impl World {
                         (place::HANDLERS32, 32),
                         (place::HANDLERS64, 64),
                     ] {
-                        let code = program::write(input, bits, 2, 0);
+                        let code = program::write(input, program::Place::level0(bits, 0), 2);
                         let len = code.len().min(place::HANDLER_SIZE as usize);
                         self.put(place + at, &code[..len]);
                     }
