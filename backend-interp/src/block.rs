@@ -190,6 +190,8 @@ pub struct Cache {
     ops: usize,
     /// Blocks dropped because their code changed, ever.
     pub invalidations: u64,
+    /// Changes whenever a block goes, and its links with it.
+    pub drops: u64,
 }
 
 // SAFETY: the pointers lead to blocks that the cache itself owns; nothing else holds them.
@@ -240,6 +242,7 @@ impl Cache {
         let Some(mut block) = self.blocks.remove(&key) else {
             return;
         };
+        self.drops += 1;
         let at = std::ptr::from_mut(block.as_mut());
         self.ops -= block.ops.len();
         self.unlink(&mut block);
@@ -318,10 +321,11 @@ impl Cache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        let invalidations = self.invalidations;
+        let (invalidations, drops) = (self.invalidations, self.drops + 1);
         *self = Self {
             jumps: self.jumps.take(),
             invalidations,
+            drops,
             ..Self::default()
         };
         *self.jumps() = [Known::EMPTY; JUMPS];
@@ -353,7 +357,8 @@ impl Cache {
     /// Notes where the link at address `at`, which a handler just reported, leads.
     pub fn link(&mut self, at: u64, target: Key, rip: u64, map_gen: u64) {
         let link = at as usize as *const Link;
-        // SAFETY: a block that has just run is in the cache still, and its links with it.
+        // SAFETY: a block that has just run is in the cache still, and its links with it: the caller saw that no block
+        // has gone since (`drops`).
         let from = unsafe { &*link }.owner;
         let Some(to) = self.get(target).map(std::ptr::from_mut) else {
             return;
@@ -361,7 +366,7 @@ impl Cache {
         let Some(block) = self.get(from) else { return };
         let from = std::ptr::from_mut(block);
         // SAFETY: just found in the cache.
-        let entry = unsafe { &*to }.entry();
+        let (entry, crosses) = unsafe { ((*to).entry(), (*to).second.is_some()) };
         let Some(slot) = block.holds_link(at) else {
             return;
         };
@@ -372,6 +377,8 @@ impl Cache {
         let known = block.leads[slot & 1] == to;
         let old = block.leads[slot & 1];
         (link.target, link.rip, link.map_gen) = (Some(entry), rip, map_gen);
+        // The page behind depends on the address and the mapping, whatever page the jump stays in.
+        link.same_page &= !crosses;
         block.leads[slot & 1] = to;
         if !known {
             self.note(to, Lead::Link(from, slot));
@@ -422,6 +429,12 @@ impl Cache {
         site.entries[n] = known;
         if old != to {
             self.note(to, Lead::Site(from, n));
+            if !old.is_null() {
+                // SAFETY: a target that was dropped has taken its entry down.
+                unsafe { &mut *old }
+                    .incoming
+                    .retain(|lead| *lead != Lead::Site(from, n));
+            }
         }
     }
 
@@ -437,5 +450,53 @@ impl Cache {
             });
             to.incoming.dedup();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts in a block at a physical address that ends in an indirect jump; returns the address of its inline cache.
+    fn insert(cache: &mut Cache, phys: u64) -> (Key, u64) {
+        let mode = Mode::of(&x86::CpuState::reset());
+        let key = Key {
+            phys,
+            mode: mode.bits(),
+        };
+        let lowered = Lowered {
+            ops: vec![LOp::FILL; 2],
+            site: true,
+            ..Lowered::default()
+        };
+        let mut block = Block::new(key, lowered, 0, mode, &[0xc3]);
+        let site = block.site.as_deref_mut().expect("one was asked for");
+        site.allowed = true;
+        let at = std::ptr::from_ref(site).addr() as u64;
+        cache.insert(block);
+        (key, at)
+    }
+
+    #[test]
+    fn nobody_knows_a_block_that_is_gone() {
+        let mut cache = Cache::default();
+        let (from, site) = insert(&mut cache, 0x1000);
+        let targets: Vec<Key> = (2..8)
+            .map(|n| insert(&mut cache, n * 0x1000 + n).0)
+            .collect();
+        // More of them than the inline cache holds.
+        for target in &targets {
+            cache.know(site, *target, target.phys, 1);
+        }
+        cache.remove(from);
+        for target in targets {
+            let block = cache.get(target).expect("it was put in");
+            let sites = block
+                .incoming
+                .iter()
+                .filter(|lead| matches!(lead, Lead::Site(..)));
+            assert_eq!(sites.count(), 0, "{target:x?}");
+        }
+        assert_eq!(cache.drops, 1);
     }
 }

@@ -332,8 +332,11 @@ impl Interp {
                     if v.mmu.ram().code_epoch() != self.code_epoch {
                         return Ok(());
                     }
+                    let drops = self.cache.drops;
                     found = self.find(v, mode, false)?;
-                    if let Found::Cached(key) = found
+                    // Making room may have dropped the block that the link belongs to.
+                    if drops == self.cache.drops
+                        && let Found::Cached(key) = found
                         && self.cache.get(key).is_some_and(|b| settled_for_good(v, b))
                     {
                         let (rip, map_gen) = (v.st.rip, v.mmu.generation(v.st.rip));

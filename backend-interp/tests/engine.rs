@@ -9,7 +9,7 @@ use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use ir::opt::Switches;
-use system::testing::{Machine, START};
+use system::testing::{Machine, START, TABLES};
 use system::{Engine, Exit, Vcpu};
 use x86::{Gpr, PhysAddr};
 
@@ -221,6 +221,42 @@ fn an_instruction_across_two_pages() {
     m.v.st.activity = x86::Activity::Active;
     assert_eq!(engine.run(&mut m.v, 1 << 40), Exit::Halted);
     assert_eq!(reg(&m, Gpr::Rax), 0x0807_0605_0403_3301);
+}
+
+#[test]
+fn a_page_with_another_one_behind_it_at_another_address() {
+    // A jump within the page to an instruction that reaches into the next one.
+    let mut m = machine(|a| {
+        let mut last = a.create_label();
+        a.jmp(last)?;
+        for _ in 0..0xffd - 5 {
+            a.nop()?;
+        }
+        a.set_label(&mut last)?;
+        a.mov(rax, 0x1111_1111_1111_1111_u64)?;
+        a.hlt()
+    });
+    // The same page again, and another one behind it.
+    let (table, other) = (0x18_0000, START + 0x1_0000);
+    m.write(table, 8, START | 7);
+    m.write(table + 8, 8, other | 7);
+    m.write(TABLES + 0x2000 + 2 * 8, 8, table | 7);
+    m.ram
+        .write(PhysAddr(other), &[0x22; 7])
+        .and_then(|()| m.ram.write(PhysAddr(other + 7), &[0xf4]))
+        .expect("RAM");
+    m.v.mmu.flush_all();
+    let mut engine = engine(&m.v);
+    for (rip, loaded) in [
+        (START, 0x1111_1111_1111_1111),
+        (0x40_0000, 0x2222_2222_2222_2211),
+        (START, 0x1111_1111_1111_1111),
+    ] {
+        m.v.st.rip = rip;
+        m.v.st.activity = x86::Activity::Active;
+        assert_eq!(engine.run(&mut m.v, 1 << 40), Exit::Halted);
+        assert_eq!(reg(&m, Gpr::Rax), loaded, "at {rip:#x}");
+    }
 }
 
 /// A program that touches every handler family a little; its result is in RAX.
