@@ -126,11 +126,11 @@ mod tests {
     #[test]
     fn doubles_to_dwords_clear_the_rest() {
         let mut ops = VecOperands {
-            dst: [0xAA; 16],
+            dst: [0xAA; 64],
             ..VecOperands::default()
         };
         ops.src1[..8].copy_from_slice(&2.5f64.to_le_bytes());
-        ops.src1[8..].copy_from_slice(&(-7.0f64).to_le_bytes());
+        ops.src1[8..16].copy_from_slice(&(-7.0f64).to_le_bytes());
         let mut mxcsr = 0x1F80;
         super::super::execute(C::Cvtpd2dq_xmm_xmmm128, &mut ops, &mut mxcsr).unwrap();
         assert_eq!(

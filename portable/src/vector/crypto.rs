@@ -6,7 +6,7 @@ use super::lanes::{Lane, array, blocks};
 use super::{Kernel, Table};
 
 /// Product in GF(2^8) modulo x^8 + x^4 + x^3 + x + 1 (FIPS 197, 4.2).
-const fn gf_mul(a: u8, b: u8) -> u8 {
+pub(super) const fn gf_mul(a: u8, b: u8) -> u8 {
     let (mut product, mut a, mut i) = (0, a, 0);
     while i < 8 {
         if b >> i & 1 != 0 {

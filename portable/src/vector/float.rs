@@ -118,7 +118,13 @@ fn signals(p: u8) -> bool {
 }
 
 /// CMPxx: all ones where the predicate holds.
-fn compare_lanes<F: Float + Lane>(env: &Env, d: &mut [u8], a: &[u8], b: &[u8], p: u8) -> u8 {
+pub(super) fn compare_lanes<F: Float + Lane>(
+    env: &Env,
+    d: &mut [u8],
+    a: &[u8],
+    b: &[u8],
+    p: u8,
+) -> u8 {
     let mut raised = 0;
     for i in 0..d.len() / F::SIZE {
         let (order, flags) = compare(&env.load(F::get(a, i)), &env.load(F::get(b, i)), signals(p));
@@ -161,13 +167,14 @@ fn round<F: Float + Lane>(env: &Env, d: &mut [u8], b: &[u8], imm: u8) -> u8 {
 }
 
 /// DPPS and DPPD: products of the lanes that the immediate's upper half names, summed in pairs, to the lanes that its
-/// lower half names. An unmasked exception of one step keeps the next from taking place.
+/// lower half names; each 128 bits by themselves. An unmasked exception of one step keeps the next from taking place.
 fn dot_product<F: Float + Lane>(env: &Env, d: &mut [u8], a: &[u8], b: &[u8], imm: u8) -> u8 {
-    let lanes = d.len() / F::SIZE;
+    let lanes = 16 / F::SIZE;
     let mut raised = 0;
-    let mut values = [F::zero(false); 4];
-    for (i, value) in values.iter_mut().enumerate().take(lanes) {
-        if imm >> (4 + i) & 1 != 0 {
+    let mut values = [F::zero(false); 16];
+    let all = d.len() / F::SIZE;
+    for (i, value) in values.iter_mut().enumerate().take(all) {
+        if imm >> (4 + i % lanes) & 1 != 0 {
             let out: Out<F> = float::mul(env, env.load(F::get(a, i)), env.load(F::get(b, i)));
             raised |= out.flags;
             *value = out.value;
@@ -177,17 +184,20 @@ fn dot_product<F: Float + Lane>(env: &Env, d: &mut [u8], a: &[u8], b: &[u8], imm
     let mut count = lanes;
     while count > 1 && env.masked(raised) {
         let mut added = 0;
-        for i in 0..count / 2 {
-            let out: Out<F> = float::add(env, env.load(values[2 * i]), env.load(values[2 * i + 1]));
-            added |= out.flags;
-            values[i] = out.value;
+        for part in (0..all).step_by(lanes) {
+            for i in 0..count / 2 {
+                let (x, y) = (values[part + 2 * i], values[part + 2 * i + 1]);
+                let out: Out<F> = float::add(env, env.load(x), env.load(y));
+                added |= out.flags;
+                values[part + i] = out.value;
+            }
         }
         raised |= settle(env, added);
         count /= 2;
     }
-    for i in 0..lanes {
-        let value = if imm >> i & 1 != 0 {
-            values[0]
+    for i in 0..all {
+        let value = if imm >> (i % lanes) & 1 != 0 {
+            values[i / lanes * lanes]
         } else {
             F::zero(false)
         };

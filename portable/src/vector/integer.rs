@@ -80,14 +80,18 @@ fn sum_of_differences(d: &mut [u8], a: &[u8], b: &[u8]) {
     }
 }
 
-/// MPSADBW: eight sums of four differences, from blocks that the immediate chooses.
+/// MPSADBW: eight sums of four differences, from blocks that the immediate chooses, three bits for each 128 bits.
 fn multiple_sums(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
-    let (from_a, from_b) = (usize::from(imm >> 2 & 1) * 4, usize::from(imm & 3) * 4);
-    for i in 0..8 {
-        let sum: u16 = (0..4)
-            .map(|k| absolute_difference(a[from_a + i + k], b[from_b + k]))
-            .sum();
-        sum.put(d, i);
+    let parts = d.chunks_mut(16).zip(a.chunks(16)).zip(b.chunks(16));
+    for (part, ((d, a), b)) in parts.enumerate() {
+        let imm = imm >> (3 * part);
+        let (from_a, from_b) = (usize::from(imm >> 2 & 1) * 4, usize::from(imm & 3) * 4);
+        for i in 0..8 {
+            let sum: u16 = (0..4)
+                .map(|k| absolute_difference(a[from_a + i + k], b[from_b + k]))
+                .sum();
+            sum.put(d, i);
+        }
     }
 }
 
@@ -104,9 +108,10 @@ fn minimum_position(d: &mut [u8], b: &[u8]) {
 
 /// PTEST: ZF for no common bits, CF for all of the source's bits.
 fn test_bits(ops: &mut VecOperands) {
-    let (a, b) = (u128::get(&ops.dst, 0), u128::get(&ops.src1, 0));
-    let flag = |on: bool, bit: u32| if on { 1 << bit } else { 0 };
-    ops.flags_out = Some(flag(a & b == 0, 6) | flag(!a & b == 0, 0));
+    let lanes = || ops.dst[..ops.len].iter().zip(&ops.src1[..ops.len]);
+    let none = lanes().all(|(a, b)| a & b == 0);
+    let all = lanes().all(|(a, b)| !a & b == 0);
+    ops.flags_out = Some(u32::from(none) << 6 | u32::from(all));
 }
 
 /// The sign bits of `lanes` lanes of `T`'s size.
@@ -421,9 +426,9 @@ fn horizontals(t: &mut Table) {
     t.both(C::Phsubsw_mm_mmm64, C::Phsubsw_xmm_xmmm128, subs);
 
     let mask_mm = Kernel::Special(|ops| ops.gpr_out = sign_mask::<u8>(&ops.src1[..8]));
-    let mask_xmm = Kernel::Special(|ops| ops.gpr_out = sign_mask::<u8>(&ops.src1));
-    let mask_ps = Kernel::Special(|ops| ops.gpr_out = sign_mask::<u32>(&ops.src1));
-    let mask_pd = Kernel::Special(|ops| ops.gpr_out = sign_mask::<u64>(&ops.src1));
+    let mask_xmm = Kernel::Special(|ops| ops.gpr_out = sign_mask::<u8>(&ops.src1[..ops.len]));
+    let mask_ps = Kernel::Special(|ops| ops.gpr_out = sign_mask::<u32>(&ops.src1[..ops.len]));
+    let mask_pd = Kernel::Special(|ops| ops.gpr_out = sign_mask::<u64>(&ops.src1[..ops.len]));
     for (code, kernel) in [
         (C::Pmovmskb_r32_mm, mask_mm),
         (C::Pmovmskb_r64_mm, mask_mm),

@@ -1,20 +1,24 @@
-//! MMX to SSE4.2, AES, PCLMULQDQ and SHA on operands as bytes.
+//! MMX to SSE4.2, AVX, AVX2, FMA, F16C, AES, PCLMULQDQ, SHA and GFNI on operands as bytes.
 //!
 //! ```text
 //! Code --TABLE--> Row { kernel, lengths } --execute--> dst, GPR, flags, MXCSR
 //! ```
-//! A kernel is a pure function on slices of lanes (`dst = f(a, b)`), whatever their number: the legacy forms here run it
-//! with `a` = the old destination on 8 or 16 bytes; the VEX and EVEX forms can run the same kernels on more.
-//! Loads and stores are the caller's.
+//! A kernel is a pure function on slices of lanes (`dst = f(a, b)`), whatever their number: the legacy forms run it with
+//! `a` = the old destination on 8 or 16 bytes; most VEX forms run the same kernels with `a` = their first source on 16 or
+//! 32 bytes (`vex.rs` finds which). Loads and stores are the caller's.
 
 mod convert;
 mod crypto;
 mod float;
+mod fma;
+mod gfni;
 mod integer;
 mod lanes;
 mod moves;
+mod permute;
 mod shuffle;
 mod string;
+mod vex;
 
 use std::sync::LazyLock;
 
@@ -25,19 +29,28 @@ use crate::float::flags::PRE;
 
 pub use string::crc32;
 
-/// What an instruction reads and writes. The first operand is `dst`, the second `src1`, the third `src2`; an operand of
-/// kind r/m (general register or memory) is `gpr_in` or `gpr_out` instead. MMX operands are the low 8 bytes; of a memory
-/// operand the low bytes that the instruction reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Bytes of the widest vector register.
+pub const BYTES: usize = 64;
+
+/// A vector register as bytes, lowest first.
+pub type Vector = [u8; BYTES];
+
+/// What an instruction reads and writes. The first operand is `dst`, then come `src1`, `src2`, `src3`; an operand of
+/// kind r/m (general register or memory) is `gpr_in` or `gpr_out` instead, but keeps its place. MMX operands are the low
+/// 8 bytes; of a memory operand the low bytes that the instruction reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VecOperands {
-    /// In: the destination's old value. Out: its new one.
-    pub dst: [u8; 16],
+    /// In: the destination's old value. Out: its new one, the bytes beyond the instruction's vector length included: legacy
+    /// forms leave them, VEX forms clear them.
+    pub dst: Vector,
     /// Second operand.
-    pub src1: [u8; 16],
+    pub src1: Vector,
     /// Third operand (MASKMOVDQU's mask).
-    pub src2: [u8; 16],
+    pub src2: Vector,
+    /// Fourth operand (the VEX blends' mask).
+    pub src3: Vector,
     /// The implicit XMM0: in for BLENDVPS and SHA256RNDS2, out for PCMPESTRM and PCMPISTRM.
-    pub xmm0: [u8; 16],
+    pub xmm0: Vector,
     /// The source operand is in memory: MOVSS and MOVSD then clear the rest, INSERTPS takes element 0.
     pub src_is_mem: bool,
     /// Source in a general register, or of its size in memory.
@@ -53,6 +66,31 @@ pub struct VecOperands {
     pub imm: u8,
     /// The new CF, PF, AF, ZF, SF and OF where the instruction sets them.
     pub flags_out: Option<u32>,
+    /// Bytes of the instruction's vectors: [`execute`] tells its kernels.
+    pub len: usize,
+    /// Bytes that the kernel writes.
+    pub active: usize,
+}
+
+impl Default for VecOperands {
+    fn default() -> Self {
+        Self {
+            dst: [0; BYTES],
+            src1: [0; BYTES],
+            src2: [0; BYTES],
+            src3: [0; BYTES],
+            xmm0: [0; BYTES],
+            src_is_mem: false,
+            gpr_in: 0,
+            gpr_out: 0,
+            rax: 0,
+            rdx: 0,
+            imm: 0,
+            flags_out: None,
+            len: 0,
+            active: 0,
+        }
+    }
 }
 
 /// Why nothing was written to the operands.
@@ -89,15 +127,29 @@ enum Kernel {
     SpecialFloat(SpecialFloat),
 }
 
+/// How an encoding relates to the operands that kernels know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Two operands; what is beyond the vector stays.
+    Legacy,
+    /// The operands as they are; what is beyond the vector becomes zero.
+    Vex,
+    /// A destination of its own: the kernel's old destination is the first source, and so on.
+    VexOwn,
+    /// The first operand is not written.
+    VexReads,
+}
+
 /// How to run one instruction.
 #[derive(Clone, Copy)]
 struct Row {
-    /// Bytes of the vector register: 8 or 16.
+    /// Bytes of the vector register: 8, 16, 32.
     len: u8,
     /// Bytes that the kernel writes.
     active: u8,
     /// The bytes beyond become zero; else they stay.
     zero_rest: bool,
+    form: Form,
     kernel: Kernel,
 }
 
@@ -119,6 +171,7 @@ impl Table {
                 len: 8,
                 active: 8,
                 zero_rest: false,
+                form: Form::Legacy,
                 kernel,
             },
         );
@@ -132,6 +185,7 @@ impl Table {
                 len: 16,
                 active: 16,
                 zero_rest: false,
+                form: Form::Legacy,
                 kernel,
             },
         );
@@ -145,6 +199,7 @@ impl Table {
                 len: 16,
                 active,
                 zero_rest: false,
+                form: Form::Legacy,
                 kernel,
             },
         );
@@ -158,6 +213,7 @@ impl Table {
                 len: 16,
                 active,
                 zero_rest: true,
+                form: Form::Legacy,
                 kernel,
             },
         );
@@ -179,6 +235,10 @@ static TABLE: LazyLock<Vec<Option<Row>>> = LazyLock::new(|| {
     convert::rows(&mut table);
     string::rows(&mut table);
     crypto::rows(&mut table);
+    gfni::rows(&mut table);
+    fma::rows(&mut table);
+    permute::rows(&mut table);
+    vex::derive(&mut table);
     table.0
 });
 
@@ -196,7 +256,37 @@ pub fn execute(code: Code, ops: &mut VecOperands, mxcsr: &mut u32) -> Result<(),
     let Some(row) = &TABLE[code as usize] else {
         return Err(Fault::Unknown);
     };
+    if row.form == Form::Legacy {
+        return run(row, ops, mxcsr);
+    }
+    let mut new = ops.clone();
+    if row.form == Form::VexOwn {
+        new.dst = ops.src1;
+        new.src1 = ops.src2;
+        new.xmm0 = ops.src3;
+    }
+    run(row, &mut new, mxcsr)?;
+    let beyond = usize::from(row.len);
+    if row.form == Form::VexReads {
+        new.dst = ops.dst;
+    } else {
+        new.dst[beyond..].fill(0);
+    }
+    if row.form == Form::VexOwn {
+        new.xmm0 = ops.xmm0;
+    } else {
+        // The implicit destination of VPCMPxSTRM.
+        new.xmm0[beyond..].fill(0);
+    }
+    (new.src1, new.src2) = (ops.src1, ops.src2);
+    *ops = new;
+    Ok(())
+}
+
+/// Runs the row's kernel on the operands as kernels know them.
+fn run(row: &Row, ops: &mut VecOperands, mxcsr: &mut u32) -> Result<(), Fault> {
     let (len, active) = (usize::from(row.len), usize::from(row.active));
+    (ops.len, ops.active) = (len, active);
     let old = ops.dst;
     match row.kernel {
         Kernel::Two(f) => f(&mut ops.dst[..active], &old[..len], &ops.src1[..len]),
@@ -272,7 +362,15 @@ mod tests {
             use OpCodeOperandKind as K;
             matches!(
                 kind,
-                K::mm_reg | K::mm_rm | K::mm_or_mem | K::xmm_reg | K::xmm_rm | K::xmm_or_mem
+                K::mm_reg
+                    | K::mm_rm
+                    | K::mm_or_mem
+                    | K::xmm_reg
+                    | K::xmm_rm
+                    | K::xmm_or_mem
+                    | K::ymm_reg
+                    | K::ymm_rm
+                    | K::ymm_or_mem
             )
         });
         let extension = |f: &F| {
@@ -288,9 +386,23 @@ mod tests {
                     | F::AES
                     | F::PCLMULQDQ
                     | F::SHA
+                    | F::GFNI
+                    | F::AVX
+                    | F::AVX2
+                    | F::FMA
+                    | F::F16C
+                    | F::VAES
+                    | F::VPCLMULQDQ
             )
         };
-        code.op_code().encoding() == EncodingKind::Legacy
+        let encoding = code.op_code().encoding();
+        // These access memory element by element: their callers do them.
+        let name = format!("{:?}", code.mnemonic());
+        let elements = ["Vmaskmov", "Vpmaskmov", "Vgather", "Vpgather"]
+            .iter()
+            .any(|start| name.starts_with(start));
+        matches!(encoding, EncodingKind::Legacy | EncodingKind::VEX)
+            && !elements
             && vector
             && code.cpuid_features().iter().all(extension)
     }
@@ -306,14 +418,14 @@ mod tests {
     #[test]
     fn an_unmasked_exception_writes_nothing() {
         let mut ops = VecOperands {
-            dst: [0x55; 16],
+            dst: [0x55; 64],
             ..VecOperands::default()
         };
         let before = ops.clone();
         let mut mxcsr = 0x1F80 & !(4 << 7);
         let fault = execute(Code::Divps_xmm_xmmm128, &mut ops, &mut mxcsr);
         assert_eq!(fault, Err(Fault::Exception { flags: 4 }));
-        assert_eq!(ops, before);
+        assert_eq!(ops.dst, before.dst);
         assert_eq!(mxcsr & 0x3F, 4);
     }
 }

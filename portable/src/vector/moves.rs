@@ -73,13 +73,13 @@ pub(super) fn rows(t: &mut Table) {
     // A scalar from memory clears the rest, one from a register doesn't.
     let load32 = Kernel::Special(|ops| {
         if ops.src_is_mem {
-            ops.dst = [0; 16];
+            ops.dst[..16].fill(0);
         }
         u32::get(&ops.src1, 0).put(&mut ops.dst, 0);
     });
     let load64 = Kernel::Special(|ops| {
         if ops.src_is_mem {
-            ops.dst = [0; 16];
+            ops.dst[..16].fill(0);
         }
         u64::get(&ops.src1, 0).put(&mut ops.dst, 0);
     });
@@ -110,6 +110,7 @@ pub(super) fn rows(t: &mut Table) {
                 len: 16,
                 active: 8,
                 zero_rest: true,
+                form: super::Form::Legacy,
                 kernel,
             },
         )

@@ -2,7 +2,7 @@
 
 use iced_x86::Code as C;
 
-use super::lanes::{Lane, array, blocks, map1};
+use super::lanes::{Lane, blocks, map1};
 use super::{Kernel, Table};
 
 /// Packs lanes of `a`, then of `b`, to half their size.
@@ -34,7 +34,7 @@ fn field(imm: u8, i: usize, bits: u32) -> usize {
 }
 
 /// PSHUFD and PSHUFW: four lanes chosen by two bits each.
-fn shuffle<T: Lane>(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
+pub(super) fn shuffle<T: Lane>(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
     blocks(d, a, b, |d, _, b| {
         for i in 0..d.len() / T::SIZE {
             T::get(b, field(imm, i, 2)).put(d, i);
@@ -82,19 +82,21 @@ fn align(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
     });
 }
 
-/// SHUFPS and SHUFPD: the lower half of the lanes from `a`, the upper from `b`.
+/// SHUFPS and SHUFPD: the lower half of the lanes from `a`, the upper from `b`. The immediate has a field for each lane,
+/// those of SHUFPS again for the next 128 bits.
 fn shuffle_two<T: Lane>(d: &mut [u8], a: &[u8], b: &[u8], imm: u8, bits: u32) {
-    blocks(d, a, b, |d, a, b| {
-        let lanes = d.len() / T::SIZE;
+    let lanes = 16 / T::SIZE;
+    let parts = d.chunks_mut(16).zip(a.chunks(16)).zip(b.chunks(16));
+    for (part, ((d, a), b)) in parts.enumerate() {
         for i in 0..lanes {
             let source = if i < lanes / 2 { a } else { b };
-            T::get(source, field(imm, i, bits)).put(d, i);
+            T::get(source, field(imm, part * lanes + i, bits)).put(d, i);
         }
-    });
+    }
 }
 
 /// Lane i from `b` where bit i of the immediate is set.
-fn blend<T: Lane>(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
+pub(super) fn blend<T: Lane>(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
     for i in 0..d.len() / T::SIZE {
         let source = if imm >> (i & 7) & 1 != 0 { b } else { a };
         T::get(source, i).put(d, i);
@@ -102,8 +104,8 @@ fn blend<T: Lane>(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
 }
 
 /// Lane i from `b` where the mask's lane i has its top bit set.
-fn blend_by<T: Lane>(d: &mut [u8], b: &[u8], mask: &[u8]) {
-    for i in 0..d.len() / T::SIZE {
+fn blend_by<T: Lane>(len: usize, d: &mut [u8], b: &[u8], mask: &[u8]) {
+    for i in 0..len / T::SIZE {
         if mask[(i + 1) * T::SIZE - 1] & 0x80 != 0 {
             T::get(b, i).put(d, i);
         }
@@ -190,15 +192,15 @@ fn shuffles(t: &mut Table) {
     t.xmm(C::Pblendw_xmm_xmmm128_imm8, Kernel::Imm(blend::<u16>));
     t.xmm(
         C::Pblendvb_xmm_xmmm128,
-        Kernel::Special(|ops| blend_by::<u8>(&mut ops.dst, &ops.src1, &ops.xmm0)),
+        Kernel::Special(|ops| blend_by::<u8>(ops.len, &mut ops.dst, &ops.src1, &ops.xmm0)),
     );
     t.xmm(
         C::Blendvps_xmm_xmmm128,
-        Kernel::Special(|ops| blend_by::<u32>(&mut ops.dst, &ops.src1, &ops.xmm0)),
+        Kernel::Special(|ops| blend_by::<u32>(ops.len, &mut ops.dst, &ops.src1, &ops.xmm0)),
     );
     t.xmm(
         C::Blendvpd_xmm_xmmm128,
-        Kernel::Special(|ops| blend_by::<u64>(&mut ops.dst, &ops.src1, &ops.xmm0)),
+        Kernel::Special(|ops| blend_by::<u64>(ops.len, &mut ops.dst, &ops.src1, &ops.xmm0)),
     );
 }
 
@@ -317,11 +319,11 @@ fn insertions(t: &mut Table) {
     // The caller stores only the bytes of `dst` that the mask names.
     let masked_mm = Kernel::Special(|ops| {
         ops.gpr_out = (0..8).fold(0, |mask, i| mask | u64::from(ops.src2[i] >> 7) << i);
-        ops.dst = array(&ops.src1[..8]);
+        ops.dst[..8].copy_from_slice(&ops.src1[..8]);
     });
     let masked_xmm = Kernel::Special(|ops| {
         ops.gpr_out = (0..16).fold(0, |mask, i| mask | u64::from(ops.src2[i] >> 7) << i);
-        ops.dst = ops.src1;
+        ops.dst[..16].copy_from_slice(&ops.src1[..16]);
     });
     t.mm(C::Maskmovq_rDI_mm_mm, masked_mm);
     t.xmm(C::Maskmovdqu_rDI_xmm_xmm, masked_xmm);

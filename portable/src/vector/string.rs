@@ -26,7 +26,7 @@ struct Elements {
 
 impl Elements {
     /// Elements of `bytes`; the string ends at `length` or, without one, at the first zero.
-    fn new(bytes: &[u8; 16], imm: u8, length: Option<usize>) -> Self {
+    fn new(bytes: &[u8], imm: u8, length: Option<usize>) -> Self {
         let count = if imm & 1 != 0 { 8 } else { 16 };
         let mut values = [0; 16];
         for (i, value) in values.iter_mut().enumerate().take(count) {
@@ -112,13 +112,13 @@ fn index(ops: &mut VecOperands, lengths: Option<(usize, usize)>) {
 
 fn mask(ops: &mut VecOperands, lengths: Option<(usize, usize)>) {
     let (result, count) = compare(ops, lengths);
-    ops.xmm0 = [0; 16];
+    ops.xmm0[..16].fill(0);
     if ops.imm & 0x40 == 0 {
         result.put(&mut ops.xmm0, 0);
         return;
     }
     let size = 16 / count;
-    for (i, byte) in ops.xmm0.iter_mut().enumerate() {
+    for (i, byte) in ops.xmm0[..16].iter_mut().enumerate() {
         *byte = if result >> (i / size) & 1 != 0 {
             0xFF
         } else {
@@ -199,7 +199,7 @@ mod tests {
             ..VecOperands::default()
         };
         ops.dst[..3].copy_from_slice(b"abc");
-        ops.src1.copy_from_slice(b"xxabxxabcxxxxxab");
+        ops.src1[..16].copy_from_slice(b"xxabxxabcxxxxxab");
         index(&mut ops, None);
         assert_eq!(ops.gpr_out, 6);
         assert_eq!(ops.flags_out, Some(1 | 1 << 7));

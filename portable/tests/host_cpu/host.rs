@@ -87,6 +87,7 @@ pub fn instruction(
             | K::r64_or_mem
             | K::mm_or_mem
             | K::xmm_or_mem
+            | K::ymm_or_mem
                 if mem.is_some() =>
             {
                 memory(&mut insn);

@@ -1,5 +1,5 @@
 //! Every vector instruction against the host CPU: registers, memory, flags and MXCSR, with exceptions unmasked too.
-use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, OpCodeOperandKind as K, Register};
+use iced_x86::{Code, CpuidFeature, Instruction, OpCodeOperandKind as K, Register};
 use portable::vector::{Fault, VecOperands, covers, execute};
 
 use crate::host::{
@@ -12,7 +12,7 @@ use crate::host::{
 struct Frame {
     resume: Resume,
     mem: [u8; 32],
-    xmm: [[u8; 16]; 4],
+    vec: [[u8; 32]; 5],
     mm: [u64; 4],
     rax: u64,
     rcx: u64,
@@ -24,15 +24,15 @@ struct Frame {
 }
 
 const MEM: i64 = 32;
-const XMM: i64 = 64;
-const MM: i64 = 128;
-const RAX: i64 = 160;
-const RCX: i64 = 168;
-const RDX: i64 = 176;
-const RSI: i64 = 184;
-const FLAGS: i64 = 192;
-const MXCSR: i64 = 200;
-const DEFAULT_MXCSR: i64 = 204;
+const VEC: i64 = 64;
+const MM: i64 = 224;
+const RAX: i64 = 256;
+const RCX: i64 = 264;
+const RDX: i64 = 272;
+const RSI: i64 = 280;
+const FLAGS: i64 = 288;
+const MXCSR: i64 = 296;
+const DEFAULT_MXCSR: i64 = 300;
 
 /// CF PF AF ZF SF OF.
 const STATUS_FLAGS: u64 = 0x8D5;
@@ -40,7 +40,12 @@ const STATUS_FLAGS: u64 = 0x8D5;
 /// Registers by operand: vectors 1 to 3, RCX as destination, RSI as source.
 fn register(i: usize, kind: K) -> Register {
     match kind {
-        K::xmm_reg | K::xmm_rm | K::xmm_or_mem => Register::XMM1 + i as u32,
+        K::xmm_reg | K::xmm_rm | K::xmm_or_mem | K::xmm_vvvv | K::xmm_is4 => {
+            Register::XMM1 + i as u32
+        }
+        K::ymm_reg | K::ymm_rm | K::ymm_or_mem | K::ymm_vvvv | K::ymm_is4 => {
+            Register::YMM1 + i as u32
+        }
         K::mm_reg | K::mm_rm | K::mm_or_mem => Register::MM1 + i as u32,
         K::r8_or_mem => Register::SIL,
         K::r16_or_mem => Register::SI,
@@ -62,14 +67,24 @@ fn case(code: Code, mem: bool, imm: u8) -> Case {
     use iced_x86::code_asm::{
         CodeAssembler, dword_ptr, mm1, mm2, mm3, ptr, qword_ptr, r11, rax, rcx, rdi, rdx, rsi,
     };
-    use iced_x86::code_asm::{xmm0, xmm1, xmm2, xmm3};
+    use iced_x86::code_asm::{xmm0, xmm1, xmm2, xmm3, xmm4, ymm0, ymm1, ymm2, ymm3, ymm4};
+    let avx = is_x86_feature_detected!("avx");
+    let (xmms, ymms) = (
+        [xmm0, xmm1, xmm2, xmm3, xmm4],
+        [ymm0, ymm1, ymm2, ymm3, ymm4],
+    );
     let insn = instruction(code, mem.then_some(0), imm, register).unwrap();
     let head = || -> Result<Vec<u8>, iced_x86::IcedError> {
         let mut a = CodeAssembler::new(64)?;
         a.mov(r11, rdi)?;
         a.lea(rdi, qword_ptr(r11 + MEM))?;
-        for (i, xmm) in [xmm0, xmm1, xmm2, xmm3].into_iter().enumerate() {
-            a.movups(xmm, ptr(r11 + (XMM + 16 * i as i64)))?;
+        for i in 0..5 {
+            let at = ptr(r11 + (VEC + 32 * i as i64));
+            if avx {
+                a.vmovups(ymms[i], at)?;
+            } else {
+                a.movups(xmms[i], at)?;
+            }
         }
         for (i, mm) in [mm1, mm2, mm3].into_iter().enumerate() {
             a.movq(mm, qword_ptr(r11 + (MM + 8 + 8 * i as i64)))?;
@@ -91,8 +106,16 @@ fn case(code: Code, mem: bool, imm: u8) -> Case {
         a.pushfq()?;
         a.pop(rcx)?;
         a.mov(qword_ptr(r11 + FLAGS), rcx)?;
-        for (i, xmm) in [xmm0, xmm1, xmm2, xmm3].into_iter().enumerate() {
-            a.movups(ptr(r11 + (XMM + 16 * i as i64)), xmm)?;
+        for i in 0..5 {
+            let at = ptr(r11 + (VEC + 32 * i as i64));
+            if avx {
+                a.vmovups(at, ymms[i])?;
+            } else {
+                a.movups(at, xmms[i])?;
+            }
+        }
+        if avx {
+            a.vzeroupper()?;
         }
         for (i, mm) in [mm1, mm2, mm3].into_iter().enumerate() {
             a.movq(qword_ptr(r11 + (MM + 8 + 8 * i as i64)), mm)?;
@@ -126,8 +149,8 @@ fn mxcsr(r: &mut Random) -> u32 {
 }
 
 /// A vector of singles, doubles, small bytes or anything.
-fn vector(r: &mut Random, kind: u64) -> [u8; 16] {
-    let mut v = [0; 16];
+fn vector(r: &mut Random, kind: u64) -> [u8; 32] {
+    let mut v = [0; 32];
     match kind {
         0..=2 => v
             .chunks_mut(4)
@@ -139,6 +162,11 @@ fn vector(r: &mut Random, kind: u64) -> [u8; 16] {
         7 => v
             .chunks_mut(8)
             .for_each(|c| c.copy_from_slice(&r.below(80).to_le_bytes())),
+        // Half floats: few bits, so that each class comes often.
+        9 => v.chunks_mut(2).for_each(|c| {
+            let half = r.below(2) << 15 | r.exponent(0x1F) << 10 | r.fraction(10);
+            c.copy_from_slice(&(half as u16).to_le_bytes());
+        }),
         8 => v.chunks_mut(2).for_each(|c| {
             let word = [0u16, 1, 0x7FFF, 0x8000, 0xFFFF, 0x7F, 0x80, 0xFF][r.below(8) as usize];
             c.copy_from_slice(&word.to_le_bytes());
@@ -149,13 +177,13 @@ fn vector(r: &mut Random, kind: u64) -> [u8; 16] {
 }
 
 /// Operands of the same kind; lanes are often close to each other in exponent, or equal.
-fn vectors(r: &mut Random, kind: u64) -> [[u8; 16]; 5] {
-    let mut all: [[u8; 16]; 5] = std::array::from_fn(|_| vector(r, kind));
+fn vectors(r: &mut Random, kind: u64) -> [[u8; 32]; 6] {
+    let mut all: [[u8; 32]; 6] = std::array::from_fn(|_| vector(r, kind));
     if r.one_in(3) {
         // Sign, exponent and the first fraction bits of another lane.
         let size = if kind <= 2 { 4 } else { 8 };
-        for i in (0..16).step_by(size) {
-            let (from, to) = (r.below(5) as usize, r.below(5) as usize);
+        for i in (0..32).step_by(size) {
+            let (from, to) = (r.below(6) as usize, r.below(6) as usize);
             let whole = r.one_in(3);
             for k in (0..size).filter(|&k| whole || k >= size / 2) {
                 all[to][i + k] = all[from][i + k];
@@ -176,19 +204,24 @@ fn length(r: &mut Random) -> u64 {
 }
 
 fn approximate(code: Code) -> bool {
+    use iced_x86::Mnemonic as M;
     matches!(
-        code,
-        Code::Rcpps_xmm_xmmm128
-            | Code::Rcpss_xmm_xmmm32
-            | Code::Rsqrtps_xmm_xmmm128
-            | Code::Rsqrtss_xmm_xmmm32
+        code.mnemonic(),
+        M::Rcpps
+            | M::Rcpss
+            | M::Rsqrtps
+            | M::Rsqrtss
+            | M::Vrcpps
+            | M::Vrcpss
+            | M::Vrsqrtps
+            | M::Vrsqrtss
     )
 }
 
 /// Whether two approximations can both be within 1.5 * 2^-12; around the smallest normal number one may flush.
-fn close(a: [u8; 16], b: [u8; 16]) -> bool {
-    let lane = |v: [u8; 16], i: usize| f32::from_le_bytes(v[4 * i..4 * i + 4].try_into().unwrap());
-    (0..4).all(|i| {
+fn close(a: [u8; 32], b: [u8; 32]) -> bool {
+    let lane = |v: [u8; 32], i: usize| f32::from_le_bytes(v[4 * i..4 * i + 4].try_into().unwrap());
+    (0..8).all(|i| {
         let (x, y) = (lane(a, i), lane(b, i));
         let (wide_x, wide_y) = (f64::from(x), f64::from(y));
         x.to_bits() == y.to_bits()
@@ -202,13 +235,18 @@ fn close(a: [u8; 16], b: [u8; 16]) -> bool {
 /// The operands that the library gets for a frame.
 fn operands(case: &Case, mem: bool, frame: &Frame) -> VecOperands {
     let info = case.insn.op_code();
+    let wide = |bytes: &[u8; 32]| {
+        let mut v = [0; 64];
+        v[..32].copy_from_slice(bytes);
+        v
+    };
     let mm = |n: usize| {
-        let mut v = [0; 16];
+        let mut v = [0; 64];
         v[..8].copy_from_slice(&frame.mm[n].to_le_bytes());
         v
     };
     let mut ops = VecOperands {
-        xmm0: frame.xmm[0],
+        xmm0: wide(&frame.vec[0]),
         src_is_mem: mem,
         gpr_out: frame.rcx,
         rax: frame.rax,
@@ -216,12 +254,17 @@ fn operands(case: &Case, mem: bool, frame: &Frame) -> VecOperands {
         imm: case.insn.immediate8(),
         ..VecOperands::default()
     };
-    let memory: [u8; 16] = frame.mem[..16].try_into().unwrap();
+    let memory = wide(&frame.mem);
     for (i, &kind) in info.op_kinds().iter().enumerate() {
         let value = match kind {
             K::seg_rDI => memory,
-            K::mem | K::xmm_or_mem | K::mm_or_mem if mem => memory,
-            K::xmm_reg | K::xmm_rm | K::xmm_or_mem => frame.xmm[1 + i],
+            K::mem | K::xmm_or_mem | K::ymm_or_mem | K::mm_or_mem if mem => memory,
+            K::xmm_reg | K::xmm_rm | K::xmm_or_mem | K::xmm_vvvv | K::xmm_is4 => {
+                wide(&frame.vec[1 + i])
+            }
+            K::ymm_reg | K::ymm_rm | K::ymm_or_mem | K::ymm_vvvv | K::ymm_is4 => {
+                wide(&frame.vec[1 + i])
+            }
             K::mm_reg | K::mm_rm | K::mm_or_mem => mm(1 + i),
             K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem if mem => {
                 ops.gpr_in = u64::from_le_bytes(memory[..8].try_into().unwrap());
@@ -238,7 +281,8 @@ fn operands(case: &Case, mem: bool, frame: &Frame) -> VecOperands {
         match i {
             0 => ops.dst = value,
             1 => ops.src1 = value,
-            _ => ops.src2 = value,
+            2 => ops.src2 = value,
+            _ => ops.src3 = value,
         }
     }
     ops
@@ -257,38 +301,52 @@ fn commit(case: &Case, mem: bool, frame: &mut Frame, ops: &VecOperands) {
                 frame.mem[i] = ops.dst[i];
             }
         }
-        K::mem | K::xmm_or_mem | K::mm_or_mem if mem => {
+        K::mem | K::xmm_or_mem | K::ymm_or_mem | K::mm_or_mem
+            if mem && case.insn.op_kind(0) == iced_x86::OpKind::Memory =>
+        {
             frame.mem[..size].copy_from_slice(&ops.dst[..size])
         }
         K::r32_or_mem | K::r64_or_mem if mem => {
             frame.mem[..size].copy_from_slice(&ops.gpr_out.to_le_bytes()[..size]);
         }
-        K::xmm_reg | K::xmm_rm | K::xmm_or_mem => frame.xmm[1] = ops.dst,
+        K::xmm_reg
+        | K::xmm_rm
+        | K::xmm_or_mem
+        | K::ymm_reg
+        | K::ymm_rm
+        | K::ymm_or_mem
+        | K::xmm_vvvv
+        | K::ymm_vvvv => {
+            assert_eq!(ops.dst[32..], [0; 32], "nothing comes from nowhere");
+            frame.vec[1].copy_from_slice(&ops.dst[..32]);
+        }
         K::mm_reg | K::mm_rm | K::mm_or_mem => {
             frame.mm[1] = u64::from_le_bytes(ops.dst[..8].try_into().unwrap());
         }
         _ => frame.rcx = ops.gpr_out,
     }
-    match code {
-        Code::Pcmpestri_xmm_xmmm128_imm8
-        | Code::Pcmpestri64_xmm_xmmm128_imm8
-        | Code::Pcmpistri_xmm_xmmm128_imm8 => frame.rcx = ops.gpr_out,
-        Code::Pcmpestrm_xmm_xmmm128_imm8
-        | Code::Pcmpestrm64_xmm_xmmm128_imm8
-        | Code::Pcmpistrm_xmm_xmmm128_imm8 => frame.xmm[0] = ops.xmm0,
-        _ => {}
+    let name = format!("{:?}", code.mnemonic());
+    if name.contains("cmpestri") || name.contains("cmpistri") {
+        frame.rcx = ops.gpr_out;
+    } else if name.contains("cmpestrm") || name.contains("cmpistrm") {
+        frame.vec[0].copy_from_slice(&ops.xmm0[..32]);
     }
 }
 
 fn show(f: &Frame) -> String {
-    let hex = |v: [u8; 16]| format!("{:032x}", u128::from_le_bytes(v));
-    let memory = hex(f.mem[..16].try_into().unwrap());
+    let hex = |v: [u8; 32]| {
+        v.iter()
+            .rev()
+            .fold(String::new(), |s, b| s + &format!("{b:02x}"))
+    };
+    let memory = hex(f.mem);
     format!(
-        "xmm={} {} {} {} mm={:016x} {:016x} mem={memory} rax={:x} rcx={:x} rdx={:x} rsi={:x} fl={:x} mxcsr={:04x} {}",
-        hex(f.xmm[0]),
-        hex(f.xmm[1]),
-        hex(f.xmm[2]),
-        hex(f.xmm[3]),
+        "vec={} {} {} {} {} mm={:016x} {:016x} mem={memory} rax={:x} rcx={:x} rdx={:x} rsi={:x} fl={:x} mxcsr={:04x} {}",
+        hex(f.vec[0]),
+        hex(f.vec[1]),
+        hex(f.vec[2]),
+        hex(f.vec[3]),
+        hex(f.vec[4]),
         f.mm[1],
         f.mm[2],
         f.rax,
@@ -302,7 +360,7 @@ fn show(f: &Frame) -> String {
 }
 
 fn differences(ours: &Frame, host: &Frame) -> bool {
-    ours.xmm != host.xmm
+    ours.vec != host.vec
         || ours.mm != host.mm
         || ours.mem != host.mem
         || ours.rcx != host.rcx
@@ -321,6 +379,7 @@ fn compare(code: Code, count: u64) -> Differences {
         matches!(
             kind,
             K::xmm_or_mem
+                | K::ymm_or_mem
                 | K::mm_or_mem
                 | K::r8_or_mem
                 | K::r16_or_mem
@@ -345,13 +404,11 @@ fn compare(code: Code, count: u64) -> Differences {
             for _ in 0..share {
                 let kind = r.below(12);
                 let v = vectors(&mut r, kind);
-                let mut memory = [0; 32];
-                memory[..16].copy_from_slice(&v[4]);
                 let gpr = |r: &mut Random| (r.next() as i64 >> r.below(64)) as u64;
                 let before = Frame {
                     resume: Resume::new(case.resume),
-                    mem: memory,
-                    xmm: [v[0], v[1], v[2], v[3]],
+                    mem: v[5],
+                    vec: [v[0], v[1], v[2], v[3], v[4]],
                     mm: [0, 8, 0, 8].map(|at| {
                         let source = v[if at == 0 { 1 } else { 2 }];
                         u64::from_le_bytes(source[at..at + 8].try_into().unwrap())
@@ -373,8 +430,8 @@ fn compare(code: Code, count: u64) -> Differences {
                     Err(Fault::Exception { .. }) => ours.resume.taken = 1,
                     Err(Fault::Unknown) => panic!("{code:?} isn't covered"),
                 }
-                if approximate(code) && close(ours.xmm[1], host.xmm[1]) {
-                    ours.xmm[1] = host.xmm[1];
+                if approximate(code) && close(ours.vec[1], host.vec[1]) {
+                    ours.vec[1] = host.vec[1];
                 }
                 if differences(&ours, &host) {
                     found.add(|| {
@@ -402,6 +459,13 @@ fn host_has(code: Code) -> bool {
         CpuidFeature::AES => is_x86_feature_detected!("aes"),
         CpuidFeature::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
         CpuidFeature::SHA => is_x86_feature_detected!("sha"),
+        CpuidFeature::GFNI => is_x86_feature_detected!("gfni"),
+        CpuidFeature::AVX => is_x86_feature_detected!("avx"),
+        CpuidFeature::AVX2 => is_x86_feature_detected!("avx2"),
+        CpuidFeature::FMA => is_x86_feature_detected!("fma"),
+        CpuidFeature::F16C => is_x86_feature_detected!("f16c"),
+        CpuidFeature::VAES => is_x86_feature_detected!("vaes"),
+        CpuidFeature::VPCLMULQDQ => is_x86_feature_detected!("vpclmulqdq"),
         _ => true,
     })
 }
@@ -411,7 +475,7 @@ fn all_instructions() {
     catch_float_exceptions();
     let only = std::env::var("DOPPEL_TEST_ONLY").ok();
     let all: Vec<_> = Code::values()
-        .filter(|&code| covers(code) && code.op_code().encoding() == EncodingKind::Legacy)
+        .filter(|&code| covers(code))
         .filter(|code| {
             only.as_ref()
                 .is_none_or(|only| format!("{code:?}").starts_with(only.as_str()))
