@@ -79,6 +79,20 @@ const V2_PLUS: &[CpuidFeature] = {
     ]
 };
 
+/// What x86-64-v3 adds to that, and vector extensions of its size.
+const V3_PLUS: &[CpuidFeature] = {
+    use CpuidFeature as F;
+    &[
+        F::AVX,
+        F::AVX2,
+        F::FMA,
+        F::F16C,
+        F::VAES,
+        F::VPCLMULQDQ,
+        F::GFNI,
+    ]
+};
+
 impl Features {
     /// The set of the features in a list, beside what every x86-64 CPU has.
     pub fn new(list: &[CpuidFeature]) -> Self {
@@ -90,9 +104,18 @@ impl Features {
     }
 
     /// x86-64-v2 plus BMI1/2, LZCNT, ADX, MOVBE, RDRAND/RDSEED, CMPXCHG16B, RDPID, FSGSBASE, the XSAVE family, AES,
-    /// PCLMUL, SHA, PKU, INVPCID, SMAP, CLFLUSHOPT, CLWB, MONITOR: what the lifter lifts today.
+    /// PCLMUL, SHA, PKU, INVPCID, SMAP, CLFLUSHOPT, CLWB, MONITOR.
     pub fn v2_plus() -> Self {
         Self::new(V2_PLUS)
+    }
+
+    /// That and AVX, AVX2, FMA, F16C, VAES, VPCLMULQDQ, GFNI: what the lifter lifts today.
+    pub fn v3_plus() -> Self {
+        let mut set = Self::v2_plus();
+        for &feature in V3_PLUS {
+            set.set(feature, true);
+        }
+        set
     }
 
     /// Adds or removes a feature.
@@ -136,11 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn default_model_allows_sse_and_refuses_avx() {
+    fn v2_allows_sse_and_refuses_avx() {
         let features = Features::v2_plus();
         assert!(features.allow(Code::Pcmpestri_xmm_xmmm128_imm8));
         assert!(features.allow(Code::VEX_Pdep_r64_r64_rm64));
         assert!(!features.allow(Code::VEX_Vaddps_ymm_ymm_ymmm256));
+        assert!(Features::v3_plus().allow(Code::VEX_Vaddps_ymm_ymm_ymmm256));
         assert!(!features.allow(Code::Vmcall));
         assert!(!features.allow(Code::Rsm));
     }

@@ -20,6 +20,10 @@ mod tests {
             }),
             "real16" => Mode::real16(),
             "vm86" => Mode::real16().with(|p| (p.protected, p.vm86, p.cpl) = (true, true, 3)),
+            // With AVX on, and the features for it.
+            "avx64" => Mode::long64().with(|p| p.avx = true),
+            "avx32" => Mode::flat32().with(|p| p.avx = true),
+            "noavx64" => Mode::long64(),
             "nofpu64" => Mode::long64().with(|p| p.ts = true),
             _ => panic!("no mode {name:?}"),
         }
@@ -45,7 +49,12 @@ mod tests {
                 max_insns: 100,
                 page: bytes.len() as u32,
             };
-            let lifted = lift(&bytes, &limits, mode(name), &Features::v2_plus());
+            let features = if name.contains("avx") {
+                Features::v3_plus()
+            } else {
+                Features::v2_plus()
+            };
+            let lifted = lift(&bytes, &limits, mode(name), &features);
             ir::verify::verify(&lifted.block).unwrap_or_else(|e| panic!("{line}: {e}"));
             for op in lifted.block.to_string().lines() {
                 writeln!(out, "    {op}").expect("strings grow");

@@ -185,9 +185,9 @@ numbered! {
         Xsave = "xsave",
         /// XRSTOR, XRSTORS: a = linear address, b = 0..1, c = opsize.
         Xrstor = "xrstor",
-        /// dst = MXCSR.
+        /// dst = MXCSR; b as for LDMXCSR.
         Stmxcsr = "stmxcsr",
-        /// MXCSR = a; #GP(0) on reserved bits.
+        /// MXCSR = a; #GP(0) on reserved bits. b = 1: VLDMXCSR, for which CR0.EM and CR4.OSFXSR don't matter.
         Ldmxcsr = "ldmxcsr",
         /// FNSTENV: a = linear address, c = opsize.
         Fnstenv = "fnstenv",
@@ -205,6 +205,56 @@ numbered! {
         // Later additions.
         /// INTO: goes on after the instruction when OF is clear, else as SoftInt; b = instruction length. (RIP)
         Into = "into",
+        /// VMASKMOVPS and its kin, loads: a = effective address, b = destination | mask register << 8, c = an
+        /// [`Elements`]. What the mask leaves out is not accessed.
+        MaskLoad = "mask_load",
+        /// The same, stores: b = source | mask register << 8.
+        MaskStore = "mask_store",
+        /// VGATHERDPS and its kin: a = base + displacement, b = destination | mask register << 8 | index register << 16,
+        /// c = an [`Elements`]. On a fault the elements before are done and their masks cleared.
+        Gather = "gather",
+    }
+}
+
+/// How a vector lies in memory element by element: argument c of the helpers that access it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elements {
+    /// An element's width.
+    pub width: Width,
+    /// How many there are.
+    pub count: u8,
+    /// The segment (`x86::Seg` number).
+    pub seg: u8,
+    /// Address size: B32, B64 (B16).
+    pub addr: Width,
+    /// Gather: an index's width.
+    pub index: Width,
+    /// Gather: log2 of the index's factor.
+    pub scale: u8,
+}
+
+impl Elements {
+    /// Packs it into a constant.
+    pub fn encode(self) -> i64 {
+        self.width as i64
+            | (self.addr as i64) << 4
+            | (self.index as i64) << 8
+            | i64::from(self.scale & 3) << 12
+            | i64::from(self.seg & 7) << 16
+            | i64::from(self.count) << 24
+    }
+
+    /// Unpacks it.
+    pub fn decode(value: u64) -> Self {
+        let width = |shift: u32| Width::ALL[(value >> shift) as usize & 3];
+        Self {
+            width: width(0),
+            addr: width(4),
+            index: width(8),
+            scale: (value >> 12) as u8 & 3,
+            seg: (value >> 16) as u8 & 7,
+            count: (value >> 24) as u8,
+        }
     }
 }
 

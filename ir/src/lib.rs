@@ -13,6 +13,6 @@ pub mod text;
 pub mod verify;
 
 pub use block::{Block, Builder, Op};
-pub use helper::{Exit, HelperId, Jump, Rep, StringKind, StringOp};
+pub use helper::{Elements, Exit, HelperId, Jump, Rep, StringKind, StringOp};
 pub use operand::{Access, Cond, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
 pub use ops::{MemUse, OpCode, OpInfo, Sub};

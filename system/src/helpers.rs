@@ -95,5 +95,8 @@ pub fn helper(id: HelperId) -> Helper {
         HelperId::MaskMov => fpu::mask_mov,
         HelperId::Emms => fpu::emms,
         HelperId::Into => misc::into,
+        HelperId::MaskLoad => fpu::mask_load,
+        HelperId::MaskStore => fpu::mask_store,
+        HelperId::Gather => fpu::gather,
     }
 }

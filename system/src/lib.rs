@@ -31,7 +31,7 @@ pub use current::{Current, dump_current};
 pub use delivery::Shutdown;
 pub use engine::{Engine, Exit};
 pub use events::{Events, event};
-pub use fpu::{vec_portable, x87};
+pub use fpu::{clear_uppers, vec_portable, x87};
 pub use helpers::{Helper, helper};
 pub use lazy::{
     FlagOp, LazyFlags, add_flags, flag_kind, holds, result_flags, sar_flags, shl_flags, shr_flags,

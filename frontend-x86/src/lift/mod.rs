@@ -18,6 +18,7 @@ mod string;
 mod system;
 mod table;
 mod vector;
+mod vex;
 mod x87;
 
 use iced_x86::Instruction;

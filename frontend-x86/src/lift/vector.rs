@@ -1,6 +1,6 @@
-//! MMX and SSE: one function for all of them, driven by the decoder's description of the operands.
+//! MMX, SSE and AVX: one function for nearly all of them, driven by the decoder's description of the operands.
 
-use iced_x86::{Code, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
+use iced_x86::{Code, EncodingKind, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
 use ir::{HelperId, Mem, Op, OpCode, Operand, Width};
 use x86::{Gpr, Seg};
 
@@ -9,9 +9,14 @@ use super::{Flow, Lift, Lifter, NM, UD};
 
 const NONE: Operand = Operand::None;
 
-/// Whether an operand is, or could be where it is in memory, an MMX or XMM register.
+/// Whether an operand is, or could be where it is in memory, an MMX, XMM or YMM register.
 pub(super) fn is_vector(insn: &Instruction) -> bool {
-    has(insn, Register::is_mm) || has_xmm(insn)
+    has(insn, Register::is_mm) || has_xmm(insn) || has(insn, Register::is_ymm)
+}
+
+/// Whether the instruction has a VEX prefix.
+pub(super) fn is_vex(insn: &Instruction) -> bool {
+    insn.encoding() == EncodingKind::VEX
 }
 
 fn has_xmm(insn: &Instruction) -> bool {
@@ -24,11 +29,23 @@ fn has(insn: &Instruction, which: impl Fn(Register) -> bool) -> bool {
     (0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Register && which(insn.op_register(n)))
 }
 
-/// 16-byte operands that need not be aligned.
-fn unaligned(mnemonic: Mnemonic) -> bool {
+/// Whether the instruction's memory operand must be aligned to its size: with VEX only the moves that say so.
+fn aligned(insn: &Instruction, bytes: u32) -> bool {
     use Mnemonic as M;
-    matches!(
-        mnemonic,
+    if is_vex(insn) {
+        return matches!(
+            insn.mnemonic(),
+            M::Vmovaps
+                | M::Vmovapd
+                | M::Vmovdqa
+                | M::Vmovntps
+                | M::Vmovntpd
+                | M::Vmovntdq
+                | M::Vmovntdqa
+        );
+    }
+    let unaligned = matches!(
+        insn.mnemonic(),
         M::Movups
             | M::Movupd
             | M::Movdqu
@@ -39,7 +56,8 @@ fn unaligned(mnemonic: Mnemonic) -> bool {
             | M::Pcmpistrm
             | M::Pcmpestri64
             | M::Pcmpestrm64
-    )
+    );
+    bytes == 16 && !unaligned
 }
 
 /// Stores that copy the register's low bytes.
@@ -62,6 +80,31 @@ fn plain_store(code: Code) -> bool {
             | Code::Movq_xmmm64_xmm
             | Code::Movd_rm32_xmm
             | Code::Movq_rm64_xmm
+            | Code::VEX_Vmovaps_xmmm128_xmm
+            | Code::VEX_Vmovaps_ymmm256_ymm
+            | Code::VEX_Vmovups_xmmm128_xmm
+            | Code::VEX_Vmovups_ymmm256_ymm
+            | Code::VEX_Vmovapd_xmmm128_xmm
+            | Code::VEX_Vmovapd_ymmm256_ymm
+            | Code::VEX_Vmovupd_xmmm128_xmm
+            | Code::VEX_Vmovupd_ymmm256_ymm
+            | Code::VEX_Vmovdqa_xmmm128_xmm
+            | Code::VEX_Vmovdqa_ymmm256_ymm
+            | Code::VEX_Vmovdqu_xmmm128_xmm
+            | Code::VEX_Vmovdqu_ymmm256_ymm
+            | Code::VEX_Vmovntps_m128_xmm
+            | Code::VEX_Vmovntps_m256_ymm
+            | Code::VEX_Vmovntpd_m128_xmm
+            | Code::VEX_Vmovntpd_m256_ymm
+            | Code::VEX_Vmovntdq_m128_xmm
+            | Code::VEX_Vmovntdq_m256_ymm
+            | Code::VEX_Vmovss_m32_xmm
+            | Code::VEX_Vmovsd_m64_xmm
+            | Code::VEX_Vmovlps_m64_xmm
+            | Code::VEX_Vmovlpd_m64_xmm
+            | Code::VEX_Vmovq_xmmm64_xmm
+            | Code::VEX_Vmovd_rm32_xmm
+            | Code::VEX_Vmovq_rm64_xmm
     )
 }
 
@@ -78,9 +121,14 @@ fn general(kind: OpCodeOperandKind) -> Option<Width> {
 }
 
 impl Lifter<'_> {
-    /// CR0.EM and CR4.OSFXSR decide between #UD and life, CR0.TS raises #NM.
-    fn sse_available(&self, xmm: bool) -> Result<(), super::Trap> {
-        if self.mode.em() || (xmm && !self.mode.osfxsr()) {
+    /// CR0.EM and CR4.OSFXSR, of VEX instructions XCR0 and CR4.OSXSAVE, decide between #UD and life; CR0.TS raises #NM.
+    pub(super) fn vector_available(&self, xmm: bool) -> Result<(), super::Trap> {
+        let available = if is_vex(&self.insn) {
+            self.mode.avx()
+        } else {
+            !self.mode.em() && (!xmm || self.mode.osfxsr())
+        };
+        if !available {
             return Err(UD);
         }
         if self.mode.ts() { Err(NM) } else { Ok(()) }
@@ -94,7 +142,7 @@ impl Lifter<'_> {
     pub(super) fn vector(&mut self) -> Lift {
         let code = self.insn.code();
         let mmx = has(&self.insn, Register::is_mm);
-        self.sse_available(has_xmm(&self.insn))?;
+        self.vector_available(has_xmm(&self.insn))?;
         if mmx || code == Code::Cvtpi2ps_xmm_mmm64 {
             self.fpu_check();
         }
@@ -131,7 +179,7 @@ impl Lifter<'_> {
 
     fn vector_register(&self, n: u32, op: &mut Op) -> Operand {
         let register = self.insn.op_register(n);
-        if register.is_xmm() {
+        if register.is_xmm() || register.is_ymm() {
             Operand::Vec(register.number() as u8)
         } else if register.is_mm() {
             Operand::Mmx(register.number() as u8)
@@ -141,12 +189,16 @@ impl Lifter<'_> {
         }
     }
 
-    /// The memory operand with the alignment that SSE wants of it.
+    /// The memory operand with the alignment that is wanted of it.
     fn vector_mem(&mut self, write: bool) -> (Mem, u32) {
         let bytes = self.insn.memory_size().size() as u32;
-        let aligned = bytes == 16 && !unaligned(self.insn.mnemonic());
+        let align = if aligned(&self.insn, bytes) {
+            bytes as u8
+        } else {
+            1
+        };
         let mem = Mem {
-            align: if aligned { 16 } else { 1 },
+            align,
             ..self.mem(bytes, write)
         };
         (mem, bytes)
@@ -209,32 +261,42 @@ impl Lifter<'_> {
     }
 
     pub(super) fn emms(&mut self) -> Lift {
-        self.sse_available(false)?;
+        self.vector_available(false)?;
         self.fpu_check();
         self.b.call(HelperId::Emms, NONE, NONE, NONE, NONE);
         Ok(Flow::Next)
     }
 
     pub(super) fn ldmxcsr(&mut self) -> Lift {
-        self.sse_available(true)?;
+        self.vector_available(true)?;
         let value = self.read(0, Width::B32);
         let value = self.zext(Width::B32, value);
-        self.b.call(HelperId::Ldmxcsr, NONE, value, NONE, NONE);
+        let vex = self.mxcsr_by_vex();
+        self.b.call(HelperId::Ldmxcsr, NONE, value, vex, NONE);
         Ok(Flow::Next)
     }
 
     pub(super) fn stmxcsr(&mut self) -> Lift {
-        self.sse_available(true)?;
+        self.vector_available(true)?;
         let value = self.b.temp();
-        self.b.call(HelperId::Stmxcsr, value, NONE, NONE, NONE);
+        let vex = self.mxcsr_by_vex();
+        self.b.call(HelperId::Stmxcsr, value, NONE, vex, NONE);
         self.write(0, Width::B32, value);
         Ok(Flow::Next)
     }
 
-    /// MASKMOVQ, MASKMOVDQU.
+    fn mxcsr_by_vex(&self) -> Operand {
+        if is_vex(&self.insn) {
+            Operand::Imm(1)
+        } else {
+            NONE
+        }
+    }
+
+    /// MASKMOVQ, MASKMOVDQU, VMASKMOVDQU.
     pub(super) fn mask_mov(&mut self) -> Lift {
         let mmx = self.insn.op1_register().is_mm();
-        self.sse_available(!mmx)?;
+        self.vector_available(!mmx)?;
         if mmx {
             self.fpu_check();
         }

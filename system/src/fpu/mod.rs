@@ -3,6 +3,7 @@
 //! With CR0.NE clear, a CPU reports x87 errors on its FERR# pin and waits at the next waiting instruction until the
 //! board answers on IGNNE#. This board has neither wire: the wait is ignored, and the exception stays in FSW.
 
+mod elements;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -14,8 +15,9 @@ use x86::{Exception, MXCSR_MASK, cr0};
 use crate::Vcpu;
 use crate::images::sse_available;
 
+pub use elements::{gather, mask_load, mask_store};
 pub(crate) use registers::{keep, load};
-pub use vector::vec_portable;
+pub use vector::{clear_uppers, vec_portable};
 pub use x87::x87;
 
 /// FSW.ES: an unmasked exception is pending.
@@ -32,15 +34,19 @@ pub fn fpu_check(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Excepti
     }
 }
 
-/// STMXCSR: MXCSR.
-pub fn stmxcsr(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
-    sse_available(v)?;
+/// STMXCSR, VSTMXCSR (`b` = 1): MXCSR.
+pub fn stmxcsr(v: &mut Vcpu, _a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
+    if b == 0 {
+        sse_available(v)?;
+    }
     Ok(u64::from(v.st.mxcsr))
 }
 
-/// LDMXCSR: MXCSR = `a`.
-pub fn ldmxcsr(v: &mut Vcpu, a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
-    sse_available(v)?;
+/// LDMXCSR, VLDMXCSR (`b` = 1): MXCSR = `a`.
+pub fn ldmxcsr(v: &mut Vcpu, a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
+    if b == 0 {
+        sse_available(v)?;
+    }
     let value = a as u32;
     if value & !MXCSR_MASK != 0 {
         return Err(Exception::GP0);

@@ -1,8 +1,8 @@
-//! MMX and SSE instructions by `portable`: operands out of the context, results back into it.
+//! MMX, SSE and AVX instructions by `portable`: operands out of the context, results back into it.
 
-use iced_x86::Code;
+use iced_x86::{Code, Mnemonic};
 use ir::Operand;
-use portable::vector::{Fault, VecOperands, execute};
+use portable::vector::{BYTES, Fault, VecOperands, Vector, execute};
 use x86::flags::STATUS;
 use x86::{Exception, Gpr, cr4};
 
@@ -68,19 +68,18 @@ pub(super) fn vec_place(v: &mut Vcpu, field: u16) -> &mut [u8; 64] {
     &mut v.vec_temps[temp % crate::VEC_TEMPS]
 }
 
-/// An operand that is no general register: its low 16 bytes.
-fn vector(v: &mut Vcpu, operand: Operand, field: u16) -> Option<[u8; 16]> {
-    let wide = match operand {
-        Operand::Vec(n) => &v.st.vec[usize::from(n) & 31],
-        Operand::VecTemp(_) => vec_place(v, field),
+/// An operand that is no general register.
+fn vector(v: &mut Vcpu, operand: Operand, field: u16) -> Option<Vector> {
+    match operand {
+        Operand::Vec(n) => Some(v.st.vec[usize::from(n) & 31]),
+        Operand::VecTemp(_) => Some(*vec_place(v, field)),
         Operand::Mmx(n) => {
-            let mut bytes = v.st.fpu.regs[usize::from(n) & 7];
-            bytes[8..].fill(0);
-            return Some(bytes);
+            let mut bytes = [0; BYTES];
+            bytes[..8].copy_from_slice(&v.st.fpu.regs[usize::from(n) & 7][..8]);
+            Some(bytes)
         }
-        _ => return None,
-    };
-    Some(std::array::from_fn(|i| wide[i]))
+        _ => None,
+    }
 }
 
 fn is_word(operand: Operand) -> bool {
@@ -88,6 +87,20 @@ fn is_word(operand: Operand) -> bool {
         operand,
         Operand::Reg(_) | Operand::High(_) | Operand::Temp(_)
     )
+}
+
+/// VZEROUPPER and VZEROALL: of the registers that the mode can name. `false` for other instructions.
+pub fn clear_uppers(v: &mut Vcpu, code: Code) -> bool {
+    let keep = match code {
+        Code::VEX_Vzeroupper => 16,
+        Code::VEX_Vzeroall => 0,
+        _ => return false,
+    };
+    let count = if v.st.code64() { 16 } else { 8 };
+    for register in &mut v.st.vec[..count] {
+        register[keep..].fill(0);
+    }
+    true
 }
 
 /// Runs the vector instruction `code` with the operands of a `vec` op: `dst` and a, b, c in `args`. `fields` has the
@@ -102,8 +115,11 @@ pub fn vec_portable(
     args: [Operand; 3],
     fields: [u16; 4],
 ) -> Result<(), Exception> {
+    if clear_uppers(v, code) {
+        return Ok(());
+    }
     let mut ops = VecOperands {
-        xmm0: std::array::from_fn(|i| v.st.vec[0][i]),
+        xmm0: v.st.vec[0],
         rax: v.st.gpr[Gpr::Rax as usize],
         rdx: v.st.gpr[Gpr::Rdx as usize],
         src_is_mem: matches!(args[0], Operand::VecTemp(_)),
@@ -122,7 +138,11 @@ pub fn vec_portable(
         } else if is_word(operand) {
             ops.gpr_in = read_word(v, word_place(operand, field));
         } else if let Some(bytes) = vector(v, operand, field) {
-            *(if n == 0 { &mut ops.src1 } else { &mut ops.src2 }) = bytes;
+            match n {
+                0 => ops.src1 = bytes,
+                1 => ops.src2 = bytes,
+                _ => ops.src3 = bytes,
+            }
         }
     }
 
@@ -138,8 +158,8 @@ pub fn vec_portable(
     }
 
     match dst {
-        Operand::Vec(n) => v.st.vec[usize::from(n) & 31][..16].copy_from_slice(&ops.dst),
-        Operand::VecTemp(_) => vec_place(v, fields[0])[..16].copy_from_slice(&ops.dst),
+        Operand::Vec(n) => v.st.vec[usize::from(n) & 31] = ops.dst,
+        Operand::VecTemp(_) => *vec_place(v, fields[0]) = ops.dst,
         Operand::Mmx(n) => {
             // What the instruction only reads stays as it is, exponent included.
             let register = &mut v.st.fpu.regs[usize::from(n) & 7];
@@ -151,13 +171,20 @@ pub fn vec_portable(
         _ if is_word(dst) => write_word(v, word_place(dst, fields[0]), ops.gpr_out),
         _ => {}
     }
-    match code {
-        Code::Pcmpestri_xmm_xmmm128_imm8
-        | Code::Pcmpestri64_xmm_xmmm128_imm8
-        | Code::Pcmpistri_xmm_xmmm128_imm8 => v.st.gpr[Gpr::Rcx as usize] = ops.gpr_out,
-        Code::Pcmpestrm_xmm_xmmm128_imm8
-        | Code::Pcmpestrm64_xmm_xmmm128_imm8
-        | Code::Pcmpistrm_xmm_xmmm128_imm8 => v.st.vec[0][..16].copy_from_slice(&ops.xmm0),
+    use Mnemonic as M;
+    match code.mnemonic() {
+        M::Pcmpestri
+        | M::Pcmpestri64
+        | M::Pcmpistri
+        | M::Vpcmpestri
+        | M::Vpcmpestri64
+        | M::Vpcmpistri => v.st.gpr[Gpr::Rcx as usize] = ops.gpr_out,
+        M::Pcmpestrm
+        | M::Pcmpestrm64
+        | M::Pcmpistrm
+        | M::Vpcmpestrm
+        | M::Vpcmpestrm64
+        | M::Vpcmpistrm => v.st.vec[0] = ops.xmm0,
         _ => {}
     }
     if let Some(flags) = ops.flags_out {
