@@ -164,6 +164,9 @@ impl<'a> Pair<'a> {
             if read[0] != read[1] {
                 return Err(format!("the page at {page:#x} is RAM in one machine only"));
             }
+            if a == b {
+                continue;
+            }
             if let Some(n) = (0..0x1000).find(|n| a[*n] != b[*n]) {
                 let at = page + n as u64;
                 return Err(format!(

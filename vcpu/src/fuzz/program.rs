@@ -523,6 +523,16 @@ impl Program {
                         .wrapping_add(self.bytes.len() as u64 + u64::from(input.byte() & 63));
                     self.number(target, z);
                 }
+                "A" => {
+                    let choice = input.byte();
+                    let at = self
+                        .at
+                        .wrapping_add(self.bytes.len() as u64 + u64::from(choice >> 4) * 2);
+                    // Each of the views has other pages behind one: neighbours are swapped.
+                    let view = [0, 0x20_0000, 0x40_0000, at & !0x1f_ffff][usize::from(choice & 3)];
+                    let swap = if choice & 12 != 0 { 0x1000 } else { 0 };
+                    self.number(view + (at & 0x1f_ffff ^ swap), z);
+                }
                 "T" => {
                     let target = table_entry(input);
                     self.number(target, z);

@@ -4,7 +4,8 @@
 ///
 /// - `P`: prefixes at random; `W`: REX.W in 64-bit code
 /// - `b`, `w`: 8 and 16 bits; `z`: 16 or 32 bits that mean something; `n`: the same size, small; `s`: a selector, `S`: of code;
-///   `p`: a far pointer; `C`, `T`: the address of code and of a table entry; `M`: an MSR's number
+///   `p`: a far pointer; `C`, `T`: the address of code and of a table entry; `A`: that of code, by other pages that may
+///   lead there; `M`: an MSR's number
 /// - `m`: ModRM; `r`: a register; `mem`: memory; `code`: memory that is the program; `table`: a paging structure;
 ///   `/n` fixes the middle field
 pub const TABLE: &[&str] = &[
@@ -181,6 +182,9 @@ pub const TABLE: &[&str] = &[
     "P ca w",
     "0e 68 C cb",
     "P c3",
+    "68 A c3",
+    "b8 A ff e0",
+    "b8 A ff d0",
     "c2 w",
     "P ff r/2",
     "P ff r/4",

@@ -96,7 +96,7 @@ fn inputs_that_end_early_are_inputs() {
 #[test]
 fn templates_are_made_of_known_pieces() {
     let known = [
-        "P", "W", "b", "w", "z", "n", "s", "p", "S", "C", "T", "M", "m", "r", "mem", "code",
+        "P", "W", "b", "w", "z", "n", "s", "p", "S", "A", "C", "T", "M", "m", "r", "mem", "code",
         "table",
     ];
     for template in templates::TABLE {
