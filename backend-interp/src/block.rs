@@ -366,7 +366,8 @@ impl Cache {
         let Some(block) = self.get(from) else { return };
         let from = std::ptr::from_mut(block);
         // SAFETY: just found in the cache.
-        let (entry, crosses) = unsafe { ((*to).entry(), (*to).second.is_some()) };
+        let found = unsafe { &*to };
+        let (entry, crosses) = (found.entry(), found.second.is_some());
         let Some(slot) = block.holds_link(at) else {
             return;
         };
