@@ -9,7 +9,9 @@
 use std::collections::HashMap;
 use std::mem::offset_of;
 
-use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
+use iced_x86::{
+    Code, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, OpKind, Register,
+};
 use ir::Operand;
 use system::{LazyFlags, Vcpu, offset};
 
@@ -45,6 +47,17 @@ pub fn div128(high: u64, low: u64, by: u64) -> (u64, u64) {
 /// Moves the sticky exception flags of the host's MXCSR to the guest's. Stubs run with the host's own controls (which
 /// the guest's equal then), so that the flags they raise gather there.
 pub fn fetch_mxcsr_flags(v: &mut Vcpu) {
+    v.st.mxcsr |= take_mxcsr_flags();
+}
+
+/// Clears the host's sticky flags without looking at them: behind Rust code that may have raised some, be it that the
+/// compiler has made floating-point instructions of a loop of shifts.
+pub fn drop_mxcsr_flags() {
+    take_mxcsr_flags();
+}
+
+/// The sticky flags of the host's MXCSR, which are clear then.
+fn take_mxcsr_flags() -> u32 {
     #[cfg(target_arch = "x86_64")]
     {
         let mut mxcsr = 0u32;
@@ -52,15 +65,15 @@ pub fn fetch_mxcsr_flags(v: &mut Vcpu) {
         // SAFETY: STMXCSR writes the four bytes of `mxcsr`.
         unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) at, options(nostack)) };
         if mxcsr & 0x3f != 0 {
-            v.st.mxcsr |= mxcsr & 0x3f;
             let cleared = mxcsr & !0x3f;
             let at = &raw const cleared;
             // SAFETY: LDMXCSR reads the four bytes of `cleared`, which holds the host's own controls.
             unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) at, options(nostack, readonly)) };
         }
+        mxcsr & 0x3f
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = v;
+    0
 }
 
 /// Stubs are handlers that jump to the next one, as compiled ones do in builds without debug assertions.
@@ -201,6 +214,13 @@ pub fn host_has(code: Code) -> bool {
             F::AES => is_x86_feature_detected!("aes"),
             F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
             F::SHA => is_x86_feature_detected!("sha"),
+            F::GFNI => is_x86_feature_detected!("gfni"),
+            F::AVX => is_x86_feature_detected!("avx"),
+            F::AVX2 => is_x86_feature_detected!("avx2"),
+            F::FMA => is_x86_feature_detected!("fma"),
+            F::F16C => is_x86_feature_detected!("f16c"),
+            F::VAES => is_x86_feature_detected!("vaes"),
+            F::VPCLMULQDQ => is_x86_feature_detected!("vpclmulqdq"),
             _ => false,
         })
     }
@@ -217,8 +237,9 @@ fn field(at: usize) -> MemoryOperand {
     MemoryOperand::with_base_displ(CTX, at as i64)
 }
 
-/// The instruction with its operands in xmm1-xmm4 (xmm0 is the guest's, for instructions that imply it), mm1-mm4 or
-/// r8-r11, between loads and stores of the context's fields. Returns the code and where in it the entry is.
+/// The instruction with its operands in xmm1-xmm4 (xmm0 is the guest's, for instructions that imply it), ymm1-ymm4,
+/// mm1-mm4 or r8-r11, between loads and stores of the context's fields. VEX instructions write 32 bytes of theirs: what
+/// is beyond is zero in all registers, as long as no instruction writes it. Returns the code and where in it the entry is.
 fn assemble(
     code: Code,
     dst: Operand,
@@ -245,9 +266,17 @@ fn assemble(
         Register::XMM3,
         Register::XMM4,
     ];
+    let ymms = [
+        Register::YMM1,
+        Register::YMM2,
+        Register::YMM3,
+        Register::YMM4,
+    ];
+    let vex = info.encoding() == EncodingKind::VEX;
+    let reads = vex && reads_first(code);
     let mms = [Register::MM1, Register::MM2, Register::MM3, Register::MM4];
     let mut next_operand = 0;
-    let mut mmx = false;
+    let (mut mmx, mut dirty) = (false, false);
     for n in 0..count {
         use iced_x86::OpCodeOperandKind as K;
         let kind = info.op_kind(n);
@@ -262,11 +291,14 @@ fn assemble(
         // These do something else with a register than with memory.
         let by_memory = matches!(
             code,
-            Code::Movss_xmm_xmmm32 | Code::Movsd_xmm_xmmm64 | Code::Insertps_xmm_xmmm32_imm8
+            Code::Movss_xmm_xmmm32
+                | Code::Movsd_xmm_xmmm64
+                | Code::Insertps_xmm_xmmm32_imm8
+                | Code::VEX_Vinsertps_xmm_xmm_xmmm32_imm8
         );
         let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib)
             || (by_memory && kind == K::xmm_or_mem);
-        let written = n == 0 && dst != Operand::None;
+        let written = n == 0 && dst != Operand::None && !(vex && only_reads_first(code));
         match operand {
             Operand::Imm(value) => {
                 main.set_op_kind(n, OpKind::Immediate8);
@@ -306,6 +338,28 @@ fn assemble(
                     _ => fields[slot].into(),
                 };
                 main.set_op_kind(n, OpKind::Register);
+                if vex {
+                    let at = field(at);
+                    let wide = matches!(
+                        kind,
+                        K::ymm_reg | K::ymm_vvvv | K::ymm_or_mem | K::ymm_rm | K::ymm_is4
+                    );
+                    let (register, load) = if wide {
+                        (ymms[slot], Code::VEX_Vmovups_ymm_ymmm256)
+                    } else {
+                        (xmms[slot], Code::VEX_Vmovups_xmm_xmmm128)
+                    };
+                    main.set_op_register(n, register);
+                    dirty |= wide;
+                    if n > 0 || reads {
+                        before.push(Instruction::with2(load, register, at).ok()?);
+                    }
+                    if written {
+                        let store = Code::VEX_Vmovups_ymmm256_ymm;
+                        after.push(Instruction::with2(store, at, ymms[slot]).ok()?);
+                    }
+                    continue;
+                }
                 main.set_op_register(n, xmms[slot]);
                 if n > 0 || !overwrites(code) {
                     before.push(
@@ -358,6 +412,10 @@ fn assemble(
         return None;
     }
     implied(code, &mut before, &mut after)?;
+    if dirty {
+        // Upper halves in use make the SSE instructions of other stubs, and of Rust, slow on some CPUs.
+        after.push(Instruction::with(Code::VEX_Vzeroupper));
+    }
     if operands.iter().any(|o| matches!(o, Operand::Mmx(_))) {
         enter_mmx(code, dst, &mut after)?;
     }
@@ -493,6 +551,33 @@ fn overwrites(code: Code) -> bool {
     )
 }
 
+/// Whether a VEX instruction reads its first operand and does not write it.
+fn only_reads_first(code: Code) -> bool {
+    use Mnemonic as M;
+    matches!(
+        code.mnemonic(),
+        M::Vptest
+            | M::Vtestps
+            | M::Vtestpd
+            | M::Vcomiss
+            | M::Vcomisd
+            | M::Vucomiss
+            | M::Vucomisd
+            | M::Vpcmpestri
+            | M::Vpcmpestri64
+            | M::Vpcmpestrm
+            | M::Vpcmpestrm64
+            | M::Vpcmpistri
+            | M::Vpcmpistrm
+    )
+}
+
+/// Whether a VEX instruction reads its first operand: comparisons, and FMA's accumulator.
+fn reads_first(code: Code) -> bool {
+    let fma = code.cpuid_features() == [iced_x86::CpuidFeature::FMA];
+    fma || only_reads_first(code)
+}
+
 fn uses_mmx(code: Code) -> bool {
     use iced_x86::OpCodeOperandKind as K;
     let info = code.op_code();
@@ -518,30 +603,35 @@ fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instructio
             .push(Instruction::with2(Code::Mov_r64_rm64, Register::RDX, gpr(x86::Gpr::Rdx)).ok()?);
         Some(())
     };
-    match code {
-        Code::Pblendvb_xmm_xmmm128
-        | Code::Blendvps_xmm_xmmm128
-        | Code::Blendvpd_xmm_xmmm128
-        | Code::Sha256rnds2_xmm_xmmm128 => {
+    use Mnemonic as M;
+    match code.mnemonic() {
+        M::Pblendvb | M::Blendvps | M::Blendvpd | M::Sha256rnds2 => {
             before.push(Instruction::with2(Code::Movups_xmm_xmmm128, Register::XMM0, xmm0).ok()?);
         }
-        Code::Pcmpestri_xmm_xmmm128_imm8 | Code::Pcmpestri64_xmm_xmmm128_imm8 => {
+        M::Pcmpestri | M::Pcmpestri64 | M::Vpcmpestri | M::Vpcmpestri64 => {
             load_lengths(before)?;
             after.push(
                 Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?,
             );
         }
-        Code::Pcmpistri_xmm_xmmm128_imm8 => {
+        M::Pcmpistri | M::Vpcmpistri => {
             after.push(
                 Instruction::with2(Code::Mov_rm64_r64, gpr(x86::Gpr::Rcx), Register::RCX).ok()?,
             );
         }
-        Code::Pcmpestrm_xmm_xmmm128_imm8 | Code::Pcmpestrm64_xmm_xmmm128_imm8 => {
+        M::Pcmpestrm | M::Pcmpestrm64 => {
             load_lengths(before)?;
             after.push(Instruction::with2(Code::Movups_xmmm128_xmm, xmm0, Register::XMM0).ok()?);
         }
-        Code::Pcmpistrm_xmm_xmmm128_imm8 => {
+        M::Pcmpistrm => {
             after.push(Instruction::with2(Code::Movups_xmmm128_xmm, xmm0, Register::XMM0).ok()?);
+        }
+        M::Vpcmpestrm | M::Vpcmpestrm64 | M::Vpcmpistrm => {
+            if code.mnemonic() != M::Vpcmpistrm {
+                load_lengths(before)?;
+            }
+            let store = Code::VEX_Vmovups_ymmm256_ymm;
+            after.push(Instruction::with2(store, xmm0, Register::YMM0).ok()?);
         }
         _ => {}
     }

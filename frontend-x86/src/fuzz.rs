@@ -28,6 +28,7 @@ pub fn fuzz(bytes: &[u8]) -> Block {
         p.osxsave = !pick(1, 4);
         p.fsgsbase = !pick(1, 5);
         p.pke = !pick(1, 6);
+        p.avx = p.osxsave && !pick(1, 7);
         if p.code != crate::CodeSize::B64 {
             p.flat_cs ^= pick(2, 0);
             p.flat_ss ^= pick(2, 1);
@@ -51,7 +52,7 @@ pub fn fuzz(bytes: &[u8]) -> Block {
         max_insns: u32::from(head[4]),
         page: u32::from(u16::from_le_bytes([head[5], head[6]])),
     };
-    let lifted = lift(code, &limits, mode, &Features::v2_plus());
+    let lifted = lift(code, &limits, mode, &Features::v3_plus());
     if matches!(lifted.end, End::FetchFault(_)) {
         assert!(lifted.block.ops.is_empty());
         return lifted.block;

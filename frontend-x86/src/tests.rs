@@ -93,7 +93,14 @@ fn build(code: Code, bits: u32, address: Address) -> Option<Vec<u8>> {
             K::r64_or_mem => either(R::R10),
             K::mm_or_mem => either(R::MM2),
             K::xmm_or_mem => either(R::XMM3),
+            K::ymm_or_mem => either(R::YMM3),
+            K::xmm_vvvv => Some(R::XMM2),
+            K::ymm_vvvv => Some(R::YMM2),
+            K::xmm_is4 => Some(R::XMM4),
+            K::ymm_is4 => Some(R::YMM4),
+            K::ymm_reg | K::ymm_rm => Some(R::YMM1),
             K::mem | K::mem_offs => None,
+            K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y => None,
             K::r8_reg | K::r8_opcode => Some(R::BL),
             K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => Some(R::DX),
             K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode => Some(R::EDX),
@@ -199,6 +206,17 @@ fn build(code: Code, bits: u32, address: Address) -> Option<Vec<u8>> {
                 } else {
                     set_memory(&mut i, bits, address);
                 }
+                let vsib = match info.op_kind(n) {
+                    K::mem_vsib32x | K::mem_vsib64x => Some(R::XMM6),
+                    K::mem_vsib32y | K::mem_vsib64y => Some(R::YMM6),
+                    _ => None,
+                };
+                if let Some(index) = vsib {
+                    i.set_memory_index(index);
+                    if i.memory_base() == R::RIP {
+                        (i.set_memory_base(R::None), i.set_memory_displ_size(8));
+                    }
+                }
             }
         }
     }
@@ -214,10 +232,10 @@ fn build(code: Code, bits: u32, address: Address) -> Option<Vec<u8>> {
 fn modes() -> Vec<(u32, Mode)> {
     let v86 = |p: &mut crate::ModeParts| (p.protected, p.vm86, p.cpl) = (true, true, 3);
     vec![
-        (64, Mode::long64()),
+        (64, Mode::long64().with(|p| p.avx = true)),
         (64, Mode::long64().with(|p| p.cpl = 3)),
         (64, Mode::long64().with(|p| (p.ts, p.mp) = (true, true))),
-        (32, Mode::flat32()),
+        (32, Mode::flat32().with(|p| p.avx = true)),
         (
             32,
             Mode::flat32().with(|p| {
@@ -267,7 +285,7 @@ impl Waits for iced_x86::OpCodeInfo {
 #[test]
 fn every_instruction_of_the_default_cpu_is_lifted() {
     ir::verify::enable(true);
-    let features = Features::v2_plus();
+    let features = Features::v3_plus();
     let mut missing = BTreeSet::new();
     let mut unbuilt = BTreeSet::new();
     let mut lifted = 0;
@@ -388,30 +406,43 @@ fn blocks_end_where_they_must() {
 }
 
 #[test]
-fn sixteen_byte_operands_are_aligned_unless_the_instruction_says_otherwise() {
-    let features = Features::v2_plus();
+fn operands_are_aligned_where_the_instruction_says_so() {
+    let features = Features::v3_plus();
+    let mode = Mode::long64().with(|p| p.avx = true);
     let mut seen = 0;
     for code in Code::values().filter(|&c| features.allow(c)) {
         let Some(bytes) = build(code, 64, Address::Full) else {
             continue;
         };
-        let block = lift(&bytes, &ALL, Mode::long64(), &features).block;
+        let block = lift(&bytes, &ALL, mode, &features).block;
+        let size = code.op_code().memory_size();
         let aligned = block
             .ops
             .iter()
-            .any(|op| op.mem.is_some_and(|m| m.align == 16));
-        let sixteen = [MemorySize::Packed128_Float32, MemorySize::Packed128_Float64]
-            .contains(&code.op_code().memory_size());
-        if sixteen
+            .any(|op| op.mem.is_some_and(|m| usize::from(m.align) == size.size()));
+        let float = [
+            MemorySize::Packed128_Float32,
+            MemorySize::Packed128_Float64,
+            MemorySize::Packed256_Float32,
+            MemorySize::Packed256_Float64,
+        ];
+        if float.contains(&size)
             && block
                 .ops
                 .iter()
                 .any(|op| matches!(op.code, OpCode::VecLoad | OpCode::VecStore))
         {
-            let free = format!("{code:?}").starts_with("Movup");
-            assert_eq!(aligned, !free, "{code:?}");
+            // SSE wants alignment unless told otherwise, AVX only where told so.
+            let name = format!("{code:?}");
+            let (sse, avx) = (!name.starts_with("Movup"), ["VEX_Vmovap", "VEX_Vmovnt"]);
+            let wanted = if name.starts_with("VEX_") {
+                avx.iter().any(|start| name.starts_with(start))
+            } else {
+                sse
+            };
+            assert_eq!(aligned, wanted, "{code:?}");
             seen += 1;
         }
     }
-    assert!(seen > 40, "{seen}");
+    assert!(seen > 200, "{seen}");
 }

@@ -165,7 +165,9 @@ fn ran_portable(v: &mut Vcpu, op: &LOp) -> bool {
     locate(v, op);
     let what = vec_op(op);
     host::fetch_mxcsr_flags(v);
-    match system::vec_portable(v, what.code, what.dst, what.args, what.fields) {
+    let done = system::vec_portable(v, what.code, what.dst, what.args, what.fields);
+    host::drop_mxcsr_flags();
+    match done {
         Ok(()) => true,
         Err(e) => {
             raise(v, op, e);

@@ -100,6 +100,86 @@ extern "C" fn load_cold<const SIZE: u64, const IDX: bool, const A32: bool>(
     next!(v, op)
 }
 
+/// Loads `SIZE` (4, 8, 16, 32) bytes to the register `d`, and zeros the rest of its 32 bytes; those beyond are zero.
+pub extern "C" fn load_vex<const SIZE: u64, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    if aligned(lin, op.a) && try_load_vex::<SIZE>(v, lin, op.d) {
+        return next!(v, op);
+    }
+    load_vex_cold::<SIZE, IDX, A32>(v, op)
+}
+
+/// `false`: nothing happened, the slow way is to be taken.
+#[inline(always)]
+fn try_load_vex<const SIZE: u64>(v: &mut Vcpu, lin: u64, d: u16) -> bool {
+    if SIZE <= 16 {
+        let Some(value) = try_load::<SIZE>(v, lin) else {
+            return false;
+        };
+        put(v, d, value);
+        u64::put(v, d + 16, 0);
+        u64::put(v, d + 24, 0);
+        return true;
+    }
+    let Some(m) = v.mmu.hit_read(LinAddr(lin), SIZE) else {
+        return false;
+    };
+    let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(d));
+    copy32(m, at.cast());
+    true
+}
+
+/// Copies 32 bytes between guest memory, for which the TLB has vouched, and a vector field of the context.
+#[inline(always)]
+fn copy32(from: *const u8, to: *mut u8) {
+    // SAFETY: both have 32 bytes and don't overlap; guest memory may change meanwhile, which the volatile halves bear.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        std::arch::asm!("movups {a}, xmmword ptr [{from}]", "movups {b}, xmmword ptr [{from} + 16]",
+            "movups xmmword ptr [{to}], {a}", "movups xmmword ptr [{to} + 16], {b}", a = out(xmm_reg) _,
+            b = out(xmm_reg) _, from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
+        #[cfg(not(target_arch = "x86_64"))]
+        for i in 0..32 {
+            to.add(i).write(from.add(i).read_volatile());
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn load_vex_cold<const SIZE: u64, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    if !aligned(lin, op.a) {
+        return raise(v, op, Exception::GP0);
+    }
+    if !load_bytes(v, op, lin, op.d, SIZE as u32) {
+        return exit::FAULT;
+    }
+    for at in (SIZE.next_multiple_of(8)..32).step_by(8) {
+        u64::put(v, op.d + at as u16, 0);
+    }
+    next!(v, op)
+}
+
+/// VZEROUPPER, VZEROALL: `imm` is the code.
+pub extern "C" fn zero_uppers(v: &mut Vcpu, op: &LOp) -> u32 {
+    if op.imm == iced_x86::Code::VEX_Vzeroupper as i64 {
+        let count = if v.st.code64() { 16 } else { 8 };
+        for register in &mut v.st.vec[..count] {
+            register[16..].fill(0);
+        }
+    } else {
+        system::clear_uppers(v, iced_x86::Code::VEX_Vzeroall);
+    }
+    next!(v, op)
+}
+
 /// Loads 8 bytes to the lower or upper half of the field `d` (MOVLPS, MOVHPS).
 pub extern "C" fn load_half<const UPPER: bool, const IDX: bool, const A32: bool>(
     v: &mut Vcpu,
@@ -131,6 +211,19 @@ extern "C" fn load_half_cold<const UPPER: bool, const IDX: bool, const A32: bool
     } else {
         exit::FAULT
     }
+}
+
+/// Stores 32 bytes of the field `a`. `d` is the alignment less one.
+pub extern "C" fn store32<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let lin = ea::<IDX, A32>(v, op, op.imm as u32);
+    if aligned(lin, op.d)
+        && let Some(m) = v.mmu.hit_write(LinAddr(lin), 32)
+    {
+        let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(op.a));
+        copy32(at.cast(), m);
+        return next!(v, op);
+    }
+    store_cold::<32, IDX, A32>(v, op)
 }
 
 /// Stores the first `SIZE` (4, 8, 16) bytes of the field `a`. `d` is the alignment less one.
@@ -193,6 +286,18 @@ pub fn load_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
         4 => forms!(idx, a32, load, 4),
         8 => forms!(idx, a32, load, 8),
         16 => forms!(idx, a32, load, 16),
+        32 => forms!(idx, a32, load_vex, 32),
+        _ => None,
+    }
+}
+
+/// The handler of a load of `size` bytes to a register of which the rest becomes zero.
+pub fn load_vex_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
+    match size {
+        4 => forms!(idx, a32, load_vex, 4),
+        8 => forms!(idx, a32, load_vex, 8),
+        16 => forms!(idx, a32, load_vex, 16),
+        32 => forms!(idx, a32, load_vex, 32),
         _ => None,
     }
 }
@@ -212,6 +317,16 @@ pub fn store_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
         4 => forms!(idx, a32, store, 4),
         8 => forms!(idx, a32, store, 8),
         16 => forms!(idx, a32, store, 16),
+        32 => Some(pick(
+            idx,
+            a32,
+            [
+                store32::<false, false>,
+                store32::<true, false>,
+                store32::<false, true>,
+                store32::<true, true>,
+            ],
+        )),
         _ => None,
     }
 }

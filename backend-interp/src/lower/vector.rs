@@ -11,8 +11,10 @@ use crate::handlers::{memory, system as sys};
 
 /// What an instruction with a memory source does to its destination.
 enum Load {
-    /// Takes the bytes and clears the rest.
+    /// Takes the bytes and clears the rest of the 16.
     Whole(i64),
+    /// Takes the bytes and clears the rest of the register.
+    Vex(i64),
     Lower,
     Upper,
 }
@@ -31,16 +33,46 @@ fn load_form(code: Code) -> Option<Load> {
         Code::Movss_xmm_xmmm32 | Code::Movd_xmm_rm32 => Load::Whole(4),
         Code::Movlps_xmm_m64 | Code::Movlpd_xmm_m64 => Load::Lower,
         Code::Movhps_xmm_m64 | Code::Movhpd_xmm_m64 => Load::Upper,
+        Code::VEX_Vmovaps_ymm_ymmm256
+        | Code::VEX_Vmovups_ymm_ymmm256
+        | Code::VEX_Vmovapd_ymm_ymmm256
+        | Code::VEX_Vmovupd_ymm_ymmm256
+        | Code::VEX_Vmovdqa_ymm_ymmm256
+        | Code::VEX_Vmovdqu_ymm_ymmm256
+        | Code::VEX_Vlddqu_ymm_m256
+        | Code::VEX_Vmovntdqa_ymm_m256 => Load::Vex(32),
+        Code::VEX_Vmovaps_xmm_xmmm128
+        | Code::VEX_Vmovups_xmm_xmmm128
+        | Code::VEX_Vmovapd_xmm_xmmm128
+        | Code::VEX_Vmovupd_xmm_xmmm128
+        | Code::VEX_Vmovdqa_xmm_xmmm128
+        | Code::VEX_Vmovdqu_xmm_xmmm128
+        | Code::VEX_Vlddqu_xmm_m128
+        | Code::VEX_Vmovntdqa_xmm_m128 => Load::Vex(16),
+        Code::VEX_Vmovsd_xmm_m64 | Code::VEX_Vmovq_xmm_xmmm64 | Code::VEX_Vmovq_xmm_rm64 => {
+            Load::Vex(8)
+        }
+        Code::VEX_Vmovss_xmm_m32 | Code::VEX_Vmovd_xmm_rm32 => Load::Vex(4),
         _ => return None,
     })
 }
 
 /// Whether the instruction's result or flags depend on MXCSR: floating-point arithmetic, conversion, comparison.
-pub(super) fn uses_mxcsr(code: Code) -> bool {
+pub(crate) fn uses_mxcsr(code: Code) -> bool {
     let name = format!("{:?}", code.mnemonic());
+    // No SSE instruction begins with a V.
+    let name = match name.strip_prefix('V') {
+        Some(rest) => {
+            let mut rest = rest.to_owned();
+            rest[..1].make_ascii_uppercase();
+            rest
+        }
+        None => name,
+    };
     let tails = ["ps", "pd", "ss", "sd"];
     let arithmetic = [
         "Add", "Sub", "Mul", "Div", "Sqrt", "Max", "Min", "Cmp", "Round", "Dp", "Haddp", "Hsubp",
+        "Fmadd", "Fmsub", "Fnmadd", "Fnmsub",
     ];
     let float =
         tails.iter().any(|t| name.ends_with(t)) && arithmetic.iter().any(|a| name.starts_with(a));
@@ -65,7 +97,7 @@ impl Lower<'_> {
         let Operand::Imm(size) = (if load { op.a } else { op.b }) else {
             return None;
         };
-        if matches!(size, 4 | 8 | 16) {
+        if matches!(size, 4 | 8 | 16 | 32) {
             let (address, align) = self.vec_address(at, &op.mem?, size as u32)?;
             let (idx, a32) = (address.idx, address.a32);
             if load {
@@ -143,13 +175,14 @@ impl Lower<'_> {
         let code = Code::try_from(user.sub as usize).ok()?;
         let mem = load.mem?;
         if let Some(form) = load_form(code) {
-            if matches!(form, Load::Whole(n) if n != size) {
+            if matches!(form, Load::Whole(n) | Load::Vex(n) if n != size) {
                 return None;
             }
             let (address, align) = self.vec_address(at, &mem, size as u32)?;
             let (idx, a32) = (address.idx, address.a32);
             let run = match form {
                 Load::Whole(n) => vector::load_of(n, idx, a32)?,
+                Load::Vex(n) => vector::load_vex_of(n, idx, a32)?,
                 Load::Lower => vector::load_half_of(false, idx, a32)?,
                 Load::Upper => vector::load_half_of(true, idx, a32)?,
             };
@@ -188,6 +221,17 @@ impl Lower<'_> {
 
     /// A vector instruction on registers and temporaries.
     pub(super) fn vec(&mut self, at: usize, op: &Op) -> Option<()> {
+        let code = Code::try_from(op.sub as usize).ok()?;
+        if !self.exact && matches!(code, Code::VEX_Vzeroupper | Code::VEX_Vzeroall) {
+            let run = vector::zero_uppers as Handler;
+            let imm = i64::from(op.sub);
+            self.push(LOp {
+                run,
+                imm,
+                ..self.blank()
+            });
+            return Some(());
+        }
         let imm = self.describe(at, op, !self.exact)?;
         let what = self.out.vec_ops.last()?;
         let (fields, code) = (what.fields, what.code);
@@ -232,6 +276,9 @@ mod tests {
             Code::Minss_xmm_xmmm32,
             Code::Cvttsd2si_r32_xmmm64,
             Code::Cmppd_xmm_xmmm128_imm8,
+            Code::VEX_Vfmadd132ss_xmm_xmm_xmmm32,
+            Code::VEX_Vaddsubps_ymm_ymm_ymmm256,
+            Code::VEX_Vcvtph2ps_xmm_xmmm64,
         ] {
             assert!(uses_mxcsr(code), "{code:?}");
         }
@@ -239,6 +286,8 @@ mod tests {
             Code::Pminsd_xmm_xmmm128,
             Code::Movsd_xmm_xmmm64,
             Code::Pcmpeqd_xmm_xmmm128,
+            Code::VEX_Vpmaxsd_xmm_xmm_xmmm128,
+            Code::VEX_Vmaskmovps_xmm_xmm_m128,
         ] {
             assert!(!uses_mxcsr(code), "{code:?}");
         }

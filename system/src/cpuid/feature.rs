@@ -29,7 +29,9 @@ pub enum Group {
     Base,
     /// `v2` and better.
     V2,
-    /// The default model.
+    /// `v3` and better.
+    V3,
+    /// The largest model, `max`, which is the default.
     Ext,
     /// None; `+name` switches it on.
     Off,
@@ -114,19 +116,19 @@ features! {
     Pclmulqdq "pclmulqdq" / "pclmul": L1Ecx 1 Ext needs Sse2; PCLMULQDQ,
     Monitor "monitor" / "mwait": L1Ecx 3 Off; MONITOR,
     Ssse3 "ssse3": L1Ecx 9 V2 needs Sse3; SSSE3,
-    Fma "fma": L1Ecx 12 Later needs Avx; FMA,
+    Fma "fma": L1Ecx 12 V3 needs Avx; FMA,
     Cx16 "cx16" / "cmpxchg16b": L1Ecx 13 V2 needs Lm; CMPXCHG16B,
     Pcid "pcid": L1Ecx 17 Base needs Lm,
     Sse41 "sse4_1": L1Ecx 19 V2 needs Ssse3; SSE4_1,
     Sse42 "sse4_2": L1Ecx 20 V2 needs Sse41; SSE4_2,
     X2apic "x2apic": L1Ecx 21 Base needs Apic,
-    Movbe "movbe": L1Ecx 22 Ext; MOVBE,
+    Movbe "movbe": L1Ecx 22 V3; MOVBE,
     Popcnt "popcnt": L1Ecx 23 V2; POPCNT,
     TscDeadline "tsc-deadline" / "tsc_deadline_timer": L1Ecx 24 Base needs Apic Tsc,
     Aes "aes": L1Ecx 25 Ext needs Sse2; AES,
     Xsave "xsave": L1Ecx 26 Base needs Fxsr; XSAVE,
-    Avx "avx": L1Ecx 28 Later needs Xsave Sse42; AVX,
-    F16c "f16c": L1Ecx 29 Later needs Avx; F16C,
+    Avx "avx": L1Ecx 28 V3 needs Xsave Sse42; AVX,
+    F16c "f16c": L1Ecx 29 V3 needs Avx; F16C,
     Rdrand "rdrand" / "rdrnd": L1Ecx 30 Ext; RDRAND,
     Hypervisor "hypervisor": L1Ecx 31 Base,
 
@@ -134,10 +136,10 @@ features! {
 
     Fsgsbase "fsgsbase": L7Ebx 0 Base needs Lm; FSGSBASE,
     TscAdjust "tsc_adjust": L7Ebx 1 Base needs Tsc Msr,
-    Bmi1 "bmi1": L7Ebx 3 Ext; BMI1,
-    Avx2 "avx2": L7Ebx 5 Later needs Avx; AVX2,
+    Bmi1 "bmi1": L7Ebx 3 V3; BMI1,
+    Avx2 "avx2": L7Ebx 5 V3 needs Avx; AVX2,
     Smep "smep": L7Ebx 7 Base,
-    Bmi2 "bmi2": L7Ebx 8 Ext; BMI2,
+    Bmi2 "bmi2": L7Ebx 8 V3; BMI2,
     Erms "erms": L7Ebx 9 Base,
     Invpcid "invpcid": L7Ebx 10 Base; INVPCID,
     ZeroFcsFds "zero-fcs-fds" / "fcs_fds_deprecated": L7Ebx 13 Base,
@@ -158,9 +160,9 @@ features! {
     Umip "umip": L7Ecx 2 Base,
     Pku "pku": L7Ecx 3 Off needs Lm Xsave; PKU,
     Avx512vbmi2 "avx512vbmi2": L7Ecx 6 Later needs Avx512bw; AVX512_VBMI2,
-    Gfni "gfni": L7Ecx 8 Later needs Sse2; GFNI,
-    Vaes "vaes": L7Ecx 9 Later needs Avx2 Aes; VAES,
-    Vpclmulqdq "vpclmulqdq": L7Ecx 10 Later needs Avx2 Pclmulqdq; VPCLMULQDQ,
+    Gfni "gfni": L7Ecx 8 Ext needs Sse2; GFNI,
+    Vaes "vaes": L7Ecx 9 Ext needs Avx2 Aes; VAES,
+    Vpclmulqdq "vpclmulqdq": L7Ecx 10 Ext needs Avx2 Pclmulqdq; VPCLMULQDQ,
     Avx512vnni "avx512vnni": L7Ecx 11 Later needs Avx512f; AVX512_VNNI,
     Avx512bitalg "avx512bitalg": L7Ecx 12 Later needs Avx512bw; AVX512_BITALG,
     Avx512vpopcntdq "avx512-vpopcntdq": L7Ecx 14 Later needs Avx512f; AVX512_VPOPCNTDQ,
@@ -185,7 +187,7 @@ features! {
     Xsaves "xsaves": LDs1Eax 3 Base needs Xsavec Msr; XSAVES,
 
     LahfLm "lahf-lm": E1Ecx 0 V2 needs Lm,
-    Lzcnt "lzcnt" / "abm": E1Ecx 5 Ext; LZCNT,
+    Lzcnt "lzcnt" / "abm": E1Ecx 5 V3; LZCNT,
     Prefetchw "prefetchw" / "3dnowprefetch": E1Ecx 8 Base; PREFETCHW,
     Syscall "syscall": E1Edx 11 Base needs Lm; SYSCALL,
     Nx "nx" / "xd": E1Edx 20 Base needs Pae Msr,
@@ -305,9 +307,10 @@ mod tests {
         let rank = |group| match group {
             Group::Base => 0,
             Group::V2 => 1,
-            Group::Ext => 2,
-            Group::Off => 3,
-            Group::Later => 4,
+            Group::V3 => 2,
+            Group::Ext => 3,
+            Group::Off => 4,
+            Group::Later => 5,
         };
         for row in Feature::TABLE {
             for need in row.needs {

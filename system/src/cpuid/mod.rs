@@ -26,7 +26,10 @@ pub struct CpuModel {
 impl Default for CpuModel {
     /// The default model.
     fn default() -> Self {
-        Self::of_groups(&[Group::Base, Group::V2, Group::Ext])
+        let mut model = Self::of_groups(&[Group::Base, Group::V2, Group::V3, Group::Ext]);
+        model.features.remove(Feature::Avx);
+        model.features.remove(Feature::Gfni);
+        model
     }
 }
 
@@ -51,7 +54,8 @@ impl CpuModel {
         model.with_clock(1_000_000_000, 25_000_000)
     }
 
-    /// The model that `--cpu` names: `MODEL,+feature,-feature...`, MODEL being `default`, `v1` or `v2`.
+    /// The model that `--cpu` names: `MODEL,+feature,-feature...`, MODEL being `max` (also called `default`),
+    /// `v1`, `v2` or `v3`.
     /// A feature brings what it needs; without one, those that need it are gone too.
     pub fn parse(text: &str) -> Result<Self, ModelError> {
         parse::parse(text)

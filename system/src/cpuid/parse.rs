@@ -23,7 +23,7 @@ impl fmt::Display for ModelError {
             Self::UnknownModel(name) => {
                 write!(
                     f,
-                    "there is no CPU model `{name}`; models are default, v1 and v2"
+                    "there is no CPU model `{name}`; models are max, v1, v2 and v3"
                 )
             }
             Self::UnknownFeature(name, close) if close.is_empty() => {
@@ -111,9 +111,11 @@ pub fn parse(text: &str) -> Result<CpuModel, ModelError> {
     let name = parts.next().unwrap_or_default();
     let mut model = match name {
         "default" => CpuModel::default(),
+        "max" => CpuModel::of_groups(&[Group::Base, Group::V2, Group::V3, Group::Ext]),
         "v1" => CpuModel::of_groups(&[Group::Base]),
         "v2" => CpuModel::of_groups(&[Group::Base, Group::V2]),
-        "v3" | "v4" | "max" => return Err(ModelError::NotBuilt(name.to_owned())),
+        "v3" => CpuModel::of_groups(&[Group::Base, Group::V2, Group::V3]),
+        "v4" => return Err(ModelError::NotBuilt(name.to_owned())),
         _ => return Err(ModelError::UnknownModel(name.to_owned())),
     };
     for part in parts {
@@ -151,16 +153,23 @@ mod tests {
                 && !m.has(Feature::Sse41)
         );
         assert!(m.has(Feature::Ssse3));
+        let v3 = parse("v3").expect("v3 exists");
+        assert!(v3.has(Feature::Avx2) && v3.has(Feature::Movbe) && !v3.has(Feature::Aes));
+        let less = parse("v3,-avx").expect("all exist");
+        assert!(!less.has(Feature::Avx2) && !less.has(Feature::Fma) && less.has(Feature::Bmi2));
+        assert_eq!((v3.xcr0(), less.xcr0(), v2.xcr0()), (7, 3, 3));
+        let max = parse("max").expect("max exists");
+        assert!(max.has(Feature::Vaes) && max.has(Feature::Gfni) && !max.has(Feature::Avx512f));
     }
 
     #[test]
     fn errors_say_what_to_do() {
         let text = |t: &str| parse(t).expect_err("wrong").to_string();
-        assert_eq!(text("v3"), "`v3` is not built yet");
-        assert_eq!(text("default,+avx2"), "`avx2` is not built yet");
+        assert_eq!(text("v4"), "`v4` is not built yet");
+        assert_eq!(text("default,+avx512f"), "`avx512f` is not built yet");
         assert_eq!(
             text("core2"),
-            "there is no CPU model `core2`; models are default, v1 and v2"
+            "there is no CPU model `core2`; models are max, v1, v2 and v3"
         );
         assert_eq!(
             text("default,+smeb"),

@@ -334,7 +334,7 @@ fn simd_exceptions() {
     assert_eq!(
         run(
             &mut m,
-            Code::VEX_Vaddps_xmm_xmm_xmmm128,
+            Code::EVEX_Vaddps_xmm_k1z_xmm_xmmm128b32,
             Operand::Vec(1),
             args
         ),
