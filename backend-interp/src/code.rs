@@ -27,6 +27,8 @@ pub mod exit {
     pub const NEXT: u32 = 4;
     /// As NEXT; the last instruction's repetition goes on (RIP is its own address).
     pub const AGAIN: u32 = 5;
+    /// A fragment has ended (see `fragment`).
+    pub const DONE: u32 = 6;
 }
 
 /// What the engine keeps in `Vcpu::engine`.

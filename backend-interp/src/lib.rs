@@ -5,9 +5,13 @@ mod code;
 #[cfg(test)]
 mod compare;
 mod engine;
+mod fragment;
 mod handlers;
 mod host;
 mod lower;
 mod x87;
 
 pub use engine::{Interp, Stats};
+pub use fragment::{
+    Fragment, Fragments, Left, enter, fetch_mxcsr, on_host, uses_mxcsr, writes_flags,
+};

@@ -4,7 +4,7 @@ mod address;
 mod fuse;
 mod select;
 mod store;
-mod vector;
+pub(crate) mod vector;
 mod x87;
 
 use ir::{Block, Op, OpCode, Operand, Width};

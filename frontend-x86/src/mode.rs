@@ -253,6 +253,11 @@ impl Mode {
         Self::new(parts)
     }
 
+    /// The mode that [`Mode::bits`] was asked of.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The packed form.
     pub const fn bits(self) -> u64 {
         self.0

@@ -157,6 +157,7 @@ impl Machine {
         }));
         let options = EngineOptions {
             stats: config.stats,
+            ..EngineOptions::default()
         };
         let cpus = (0..config.cpus)
             .map(|index| {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use backend_interp::Interp;
+use backend_jit::{Jit, Options};
 use frontend_x86::{Features, Limits, Mode};
 use softmmu::{Bus, GuestRam, Mmu};
 use system::testing::Board;
@@ -36,6 +37,14 @@ const W: u64 = 2;
 const U: u64 = 4;
 const NX: u64 = 1 << 63;
 
+/// The guest's CPU: all that engines implement.
+///
+/// # Panics
+/// When the model has lost its name.
+pub fn model() -> CpuModel {
+    CpuModel::parse("max").expect("the largest model has this name")
+}
+
 /// How a case is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -48,7 +57,7 @@ pub enum Way {
 /// The vCPU and its interpreter.
 pub struct Doppel {
     v: Box<Vcpu>,
-    engine: Interp,
+    engine: Box<dyn Engine>,
     ram: Arc<GuestRam>,
     /// The arena before a case's own bytes are laid.
     template: Vec<u8>,
@@ -68,14 +77,24 @@ fn word(bytes: &[u8], n: usize) -> u64 {
 }
 
 impl Doppel {
-    /// A vCPU of the default model.
+    /// A vCPU of the largest model.
     ///
     /// # Panics
     /// When the host has no memory to give.
     pub fn new() -> Self {
         let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
-        let model = Arc::new(CpuModel::default());
-        let engine = Interp::new(Features::new(&model.features_iced()));
+        let model = Arc::new(model());
+        let features = Features::new(&model.features_iced());
+        // Which engine: for runs by hand, and for the test that repeats them with another.
+        let engine: Box<dyn Engine> = if std::env::var_os("DOPPEL_ORACLE_ENGINE").is_some_and(|e| e == "jit") {
+            let options = Options {
+                single: true,
+                ..Options::default()
+            };
+            Box::new(Jit::new(features, options))
+        } else {
+            Box::new(Interp::new(features))
+        };
         let board = Arc::new(Board::default());
         let mmu = Mmu::new(
             0,
@@ -193,7 +212,7 @@ impl Doppel {
             | cr4::SMEP
             | cr4::SMAP;
         st.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-        st.xcr0 = xcr0::X87 | xcr0::SSE;
+        st.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX;
         st.gdtr = TableReg {
             base: KERNEL + GDT_AT,
             limit: GDT.len() as u16 * 8 - 1,
@@ -310,6 +329,7 @@ impl Doppel {
         v.st.mxcsr = case.fx.mxcsr();
         for n in 0..16 {
             v.st.vec[n][..16].copy_from_slice(case.fx.xmm(n));
+            v.st.vec[n][16..32].copy_from_slice(&case.uppers[n]);
         }
     }
 
@@ -336,6 +356,7 @@ impl Doppel {
         }
         for n in 0..16 {
             out.fx.xmm_mut(n).copy_from_slice(&v.st.vec[n][..16]);
+            out.uppers[n].copy_from_slice(&v.st.vec[n][16..32]);
         }
     }
 

@@ -23,6 +23,7 @@ pub mod fuzz;
 mod map;
 mod mmu;
 mod paging;
+mod place;
 mod ram;
 mod raw;
 mod string;
@@ -41,6 +42,7 @@ pub use paging::{
     Access, AccessKind, BadPdpte, Fault, PageFault, PageSize, PagingMode, PagingState, Translation,
     is_canonical, pf,
 };
+pub use place::Place;
 pub use ram::{Frame, GuestRam, HIGH_START, HOLE_START, OutOfRam, PageAttr, RamError, RamRegion};
 pub use string::{HostRun, Run};
 pub use tlb::{ENTRIES, ENTRY_SHIFT, TAG_MASK, TlbEntry, TlbTable, tag, tlb_index};

@@ -31,9 +31,11 @@ pub enum FlagOp {
     Sar,
     /// The low result is a; CF and OF are c.
     Mul,
+    /// The flags stand in a, as RFLAGS has them.
+    Image,
 }
 
-const OPS: [FlagOp; 12] = [
+const OPS: [FlagOp; 13] = [
     FlagOp::Known,
     FlagOp::Add,
     FlagOp::Adc,
@@ -46,6 +48,7 @@ const OPS: [FlagOp; 12] = [
     FlagOp::Shr,
     FlagOp::Sar,
     FlagOp::Mul,
+    FlagOp::Image,
 ];
 
 /// The operands of the last flag-writing op, zero-extended from its width.
@@ -174,6 +177,7 @@ impl LazyFlags {
             FlagOp::Shr => shr_flags(a, b, width),
             FlagOp::Sar => sar_flags(a, b, width),
             FlagOp::Mul => result_flags(a, width) | bit(carry, CF | OF),
+            FlagOp::Image => a & STATUS,
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use backend_interp::Interp;
+use backend_jit::Jit;
 use frontend_x86::Features;
 use system::{CpuModel, Engine};
 
@@ -12,11 +13,13 @@ use system::{CpuModel, Engine};
 pub enum EngineKind {
     /// The interpreter.
     Interp,
+    /// The translator.
+    Jit,
 }
 
 impl EngineKind {
     /// All that are built.
-    pub const ALL: [Self; 1] = [Self::Interp];
+    pub const ALL: [Self; 2] = [Self::Interp, Self::Jit];
 
     /// What `--engine auto` picks on this host.
     pub fn auto() -> Self {
@@ -27,6 +30,7 @@ impl EngineKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Interp => "interp",
+            Self::Jit => "jit",
         }
     }
 
@@ -35,6 +39,9 @@ impl EngineKind {
         match self {
             Self::Interp => {
                 "interpreter: lowers each block once; runs on any host, and is what others are checked against"
+            }
+            Self::Jit => {
+                "translator: each block becomes host code, with the guest's registers in the host's"
             }
         }
     }
@@ -46,6 +53,14 @@ impl EngineKind {
                 let mut engine = Interp::new(Features::new(&model.features_iced()));
                 engine.set_counting(options.stats);
                 Box::new(engine)
+            }
+            Self::Jit => {
+                let features = Features::new(&model.features_iced());
+                let jit = backend_jit::Options {
+                    single: options.single,
+                    ..backend_jit::Options::default()
+                };
+                Box::new(Jit::new(features, jit))
             }
         }
     }
@@ -70,4 +85,6 @@ impl FromStr for EngineKind {
 pub struct EngineOptions {
     /// Count for `--stats`, at a small cost.
     pub stats: bool,
+    /// Translate single instructions too, where it would be quicker to interpret them: for tests.
+    pub single: bool,
 }

@@ -1,0 +1,247 @@
+//! The Rust functions that translated code calls, through the stubs of `x64::runtime`.
+#![expect(unsafe_code, reason = "translated code passes the frame by address")]
+// UNSAFETY: the frame and what it points to are handed over by machine code.
+
+use system::{FlagOp, LazyFlags, Vcpu, flag_kind};
+use x86::{Exception, LinAddr};
+
+use backend_interp::{Left, fetch_mxcsr};
+use ir::Width;
+use softmmu::Place;
+
+use crate::core::{Core, Side, key};
+use crate::x64::frame::{Frame, leave};
+use crate::x64::runtime::{Callouts, unpacked};
+
+/// All of them.
+pub const ALL: Callouts = Callouts {
+    read,
+    write,
+    commit,
+    slow,
+    image,
+};
+
+/// What a frame leads to.
+fn parts<'a>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Vcpu, &'a mut Core) {
+    // SAFETY: the engine put its frame's address into RSP when it entered the code that calls.
+    let f = unsafe { &mut *frame };
+    // SAFETY: the engine, which waits for the code to come back, has put the address of the vCPU it was given there.
+    let v = unsafe { &mut *f.vcpu };
+    // SAFETY: as above, of its own core, which it does not use meanwhile.
+    let core = unsafe { &mut *f.core };
+    (f, v, core)
+}
+
+/// Brings RIP and flags to the start of the instruction at a call, and the budget to what is left then.
+fn to_instruction(f: &mut Frame, v: &mut Vcpu, core: &Core, ret: u64) -> Option<Side> {
+    let (id, side) = core.side(ret)?;
+    let info = core.blocks.get(id);
+    v.st.rip = info.key.lin.wrapping_add(u64::from(side.delta));
+    if let Some(desc) = side.flags {
+        v.flags = desc.evaluate(v);
+    }
+    if info.key.mode & key::COUNT != 0 {
+        f.budget += i64::from(info.own.insns) - i64::from(side.ord);
+    }
+    Some(side)
+}
+
+/// Brings what [`leave::INTERPRET`] needs up to date.
+pub fn interpret(f: &mut Frame, v: &mut Vcpu, core: &Core) {
+    let known = to_instruction(f, v, core, f.ret);
+    debug_assert!(known.is_some(), "a call without a side table entry");
+}
+
+/// What the TLB cannot know: a non-canonical address raises #GP(0), or #SS(0) through the stack.
+fn canonical(v: &Vcpu, lin: u64, size: u64, stack: bool) -> Result<(), Exception> {
+    if !v.st.long_mode() {
+        return Ok(());
+    }
+    let la57 = v.st.cr4 & x86::cr4::LA57 != 0;
+    let last = lin.wrapping_add(size - 1);
+    if softmmu::is_canonical(lin, la57) && softmmu::is_canonical(last, la57) {
+        return Ok(());
+    }
+    Err(if stack { Exception::SS0 } else { Exception::GP0 })
+}
+
+extern "sysv64" fn read(frame: *mut Frame) {
+    let (f, v, core) = parts(frame);
+    core.stats.reads += 1;
+    let result = access(f, v, core, false);
+    finish(f, v, core, result);
+}
+
+extern "sysv64" fn write(frame: *mut Frame) {
+    let (f, v, core) = parts(frame);
+    core.stats.writes += 1;
+    let result = access(f, v, core, true);
+    finish(f, v, core, result);
+}
+
+/// What an access came to.
+enum Outcome {
+    /// A host address.
+    At(u64),
+    /// The bounce buffer.
+    Bounce,
+    Interpret,
+}
+
+fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<Outcome, Exception> {
+    let (size, align) = unpacked(f.packed);
+    let lin = f.lin;
+    // The common case needs no side table.
+    if lin & align == 0
+        && canonical(v, lin, size, false).is_ok()
+        && let Ok(Place::Ram(at)) = v.mmu.place(LinAddr(lin), size, write)
+    {
+        return Ok(Outcome::At(at));
+    }
+    let kind = core.side(f.ret).map(|(_, s)| s.kind).unwrap_or_default();
+    canonical(v, lin, size, kind.stack)?;
+    if lin & align != 0 {
+        if kind.locked {
+            return Ok(Outcome::Interpret);
+        }
+        return Err(Exception::GP0);
+    }
+    let place = v
+        .mmu
+        .place(LinAddr(lin), size, write)
+        .map_err(system::fault)?;
+    match place {
+        Place::Ram(at) => return Ok(Outcome::At(at)),
+        Place::Code => {
+            core.code_page = v.mmu.translate_debug(LinAddr(lin)).map(|p| p.page().0);
+            return Ok(Outcome::Interpret);
+        }
+        Place::Slow if kind.locked => return Ok(Outcome::Interpret),
+        Place::Slow => {}
+    }
+    let mut bytes = [0; 64];
+    let part = &mut bytes[..size as usize];
+    if write {
+        v.probe_write(lin, size)?;
+        if kind.rmw {
+            v.read_bytes(lin, part)?;
+        }
+        f.commit_lin = lin;
+        f.commit_size = size;
+    } else {
+        v.read_bytes(lin, part)?;
+    }
+    for (word, bytes) in f.bounce.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    }
+    if write {
+        // Behind the jump back: see `Stubs::write`.
+        f.ret += 5;
+    }
+    Ok(Outcome::Bounce)
+}
+
+fn finish(f: &mut Frame, v: &mut Vcpu, core: &mut Core, result: Result<Outcome, Exception>) {
+    f.follow(&v.mmu);
+    match result {
+        Ok(Outcome::At(at)) => f.lin = at,
+        Ok(Outcome::Bounce) => f.lin = std::ptr::from_ref(&f.bounce).addr() as u64,
+        Ok(Outcome::Interpret) => {
+            f.lin = 0;
+            f.exit = leave::INTERPRET;
+        }
+        Err(e) => {
+            f.lin = 0;
+            f.exit = leave::FAULT;
+            to_instruction(f, v, core, f.ret);
+            v.exception = Some(e);
+        }
+    }
+}
+
+extern "sysv64" fn commit(frame: *mut Frame) {
+    let (f, v, _) = parts(frame);
+    let mut bytes = [0; 64];
+    for (bytes, word) in bytes.chunks_exact_mut(8).zip(f.bounce) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    let size = (f.commit_size as usize).min(64);
+    let written = v.write_bytes(f.commit_lin, &bytes[..size]);
+    debug_assert!(written.is_ok(), "probed before");
+    f.follow(&v.mmu);
+}
+
+extern "sysv64" fn image(frame: *mut Frame) {
+    let (_, v, _) = parts(frame);
+    v.flags = LazyFlags {
+        kind: flag_kind(FlagOp::Image, Width::B64),
+        c: 0,
+        a: v.status(),
+        b: 0,
+    };
+}
+
+extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
+    let (f, v, core) = parts(frame);
+    core.stats.slow_runs += 1;
+    let (end, count) = (core.end, core.count);
+    let number = f.info as usize;
+    let Some(slow) = core.slow.get(number) else {
+        debug_assert!(false, "slow op {number} of {}", core.slow.len());
+        return 1;
+    };
+    let info = core.blocks.get(slow.block);
+    let (lin, mode, insns) = (info.key.lin, info.key.mode, i64::from(info.own.insns));
+    v.st.rip = lin;
+    if let Some(desc) = slow.flags {
+        v.flags = desc.evaluate(v);
+    }
+    v.st.mxcsr = f.mxcsr;
+    if count {
+        v.retired = end.wrapping_sub((f.budget + insns).cast_unsigned());
+    }
+    const PLENTY: i64 = 1 << 40;
+    v.budget = PLENTY;
+    let Some((slow, fragment, fragments)) = core.fragment(f.info) else {
+        tracing::warn!("no handlers for the instruction at {lin:#x}: it is #UD");
+        to_instruction(f, v, core, f.ret);
+        v.exception = Some(Exception::UD);
+        f.exit = leave::FAULT;
+        return 1;
+    };
+    let left = fragments.run(v, fragment);
+    let done = i64::from(slow.ord) + PLENTY - v.budget;
+    let next = lin.wrapping_add(u64::from(slow.delta) + u64::from(slow.len));
+    fetch_mxcsr(v);
+    f.mxcsr = v.st.mxcsr;
+    f.take_bases(v);
+    f.follow(&v.mmu);
+    f.event_mask = v.event_mask();
+    let unmasked = unmasked(v);
+    f.exit = match left {
+        Left::Done if v.mmu.code_hit == 0 && unmasked == (mode & key::UNMASKED != 0) => return 0,
+        Left::Done => {
+            v.st.rip = if v.st.code64() {
+                next
+            } else {
+                next & 0xffff_ffff
+            };
+            leave::NEXT
+        }
+        Left::Fault => leave::FAULT,
+        Left::Next => leave::NEXT,
+        Left::Again => leave::AGAIN,
+    };
+    if count {
+        let done = if left == Left::Done { done + 1 } else { done };
+        f.budget += insns - done;
+    }
+    1
+}
+
+/// Whether the guest has unmasked a floating-point exception.
+pub fn unmasked(v: &Vcpu) -> bool {
+    const MASKS: u32 = 0x1f80;
+    v.st.mxcsr & MASKS != MASKS
+}

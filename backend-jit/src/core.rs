@@ -1,0 +1,636 @@
+//! The code cache of one vCPU: finds, makes, links and drops blocks.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use backend_interp::{Fragment, Fragments};
+use frontend_x86::{End, Features, Limits, Mode};
+use ir::opt::Switches;
+use softmmu::{CodeStamp, Fault};
+use system::Vcpu;
+use translation::{BlockId, Blocks, CodeMemory, Info, Key};
+use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
+
+use crate::x64::asm::{Asm, Section};
+use crate::x64::emit::{self, Context, Indirect, Kind};
+use crate::x64::flags::Desc;
+use crate::x64::frame::Frame;
+use crate::x64::runtime::Stubs;
+
+/// Guest instructions in a block at most.
+pub const MAX_INSNS: u32 = 64;
+const MAX_BYTES: usize = 400;
+/// Blocks of one place that differ in where they find the flags.
+const MAX_VARIANTS: u8 = 4;
+
+/// The engine's bits in a block's mode.
+pub mod key {
+    /// One instruction, never linked.
+    pub const SINGLE: u64 = 1 << 32;
+    /// Instructions are counted.
+    pub const COUNT: u64 = 1 << 33;
+    /// Floating-point exceptions are unmasked.
+    pub const UNMASKED: u64 = 1 << 34;
+}
+
+/// What a call from translated code needs to know of its place.
+#[derive(Clone, Copy)]
+pub struct Side {
+    /// Offset of the return address.
+    pub at: u32,
+    pub delta: u16,
+    pub ord: u16,
+    pub flags: Option<Desc>,
+    pub kind: Kind,
+}
+
+/// The engine's part of a block.
+pub struct Own {
+    pub entry: u32,
+    pub guarded: u32,
+    /// Where the entry leads while the block is stale.
+    stale: u32,
+    /// What the entry's first bytes are otherwise.
+    first: [u8; 5],
+    pub flags: Option<Desc>,
+    pub insns: u16,
+    flags_dead: bool,
+    sides: Box<[Side]>,
+    /// The pages that a jump from elsewhere must know: slot and number.
+    pages: [Option<(usize, u32)>; 2],
+}
+
+/// A direct exit.
+#[derive(Clone, Copy)]
+pub struct Exit {
+    pub block: BlockId,
+    hot: u32,
+    stub: u32,
+    pub target: u64,
+    pub flags: Option<Desc>,
+    direct: bool,
+}
+
+/// An instruction for the interpreter.
+pub struct Slow {
+    pub block: BlockId,
+    pub delta: u16,
+    pub len: u8,
+    pub ord: u16,
+    pub flags: Option<Desc>,
+    block_ir: Option<Box<(ir::Block, Mode)>>,
+    fragment: Option<Fragment>,
+}
+
+/// What has been done, for `--stats`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    pub blocks: u64,
+    pub insns: u64,
+    pub bytes: u64,
+    pub hot: u64,
+    pub cold: u64,
+    pub translate_ns: u64,
+    pub slow_sites: u64,
+    pub slow_runs: u64,
+    pub variants: u64,
+    pub flushes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// Where the next code comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    Block(BlockId),
+    /// The interpreter must run what is there.
+    Interpret,
+}
+
+/// See the module's text.
+pub struct Core {
+    pub memory: CodeMemory,
+    pub stubs: Stubs,
+    pub blocks: Blocks<Own>,
+    pub exits: Vec<Exit>,
+    pub indirects: Vec<(BlockId, Indirect)>,
+    pub slow: Vec<Slow>,
+    pub fragments: Fragments,
+    pub stats: Stats,
+    /// `Vcpu::retired` as it will be when the budget is used up.
+    pub end: u64,
+    pub count: bool,
+    /// The page of the last store that hit translated code.
+    pub code_page: Option<u64>,
+    features: Features,
+    switches: Switches,
+    asm: Asm,
+    spare: Option<ir::Block>,
+    page_numbers: HashMap<(u64, u64), u32>,
+    variants: HashMap<(u64, u64), u8>,
+    unsuitable: HashSet<Key>,
+    code_epoch: u64,
+}
+
+impl Core {
+    pub fn new(memory: CodeMemory, stubs: Stubs, features: Features) -> Self {
+        Self {
+            memory,
+            stubs,
+            blocks: Blocks::default(),
+            exits: Vec::new(),
+            indirects: Vec::new(),
+            slow: Vec::new(),
+            fragments: Fragments::default(),
+            stats: Stats::default(),
+            end: 0,
+            count: false,
+            code_page: None,
+            features,
+            switches: Switches::ALL,
+            asm: Asm::default(),
+            spare: None,
+            page_numbers: HashMap::new(),
+            variants: HashMap::new(),
+            unsuitable: HashSet::new(),
+            code_epoch: 0,
+        }
+    }
+
+    /// Forgets all code. None may be running.
+    pub fn clear(&mut self, frame: &mut Frame) {
+        self.blocks.clear();
+        self.exits.clear();
+        self.indirects.clear();
+        self.slow.clear();
+        self.variants.clear();
+        self.unsuitable.clear();
+        self.memory.reset();
+        frame.forget_jumps();
+    }
+
+    /// Finds or makes the block at RIP, for flags in memory, or also where `flags` says. Fetch faults come back as
+    /// exceptions.
+    pub fn find(
+        &mut self,
+        v: &mut Vcpu,
+        frame: &mut Frame,
+        mode: u64,
+        flags: Option<Desc>,
+    ) -> Result<Found, Exception> {
+        let lin = v.st.rip;
+        if mode_of(mode).code64() {
+            if !softmmu::is_canonical(lin, v.st.cr4 & x86::cr4::LA57 != 0) {
+                return Err(Exception::GP0);
+            }
+        } else if lin > u64::from(v.seg(Seg::Cs).limit) {
+            return Err(Exception::GP0);
+        }
+        let page = v.mmu.fetch_page(LinAddr(lin)).map_err(fault)?;
+        frame.follow(&v.mmu);
+        let phys = page.page.0 | lin & x86::PAGE_MASK;
+        let plain = Key {
+            lin,
+            phys,
+            mode,
+            flags: 0,
+        };
+        if !page.ram || self.unsuitable.contains(&plain) {
+            return Ok(Found::Interpret);
+        }
+        let packed = flags.map_or(0, |d| d.pack());
+        let mut wanted = plain;
+        if packed != 0 {
+            let exact = Key {
+                flags: packed,
+                ..plain
+            };
+            if self.blocks.find(exact).is_some() {
+                wanted = exact;
+            } else if self
+                .blocks
+                .find(plain)
+                .is_none_or(|id| !self.blocks.get(id).own.flags_dead)
+            {
+                let made = self.variants.entry((lin, phys)).or_insert(0);
+                if *made < MAX_VARIANTS {
+                    *made += 1;
+                    wanted = exact;
+                }
+            }
+        }
+        if let Some(id) = self.blocks.find(wanted)
+            && self.usable(v, id, lin)
+        {
+            self.know_pages(frame, id);
+            return Ok(Found::Block(id));
+        }
+        let flags = if wanted.flags == 0 { None } else { flags };
+        let found = self.make(v, frame, wanted, flags)?;
+        if let Found::Block(id) = found {
+            self.know_pages(frame, id);
+        }
+        Ok(found)
+    }
+
+    /// Whether a block is what memory holds; makes a stale one good again if it is.
+    fn usable(&mut self, v: &mut Vcpu, id: BlockId, lin: u64) -> bool {
+        let info = self.blocks.get(id);
+        if let Some(second) = info.second {
+            let next = LinAddr((lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE));
+            if !v.mmu.fetch_page(next).is_ok_and(|p| p.page.0 == second) {
+                return false;
+            }
+        }
+        if !info.stale && (self.settled_for_good(v, id) || unchanged(v, info)) {
+            return true;
+        }
+        self.refreshed(v, id)
+    }
+
+    fn refreshed(&mut self, v: &mut Vcpu, id: BlockId) -> bool {
+        let info = self.blocks.get_mut(id);
+        let len = info.bytes.len() as u64;
+        let in_first = (PAGE_SIZE - (info.key.phys & x86::PAGE_MASK)).min(len);
+        let Some(stamp) = v.mmu.mark_code(PhysAddr(info.key.phys), in_first.max(1)) else {
+            return false;
+        };
+        info.stamps[0] = stamp;
+        if let Some(second) = info.second {
+            let Some(stamp) = v.mmu.mark_code(PhysAddr(second), (len - in_first).max(1)) else {
+                return false;
+            };
+            info.stamps[1] = stamp;
+        }
+        if !unchanged(v, info) {
+            return false;
+        }
+        let (entry, first) = (info.own.entry, info.own.first);
+        self.memory.write(entry, &first);
+        self.blocks.refresh(id);
+        true
+    }
+
+    /// Whether no store to the block's code can have gone unseen.
+    pub fn settled_for_good(&self, v: &Vcpu, id: BlockId) -> bool {
+        let info = self.blocks.get(id);
+        let ram = v.mmu.ram();
+        !info.stale
+            && ram.is_settled(info.stamps[0])
+            && (info.second.is_none() || ram.is_settled(info.stamps[1]))
+    }
+
+    /// Notes that the pages of a block just looked up are mapped where it thinks.
+    fn know_pages(&self, frame: &mut Frame, id: BlockId) {
+        for (slot, number) in self.blocks.get(id).own.pages.iter().flatten() {
+            frame.pages[*slot] = *number;
+        }
+    }
+
+    fn page_number(&mut self, lin: u64, phys: u64) -> (usize, u32) {
+        let next = self.page_numbers.len() as u32 + 1;
+        let pair = (lin & !x86::PAGE_MASK, phys & !x86::PAGE_MASK);
+        let number = *self.page_numbers.entry(pair).or_insert(next);
+        (Frame::page_slot(lin), number)
+    }
+
+    /// The state of code memory that was last looked at.
+    pub fn epoch(&self) -> u64 {
+        self.code_epoch
+    }
+
+    /// Looks for changed code if anybody has written to code since the last look.
+    pub fn check_code(&mut self, v: &mut Vcpu) {
+        v.mmu.take_code_hit();
+        let epoch = v.mmu.ram().code_epoch();
+        let page = self.code_page.take();
+        if epoch == self.code_epoch {
+            return;
+        }
+        let ram = Arc::clone(v.mmu.ram());
+        let (memory, mut hit) = (&self.memory, Vec::new());
+        match page {
+            // Nobody else has written to code in between.
+            Some(page) if epoch == self.code_epoch + 1 => {
+                self.blocks.check_page(&ram, page, |id| hit.push(id));
+            }
+            _ => self.blocks.check_pages(&ram, |id| hit.push(id)),
+        }
+        self.code_epoch = epoch;
+        for id in hit {
+            let own = &self.blocks.get(id).own;
+            memory.write(own.entry, &[0xe9]);
+            memory.retarget(own.entry + 1, own.stale);
+        }
+    }
+
+    /// Translates the block of a key.
+    fn make(
+        &mut self,
+        v: &mut Vcpu,
+        frame: &mut Frame,
+        wanted: Key,
+        flags: Option<Desc>,
+    ) -> Result<Found, Exception> {
+        let start = Instant::now();
+        let mode = mode_of(wanted.mode);
+        let lin = wanted.lin;
+        let in_page = ((PAGE_SIZE - (lin & x86::PAGE_MASK)) as usize).min(MAX_BYTES);
+        let mut bytes = [0; MAX_BYTES + 16];
+        let mut available = v
+            .mmu
+            .fetch_bytes(LinAddr(lin), &mut bytes[..in_page])
+            .map_err(fault)?;
+        let single = wanted.mode & key::SINGLE != 0;
+        let mut limits = Limits {
+            max_insns: if single { 1 } else { MAX_INSNS },
+            page: in_page as u32,
+        };
+        let mut second = None;
+        let mut lifted = self.lift(&bytes[..available], &limits, mode);
+        if let End::FetchFault(_) = lifted.end {
+            // The first instruction reaches into the next page: that page is fetched only now that it is needed.
+            let next = (lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE);
+            if !mode.code64() && next > 0xffff_ffff {
+                return Ok(Found::Interpret);
+            }
+            let page = v.mmu.fetch_page(LinAddr(next)).map_err(fault)?;
+            if !page.ram {
+                return Ok(Found::Interpret);
+            }
+            second = Some(page.page.0);
+            available += v
+                .mmu
+                .fetch_bytes(LinAddr(next), &mut bytes[available..available + 15])
+                .map_err(fault)?;
+            limits.max_insns = 1;
+            lifted = self.lift(&bytes[..available], &limits, mode);
+            if let End::FetchFault(_) = lifted.end {
+                return Err(Exception::GP0);
+            }
+        }
+        let mut block = lifted.block;
+        let len = block.len as usize;
+        let mut stamps = [CodeStamp::default(); 2];
+        // Mark first, then look again: a store in between is either seen here or changes the generation.
+        let first = len.min(in_page) as u64;
+        let marked = v.mmu.mark_code(PhysAddr(wanted.phys), first.max(1));
+        let Some(stamp) = marked else {
+            return Ok(Found::Interpret);
+        };
+        stamps[0] = stamp;
+        if let Some(second) = second {
+            let rest = (len as u64).saturating_sub(in_page as u64).max(1);
+            let Some(stamp) = v.mmu.mark_code(PhysAddr(second), rest) else {
+                return Ok(Found::Interpret);
+            };
+            stamps[1] = stamp;
+        }
+        frame.follow(&v.mmu);
+        let mut again = [0; MAX_BYTES + 16];
+        if !read_code(v, wanted.phys, second, &mut again[..len]) || again[..len] != bytes[..len] {
+            self.spare = Some(block);
+            return Ok(Found::Interpret);
+        }
+        ir::opt::run(&mut block, self.switches);
+        let made = self.install(frame, &block, wanted, flags, second, stamps, &bytes[..len]);
+        self.spare = Some(block);
+        self.stats.translate_ns += start.elapsed().as_nanos() as u64;
+        let Some(id) = made else {
+            self.unsuitable.insert(Key {
+                flags: 0,
+                ..wanted
+            });
+            return Ok(Found::Interpret);
+        };
+        Ok(Found::Block(id))
+    }
+
+    fn lift(&mut self, bytes: &[u8], limits: &Limits, mode: Mode) -> frontend_x86::Lifted {
+        let builder = self
+            .spare
+            .take()
+            .map_or_else(ir::Builder::new, ir::Builder::recycle);
+        frontend_x86::lift_into(builder, bytes, limits, mode, &self.features)
+    }
+
+    /// Emits a block's code and puts it in its place.
+    fn install(
+        &mut self,
+        frame: &mut Frame,
+        block: &ir::Block,
+        wanted: Key,
+        flags: Option<Desc>,
+        second: Option<u64>,
+        stamps: [CodeStamp; 2],
+        bytes: &[u8],
+    ) -> Option<BlockId> {
+        let mode = mode_of(wanted.mode);
+        let lin = wanted.lin;
+        let pages = [
+            Some(self.page_number(lin, wanted.phys)),
+            second.map(|phys| self.page_number(lin.wrapping_add(PAGE_SIZE), phys)),
+        ];
+        let mut asm = std::mem::take(&mut self.asm);
+        let mut tried = false;
+        let (compiled, place) = loop {
+            let context = Context {
+                mode,
+                lin,
+                flags,
+                count: wanted.mode & key::COUNT != 0,
+                id: self.blocks.next_id().0,
+                first: [
+                    self.exits.len() as u32,
+                    self.indirects.len() as u32,
+                    self.slow.len() as u32,
+                ],
+                guards: pages,
+                host_float: wanted.mode & key::UNMASKED == 0,
+            };
+            let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context) else {
+                self.asm = asm;
+                return None;
+            };
+            let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
+            if let Some(place) = self.memory.alloc(lens.0, lens.1) {
+                break (compiled, place);
+            }
+            if std::mem::replace(&mut tried, true) {
+                self.asm = asm;
+                return None;
+            }
+            self.clear(frame);
+            self.stats.flushes += 1;
+        };
+        let (hot, cold) = place;
+        let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
+        let (hot_bytes, cold_bytes) = asm.link(hot, cold);
+        self.memory.write(hot, hot_bytes);
+        self.memory.write(cold, cold_bytes);
+        let at = |label| asm.resolve(label, hot, cold);
+        let id = self.blocks.next_id();
+        self.exits.extend(compiled.exits.iter().map(|e| Exit {
+            block: id,
+            hot: hot + e.hot,
+            stub: cold + e.stub,
+            target: e.target,
+            flags: e.flags,
+            direct: e.direct,
+        }));
+        self.indirects
+            .extend(compiled.indirects.iter().map(|i| (id, *i)));
+        for slow in &compiled.slow {
+            let ops = &block.ops[slow.ops.0 as usize..slow.ops.1 as usize];
+            let part = ir::Block {
+                ops: ops.to_vec(),
+                len: block.len,
+                insns: 1,
+                temps: block.temps,
+                vec_temps: block.vec_temps,
+            };
+            let marker = &ops[0];
+            self.slow.push(Slow {
+                block: id,
+                delta: slow.delta,
+                len: (marker.sub & 15) as u8,
+                ord: slow.ord,
+                flags: slow.flags,
+                block_ir: Some(Box::new((part, mode))),
+                fragment: None,
+            });
+        }
+        self.stats.slow_sites += compiled.slow.len() as u64;
+        let sides: Box<[Side]> = {
+            let mut sides: Vec<Side> = compiled
+                .sides
+                .iter()
+                .map(|s| Side {
+                    at: at(s.at),
+                    delta: s.delta,
+                    ord: s.ord,
+                    flags: s.flags,
+                    kind: s.kind,
+                })
+                .collect();
+            sides.sort_unstable_by_key(|s| s.at);
+            sides.into()
+        };
+        let entry = at(compiled.entry);
+        let mut first = [0; 5];
+        self.memory.read(entry, &mut first);
+        let own = Own {
+            entry,
+            guarded: at(compiled.guarded),
+            stale: at(compiled.stale),
+            first,
+            flags,
+            insns: block.insns as u16,
+            flags_dead: compiled.flags_dead,
+            sides,
+            pages,
+        };
+        self.asm = asm;
+        // One that takes flags from anywhere serves all.
+        let key = if own.flags_dead {
+            Key { flags: 0, ..wanted }
+        } else {
+            wanted
+        };
+        self.stats.variants += u64::from(key.flags != 0);
+        self.stats.blocks += 1;
+        self.stats.insns += u64::from(block.insns);
+        self.stats.bytes += bytes.len() as u64;
+        self.stats.hot += u64::from(lens.0);
+        self.stats.cold += u64::from(lens.1);
+        let old = self.blocks.find(key);
+        self.blocks.insert(Info {
+            key,
+            bytes: bytes.into(),
+            second,
+            stamps,
+            stale: false,
+            cold: (cold, lens.1),
+            hot: (hot, lens.0),
+            own,
+        });
+        if let Some(old) = old {
+            // Whoever is linked to the old one comes to the new one.
+            let to = self.blocks.get(id).own.guarded;
+            let info = self.blocks.get_mut(old);
+            info.stale = true;
+            let entry = info.own.entry;
+            self.memory.write(entry, &[0xe9]);
+            self.memory.retarget(entry + 1, to);
+        }
+        Some(id)
+    }
+
+    /// Makes an exit lead to a block that was found for it.
+    pub fn link(&mut self, number: u32, to: BlockId) {
+        let Some(exit) = self.exits.get(number as usize).copied() else {
+            return;
+        };
+        let (from, target) = (self.blocks.get(exit.block), self.blocks.get(to));
+        if from.key.mode & key::SINGLE != 0 || from.key.mode != target.key.mode {
+            return;
+        }
+        let near = (from.key.lin ^ target.key.lin) & !x86::PAGE_MASK == 0
+            && from.key.phys & !x86::PAGE_MASK == target.key.phys & !x86::PAGE_MASK
+            && target.second.is_none();
+        let own = &target.own;
+        let place = if near { own.entry } else { own.guarded };
+        let fits = exit.direct && (own.flags_dead || own.flags == exit.flags);
+        if fits {
+            self.memory.retarget(exit.hot, place);
+        } else if own.flags.is_none() {
+            self.memory.retarget(exit.stub, place);
+        }
+    }
+
+    /// What is known of the place that a call came from.
+    pub fn side(&self, ret: u64) -> Option<(BlockId, Side)> {
+        let at = self.memory.offset(ret)?;
+        let id = self.blocks.at(at.wrapping_sub(1))?;
+        let sides = &self.blocks.get(id).own.sides;
+        let n = sides.binary_search_by_key(&at, |s| s.at).ok()?;
+        Some((id, sides[n]))
+    }
+
+    /// The handlers of a slow op.
+    pub fn fragment(&mut self, number: u32) -> Option<(&Slow, &Fragment, &mut Fragments)> {
+        let slow = self.slow.get_mut(number as usize)?;
+        if let Some(from) = slow.block_ir.take() {
+            slow.fragment = self.fragments.make(&from.0, &from.0.ops, from.1);
+        }
+        let slow = &self.slow[number as usize];
+        Some((slow, slow.fragment.as_ref()?, &mut self.fragments))
+    }
+}
+
+/// The frontend's mode of a block's.
+pub fn mode_of(mode: u64) -> Mode {
+    Mode::from_bits(mode & 0xffff_ffff)
+}
+
+fn fault(f: Fault) -> Exception {
+    system::fault(f)
+}
+
+/// Reads a block's code from RAM.
+fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool {
+    let in_first = (PAGE_SIZE - (phys & x86::PAGE_MASK)) as usize;
+    let (first, rest) = bytes.split_at_mut(in_first.min(bytes.len()));
+    let ram = v.mmu.ram();
+    ram.read(PhysAddr(phys), first).is_ok()
+        && (rest.is_empty()
+            || second.is_some_and(|second| ram.read(PhysAddr(second), rest).is_ok()))
+}
+
+/// Whether the block's bytes are still in memory.
+fn unchanged(v: &Vcpu, info: &Info<Own>) -> bool {
+    let mut now = [0; MAX_BYTES + 16];
+    let now = &mut now[..info.bytes.len()];
+    read_code(v, info.key.phys, info.second, now) && *now == *info.bytes
+}

@@ -1,0 +1,376 @@
+//! The run loop: finds the code at RIP, enters it, and sees to what it was left for.
+#![expect(unsafe_code, reason = "translated code is called")]
+// UNSAFETY: entering emitted code is a call of an address.
+
+use std::time::Instant;
+
+use backend_interp::Interp;
+use frontend_x86::{Features, Mode};
+use system::{Boundary, Engine, Exit, Vcpu};
+use translation::{BlockId, CodeMemory};
+use x86::{Activity, Exception};
+
+use crate::callouts;
+use crate::core::{Core, Found, MAX_INSNS, key};
+use crate::x64::emit::suitable;
+use crate::x64::frame::{Area, Frame, JUMPS, leave};
+use crate::x64::runtime;
+
+/// How the engine is to work.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes of code memory.
+    pub code_cache: usize,
+    /// Single instructions are translated too, instead of interpreted: for tests.
+    pub single: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            code_cache: 64 << 20,
+            single: false,
+        }
+    }
+}
+
+/// The translator, with the interpreter for what it leaves.
+pub struct Jit {
+    interp: Interp,
+    /// `None`: the host lacks something, and everything is interpreted.
+    machine: Option<(Box<Core>, Area)>,
+    options: Options,
+    /// What the jump caches are good for: mode of supervisor and of user code.
+    modes: [u64; 2],
+    exits: [u64; 10],
+    exceptions: u64,
+    run_ns: u64,
+}
+
+/// What became of a run of translated code.
+enum Ran {
+    /// Look at events and mode.
+    Look,
+    /// Interpret the instruction at RIP.
+    Interpret,
+}
+
+impl Jit {
+    /// An engine for a CPU with these features.
+    pub fn new(features: Features, options: Options) -> Self {
+        let machine = Self::machine(features, options);
+        if machine.is_none() {
+            tracing::warn!("this host cannot run translated code: interpreting");
+        }
+        Self {
+            interp: Interp::new(features),
+            machine,
+            options,
+            modes: [u64::MAX; 2],
+            exits: [0; 10],
+            exceptions: 0,
+            run_ns: 0,
+        }
+    }
+
+    fn machine(features: Features, options: Options) -> Option<(Box<Core>, Area)> {
+        let host = ["bmi1", "bmi2", "lzcnt", "popcnt", "sse4.2"];
+        if !host.iter().all(|f| host_has(f)) {
+            return None;
+        }
+        let mut memory = CodeMemory::new(options.code_cache).ok()?;
+        let stubs = runtime::build(&mut memory, &callouts::ALL)?;
+        let core = Box::new(Core::new(memory, stubs, features));
+        Some((core, Area::new().ok()?))
+    }
+
+    /// Runs translated code from RIP on until it needs something else.
+    fn translated(&mut self, v: &mut Vcpu, mode: Mode, bits: u64) -> Result<Ran, Exception> {
+        let Some((core, area)) = &mut self.machine else {
+            return Ok(Ran::Interpret);
+        };
+        let pointer = area.pointer();
+        let frame = area.get();
+        frame.vcpu = std::ptr::from_mut(v);
+        frame.core = std::ptr::from_mut::<Core>(core);
+        frame.event_word = v.events.word().as_ptr().addr() as u64;
+        frame.event_mask = v.event_mask();
+        frame.mxcsr = v.st.mxcsr;
+        frame.take_bases(v);
+        frame.follow(&v.mmu);
+        let mut whole = mode.bits() | bits;
+        if callouts::unmasked(v) {
+            whole |= key::UNMASKED;
+        }
+        let set = usize::from(mode.cpl() == 3);
+        if self.modes[set] != whole {
+            self.modes[set] = whole;
+            frame.jump_rip[set] = [Frame::NO_RIP; JUMPS];
+        }
+        let Found::Block(mut id) = core.find(v, frame, whole, None)? else {
+            return Ok(Ran::Interpret);
+        };
+        loop {
+            let own = &core.blocks.get(id).own;
+            let code = core.memory.address(own.entry);
+            let enter = core.memory.address(core.stubs.enter) as usize as *const ();
+            // SAFETY: `runtime::build` put a function of this type there.
+            let enter = unsafe {
+                std::mem::transmute::<*const (), extern "sysv64" fn(*mut Frame, u64)>(enter)
+            };
+            enter(pointer, code);
+            let frame = area.get();
+            v.st.mxcsr = frame.mxcsr;
+            let why = frame.exit;
+            self.exits[why as usize % 10] += 1;
+            let found = match why {
+                leave::LINK => {
+                    let exit = core.exits[frame.info as usize];
+                    v.st.rip = exit.target;
+                    if bits & key::SINGLE != 0 {
+                        return Ok(Ran::Look);
+                    }
+                    let number = frame.info;
+                    let flushes = core.stats.flushes;
+                    let found = core.find(v, frame, whole, exit.flags)?;
+                    if let Found::Block(to) = found
+                        && core.stats.flushes == flushes
+                        && core.settled_for_good(v, to)
+                    {
+                        core.link(number, to);
+                    }
+                    found
+                }
+                leave::INDIRECT => {
+                    let (block, indirect) = core.indirects[frame.info as usize];
+                    v.st.rip = frame.ret;
+                    let la57 = v.st.cr4 & x86::cr4::LA57 != 0;
+                    if mode.code64() && !softmmu::is_canonical(frame.ret, la57) {
+                        let info = core.blocks.get(block);
+                        v.st.rip = info.key.lin.wrapping_add(u64::from(indirect.delta));
+                        let rsp = &mut v.st.gpr[x86::Gpr::Rsp as usize];
+                        *rsp = rsp.wrapping_add_signed(-i64::from(indirect.released));
+                        if core.count {
+                            frame.budget +=
+                                i64::from(info.own.insns) - i64::from(indirect.ord);
+                        }
+                        return Err(Exception::GP0);
+                    }
+                    if bits & key::SINGLE != 0 {
+                        return Ok(Ran::Look);
+                    }
+                    let rip = frame.ret;
+                    let found = core.find(v, frame, whole, None)?;
+                    if let Found::Block(to) = found
+                        && core.settled_for_good(v, to)
+                    {
+                        let slot = Frame::jump_slot(rip);
+                        let own = &core.blocks.get(to).own;
+                        frame.jump_rip[set][slot] = rip;
+                        frame.jump_code[set][slot] = core.memory.address(own.guarded);
+                    }
+                    found
+                }
+                leave::STALE | leave::POLL | leave::PAGE => {
+                    let info = core.blocks.get(BlockId(frame.info));
+                    v.st.rip = info.key.lin;
+                    let flags = info.own.flags;
+                    if let Some(desc) = flags {
+                        v.flags = desc.evaluate(v);
+                    }
+                    if why == leave::POLL {
+                        return Ok(Ran::Look);
+                    }
+                    if why == leave::STALE && v.mmu.ram().code_epoch() != core.epoch() {
+                        return Ok(Ran::Look);
+                    }
+                    core.find(v, frame, whole, flags)?
+                }
+                leave::FAULT => return Err(v.exception.take().unwrap_or(Exception::UD)),
+                leave::AGAIN => {
+                    v.interrupt_repeat();
+                    return Ok(Ran::Look);
+                }
+                leave::INTERPRET => {
+                    callouts::interpret(frame, v, core);
+                    return Ok(Ran::Interpret);
+                }
+                _ => return Ok(Ran::Look),
+            };
+            match found {
+                Found::Block(next) => id = next,
+                Found::Interpret => return Ok(Ran::Interpret),
+            }
+        }
+    }
+
+    /// Runs on from an instruction boundary, at most `left` instructions.
+    fn go(&mut self, v: &mut Vcpu, left: u64) -> Result<(), Exception> {
+        let mode = Mode::of(&v.st);
+        if self.machine.is_none() || !suitable(mode) {
+            return self.interp.advance(v, left);
+        }
+        if v.needs_step() {
+            return self.interp.advance(v, 1);
+        }
+        let mut bits = 0;
+        let mut budget = i64::MAX / 2;
+        if left < 1 << 36 {
+            bits |= key::COUNT;
+            budget = left.cast_signed();
+            if self.options.single && left == 1 {
+                bits |= key::SINGLE;
+            }
+            if left <= u64::from(MAX_INSNS) && bits & key::SINGLE == 0 {
+                return self.interp.advance(v, 1);
+            }
+        }
+        if let Some((core, area)) = &mut self.machine {
+            core.count = bits & key::COUNT != 0;
+            core.end = v.retired.wrapping_add(budget.cast_unsigned());
+            area.get().budget = budget;
+        }
+        let ran = self.translated(v, mode, bits);
+        if let Some((core, area)) = &mut self.machine {
+            if core.count {
+                v.retired = core.end.wrapping_sub(area.get().budget.cast_unsigned());
+            }
+        }
+        match ran? {
+            Ran::Look => Ok(()),
+            // One block of the interpreter's, or one instruction where they are counted.
+            Ran::Interpret => self.interp.advance(v, 1),
+        }
+    }
+
+    fn check_code(&mut self, v: &mut Vcpu) {
+        if let Some((core, _)) = &mut self.machine {
+            core.check_code(v);
+        }
+    }
+}
+
+/// Whether the host CPU has a feature.
+fn host_has(feature: &str) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        match feature {
+            "bmi1" => is_x86_feature_detected!("bmi1"),
+            "bmi2" => is_x86_feature_detected!("bmi2"),
+            "lzcnt" => is_x86_feature_detected!("lzcnt"),
+            "popcnt" => is_x86_feature_detected!("popcnt"),
+            _ => is_x86_feature_detected!("sse4.2"),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = feature;
+        false
+    }
+}
+
+impl Engine for Jit {
+    fn name(&self) -> &'static str {
+        "jit"
+    }
+
+    fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit {
+        let start = Instant::now();
+        let end = v.retired.saturating_add(budget);
+        backend_interp::enter(v);
+        let why = loop {
+            self.check_code(v);
+            match v.boundary() {
+                Boundary::Run => {}
+                Boundary::Delivered(_) => continue,
+                Boundary::Halted => break Exit::Halted,
+                Boundary::WaitForSipi => break Exit::WaitForSipi,
+                Boundary::Shutdown => break Exit::Shutdown,
+                Boundary::Stop => break Exit::Stop,
+            }
+            let left = end.saturating_sub(v.retired);
+            if left == 0 {
+                break Exit::Budget;
+            }
+            if let Err(e) = self.go(v, left) {
+                self.exceptions += 1;
+                if v.raise(e).is_err() {
+                    debug_assert_eq!(v.st.activity, Activity::Shutdown);
+                }
+            }
+        };
+        v.sync_flags();
+        self.run_ns += start.elapsed().as_nanos() as u64;
+        why
+    }
+
+    fn advance(&mut self, v: &mut Vcpu, limit: u64) -> Result<(), Exception> {
+        backend_interp::enter(v);
+        self.check_code(v);
+        let result = self.go(v, limit.max(1));
+        v.sync_flags();
+        result
+    }
+
+    fn report(&self, v: &Vcpu) -> Vec<String> {
+        let Some((core, _)) = &self.machine else {
+            return self.interp.report(v);
+        };
+        let s = core.stats;
+        let per = |a: u64, b: u64| a as f64 / b.max(1) as f64;
+        let (hot, cold) = core.memory.used();
+        let e = self.exits;
+        vec![
+            format!("ran {:.3} s", self.run_ns as f64 / 1e9),
+            format!(
+                "blocks {} ({} instructions, {} guest bytes) made in {:.3} s: {:.2} us an instruction; {} for flags in registers",
+                s.blocks,
+                s.insns,
+                s.bytes,
+                s.translate_ns as f64 / 1e9,
+                per(s.translate_ns, s.insns) / 1e3,
+                s.variants,
+            ),
+            format!(
+                "host code {} bytes hot ({:.2} a guest byte), {} cold ({:.2}); cache {} KiB of {} KiB, flushed {} times",
+                s.hot,
+                per(s.hot, s.bytes),
+                s.cold,
+                per(s.cold, s.bytes),
+                (hot + cold) / 1024,
+                core.memory.size() / 1024,
+                s.flushes
+            ),
+            format!(
+                "exits: link {} indirect {} fault {} next {} again {} interpret {} stale {} poll {} page {}; exceptions {}; stale blocks {}",
+                e[1],
+                e[2],
+                e[3],
+                e[4],
+                e[5],
+                e[6],
+                e[7],
+                e[8],
+                e[9],
+                self.exceptions,
+                core.blocks.invalidations
+            ),
+            format!(
+                "slow ops {} at {} places; slow reads {} writes {}; TLB fills {}",
+                s.slow_runs,
+                s.slow_sites,
+                s.reads,
+                s.writes,
+                v.mmu.fills()
+            ),
+        ]
+    }
+
+    fn forget(&mut self, v: &mut Vcpu) {
+        self.interp.forget(v);
+        if let Some((core, area)) = &mut self.machine {
+            core.clear(area.get());
+            core.check_code(v);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The translator: blocks of IR become host code.
+//!
+//! ```text
+//! engine.rs     run loop: where the next block comes from, what to do when code is left
+//! core.rs       the cache: finding, making, linking and dropping blocks
+//! callouts.rs   Rust functions that translated code calls
+//! x64/          the host: encoder, frame, stubs, emission
+//! ```
+
+mod callouts;
+mod core;
+mod engine;
+mod x64;
+
+pub use engine::{Jit, Options};

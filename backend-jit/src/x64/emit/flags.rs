@@ -1,0 +1,256 @@
+//! Flags: where they are, how the host's become the guest's again, and how they are saved.
+
+use std::mem::offset_of;
+
+use ir::{Cond, FlagSet, Op, Operand, Width};
+use system::{FlagOp, LazyFlags, flag_kind};
+
+use super::{Emit, replaces};
+use crate::x64::asm::{Alu, Mem, Rm};
+use crate::x64::flags::{Desc, Src, State};
+use crate::x64::frame::{Frame, S1, field, home};
+
+fn word(offset: usize) -> Mem {
+    field(offset_of!(Frame, flags) + offset)
+}
+
+impl Emit<'_> {
+    /// The next instruction changes the host's flags, and the guest's are still needed.
+    pub(super) fn clobber(&mut self) {
+        if self.state == State::Host {
+            if self.need[self.at].is_empty() {
+                self.state = State::Memory;
+            } else {
+                self.spill();
+            }
+        }
+        self.hf = false;
+    }
+
+    /// As [`Emit::clobber`], before a call that everything must be known to.
+    pub(super) fn clobber_for_call(&mut self) {
+        if self.state == State::Host {
+            self.spill();
+        }
+        self.hf = false;
+    }
+
+    /// Brings the flags into memory. Keeps r14.
+    pub(super) fn spill(&mut self) {
+        match self.state {
+            State::Memory => {}
+            State::Host => {
+                self.a.byte(0x9c); // PUSHFQ
+                self.a.pop_mem(word(offset_of!(LazyFlags, a)));
+                self.kind(flag_kind(FlagOp::Image, Width::B64));
+            }
+            State::Desc(desc) => self.store_desc(&desc),
+        }
+        self.state = State::Memory;
+    }
+
+    fn kind(&mut self, kind: u32) {
+        let at = Rm::M(word(offset_of!(LazyFlags, kind)));
+        self.a.store_imm(Width::B32, at, kind.cast_signed());
+    }
+
+    fn store_desc(&mut self, desc: &Desc) {
+        let w = desc.width;
+        self.operand_a(desc);
+        match desc.a {
+            Src::Imm(n) => {
+                let n = i64::from(n).cast_unsigned() & w.mask();
+                self.a.mov_imm(S1, n);
+            }
+            // 32 bits are zero-extended already where they were computed.
+            Src::Minus(_) | Src::Plus(_) if w >= Width::B32 => {}
+            _ => self.a.movzx(w, S1, Rm::R(S1)),
+        }
+        self.a
+            .store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
+        if desc.op != FlagOp::Logic {
+            match desc.b {
+                Src::Imm(n) => {
+                    let n = i64::from(n).cast_unsigned() & w.mask();
+                    let to = word(offset_of!(LazyFlags, b));
+                    if let Ok(small) = i32::try_from(n.cast_signed()) {
+                        self.a.store_imm(Width::B64, Rm::M(to), small);
+                    } else {
+                        self.a.mov_imm(S1, n);
+                        self.a.store(Width::B64, to, S1);
+                    }
+                }
+                Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
+                    self.a.movzx(w, S1, home(g));
+                    self.a
+                        .store(Width::B64, word(offset_of!(LazyFlags, b)), S1);
+                }
+            }
+        }
+        self.kind(flag_kind(desc.op, w));
+    }
+
+    /// The first operand of a description into S1, but for constants.
+    fn operand_a(&mut self, desc: &Desc) {
+        let (w, op) = match desc.a {
+            Src::Reg(g) => return self.a.movzx(desc.width, S1, home(g)),
+            Src::Imm(_) => return,
+            Src::Minus(g) => {
+                self.a.load(Width::B64, S1, home(g));
+                (desc.width, Alu::Sub)
+            }
+            Src::Plus(g) => {
+                self.a.load(Width::B64, S1, home(g));
+                (desc.width, Alu::Add)
+            }
+        };
+        self.hf = false;
+        match desc.b {
+            Src::Imm(n) => self.a.alu_imm(op, w, Rm::R(S1), n),
+            Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => self.a.alu(op, w, S1, home(g)),
+        }
+    }
+
+    /// Makes host flags the guest's: r14 and r11 are lost.
+    pub(super) fn host_flags(&mut self) {
+        if self.hf {
+            return;
+        }
+        match self.state {
+            State::Host => {}
+            State::Memory => self.a.call(self.stubs.flags),
+            State::Desc(desc) => self.rebuild(&desc),
+        }
+        self.hf = true;
+    }
+
+    fn rebuild(&mut self, desc: &Desc) {
+        let w = desc.width;
+        let first = match desc.a {
+            Src::Reg(g) => match home(g) {
+                Rm::R(r) if desc.op != FlagOp::Add => r,
+                other => {
+                    self.a.load(Width::B64, S1, other);
+                    S1
+                }
+            },
+            Src::Imm(n) => {
+                self.a.mov_imm(S1, i64::from(n).cast_unsigned());
+                S1
+            }
+            _ => {
+                self.operand_a(desc);
+                S1
+            }
+        };
+        let op = match desc.op {
+            FlagOp::Logic => {
+                self.a.test(w, Rm::R(first), first);
+                return;
+            }
+            FlagOp::Sub => Alu::Cmp,
+            _ => Alu::Add,
+        };
+        match desc.b {
+            Src::Imm(n) => self.a.alu_imm(op, w, Rm::R(first), n),
+            Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => self.a.alu(op, w, first, home(g)),
+        }
+    }
+
+    /// Makes the host's flags decide a condition: the condition to test then. r14 and r11 are lost.
+    pub(super) fn condition(&mut self, cond: Cond) -> Cond {
+        if !self.hf
+            && let State::Desc(desc) = self.state
+            && let Src::Minus(g) | Src::Plus(g) = desc.a
+        {
+            // The result is in the register: enough for what depends on it alone.
+            let result = FlagSet::Z.union(FlagSet::S).union(FlagSet::P);
+            if result.contains(cond.flags()) {
+                match home(g) {
+                    Rm::R(r) => self.a.test(desc.width, Rm::R(r), r),
+                    memory @ Rm::M(_) => self.a.alu_imm(Alu::Cmp, desc.width, memory, 0),
+                }
+                // Not all of them are the guest's.
+                return cond;
+            }
+        }
+        self.host_flags();
+        cond
+    }
+
+    /// As [`Emit::condition`], before an op that writes `dst`.
+    pub(super) fn condition_before(&mut self, cond: Cond, dst: Operand) -> Cond {
+        if let (State::Desc(desc), Operand::Reg(g) | Operand::High(g)) = (self.state, dst)
+            && desc.uses(g)
+        {
+            if !self.need[self.at + 1].is_empty() {
+                self.spill();
+            }
+            self.state = State::Memory;
+            if !self.hf {
+                self.rebuild(&desc);
+                self.hf = true;
+            }
+            return cond;
+        }
+        self.condition(cond)
+    }
+
+    /// The op just emitted has left the guest's flags in the host's; `desc` says what they follow from.
+    pub(super) fn flags_set(&mut self, op: &Op, desc: Option<Desc>) {
+        if op.flags.is_empty() {
+            // The guest's are as they were, the host's are not.
+            self.hf = false;
+            return;
+        }
+        self.hf = true;
+        self.state = desc.map_or(State::Host, State::Desc);
+    }
+
+    /// To be called before an op that changes the host's flags: saves the guest's if they outlive it, and brings them
+    /// into the host's if the op leaves or reads some. r14 and r11 are lost.
+    pub(super) fn before_flags(&mut self, op: &Op, reads: FlagSet) {
+        let kept = if op.flags.is_empty() {
+            FlagSet::NONE
+        } else {
+            self.need[self.at + 1].without(replaces(op))
+        };
+        if !reads.is_empty() || !kept.is_empty() {
+            self.host_flags();
+            self.state = State::Host;
+        }
+        if op.flags.is_empty() {
+            self.clobber_keeping();
+        } else if reads.is_empty() && kept.is_empty() && self.state == State::Host {
+            if op.code.info().faults {
+                self.spill();
+            }
+            // They are replaced.
+            self.state = State::Memory;
+        }
+    }
+
+    /// As [`Emit::clobber`], but the host's flags are still good for the next instruction.
+    fn clobber_keeping(&mut self) {
+        let hf = self.hf;
+        if self.state == State::Host {
+            let needed = !self.need[self.at + 1].is_empty();
+            if needed {
+                self.spill();
+            } else {
+                self.state = State::Memory;
+            }
+        }
+        self.hf = hf;
+    }
+
+    /// The operand of a description that an IR operand stands for.
+    pub(super) fn flag_source(&self, w: Width, operand: Operand) -> Option<Src> {
+        match operand {
+            Operand::Reg(g) => Some(Src::Reg(g)),
+            Operand::Imm(_) => self.imm(w, operand).map(Src::Imm),
+            _ => None,
+        }
+    }
+}
+

@@ -1,0 +1,598 @@
+//! Memory: addresses, the page cache, the ways out to the TLB, and what is done at the place that they find.
+
+use std::mem::offset_of;
+
+use ir::{Access, FlagSet, Mem, Op, OpCode, Operand, SegBase, Width};
+use x86::Gpr;
+
+use super::alu::{host_alu, host_shift};
+use super::bits::bit_extension;
+use super::{Emit, Kind};
+use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
+use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
+use crate::x64::runtime::packed;
+use system::LazyFlags;
+
+/// The page cache entries that are no register's.
+mod entry {
+    pub const CONSTANT: usize = 16;
+    pub const TEMP: usize = 17;
+    pub const FS: usize = 18;
+    pub const GS: usize = 19;
+}
+
+/// The operand that is where S0 points.
+const HERE: Rm = Rm::M(asm::Mem::at(S0, 0));
+
+impl Emit<'_> {
+    /// Computes an effective address, segment not added, into a register, cut to `w`. r11 is lost.
+    pub(super) fn address_into(&mut self, mem: &Mem, to: Reg, w: Width) -> Option<()> {
+        if mem.addr == Width::B16 {
+            return None;
+        }
+        let mut disp = mem.disp;
+        if let Some(n) = self.constant(mem.base) {
+            let sum = n.wrapping_add(i64::from(disp)).cast_unsigned();
+            if mem.index == Operand::None {
+                self.a.mov_imm(to, sum & w.mask());
+                return Some(());
+            }
+            disp = i32::try_from(sum.cast_signed()).ok()?;
+        }
+        let base = match mem.base {
+            Operand::None | Operand::Imm(_) | Operand::Pc(_) => None,
+            operand => Some(self.place(operand)?),
+        };
+        let index = match mem.index {
+            Operand::None => None,
+            operand => Some(self.place(operand)?),
+        };
+        // At most one of the two may need r11, the other goes where the result will.
+        let index = match index {
+            None => None,
+            Some(Rm::R(r)) => Some(r),
+            Some(memory) => {
+                self.a.load(Width::B64, S1, memory);
+                Some(S1)
+            }
+        };
+        let base = match base {
+            None => None,
+            Some(Rm::R(r)) => Some(r),
+            Some(memory) => {
+                if index == Some(to) {
+                    return None;
+                }
+                self.a.load(Width::B64, to, memory);
+                Some(to)
+            }
+        };
+        match (base, index) {
+            (Some(base), None) if disp == 0 => {
+                if w == Width::B32 || base != to {
+                    self.a.load(w, to, Rm::R(base));
+                }
+            }
+            (Some(base), index) => self.a.lea(
+                w,
+                to,
+                asm::Mem {
+                    base,
+                    index: index.map(|i| (i, mem.scale)),
+                    disp,
+                },
+            ),
+            (None, Some(index)) => self.a.lea_scaled(w, to, index, mem.scale, disp),
+            (None, None) => self
+                .a
+                .mov_imm(to, i64::from(disp).cast_unsigned() & w.mask()),
+        }
+        Some(())
+    }
+
+    /// Which page cache entry an address goes by.
+    fn cache_entry(mem: &Mem) -> usize {
+        match (mem.seg, mem.base) {
+            (SegBase::Fs, _) => entry::FS,
+            (SegBase::Gs, _) => entry::GS,
+            (SegBase::None, Operand::Reg(g)) => g as usize,
+            (SegBase::None, Operand::Temp(_)) => entry::TEMP,
+            _ => match mem.index {
+                Operand::Reg(g) => g as usize,
+                Operand::Temp(_) => entry::TEMP,
+                _ => entry::CONSTANT,
+            },
+        }
+    }
+
+    /// Finds the place of an access: its host address is in S0 afterwards. r11 and the host's flags are lost.
+    /// Returns where the cold way for stores goes on when the access is made in the bounce buffer.
+    pub(super) fn access(
+        &mut self,
+        mem: &Mem,
+        size: u32,
+        write: bool,
+        kind: Kind,
+    ) -> Option<Option<Label>> {
+        if mem.access != Access::Data {
+            return None;
+        }
+        self.clobber();
+        self.address_into(mem, S0, mem.addr)?;
+        match mem.seg {
+            SegBase::None => {}
+            SegBase::Fs => {
+                let at = Rm::M(field(offset_of!(Frame, fs_base)));
+                self.a.alu(Alu::Add, Width::B64, S0, at);
+            }
+            SegBase::Gs => {
+                let at = Rm::M(field(offset_of!(Frame, gs_base)));
+                self.a.alu(Alu::Add, Width::B64, S0, at);
+            }
+        }
+        let cache = cached(self.user, Self::cache_entry(mem));
+        let (page, addend) = if write {
+            (
+                offset_of!(PageCache, write_page),
+                offset_of!(PageCache, write_addend),
+            )
+        } else {
+            (
+                offset_of!(PageCache, read_page),
+                offset_of!(PageCache, read_addend),
+            )
+        };
+        let miss = self.a.label();
+        let align = if kind.locked && size > 1 {
+            size
+        } else {
+            u32::from(mem.align)
+        };
+        if align > 1 {
+            self.a
+                .test_imm(Width::B8, Rm::R(S0), align as i32 - 1);
+            self.a.jcc(ir::Cond::Ne, miss);
+        }
+        let w = Width::B64;
+        self.a.load(w, S1, Rm::R(S0));
+        self.a.alu(Alu::Sub, w, S1, Rm::M(field(cache + page)));
+        self.a
+            .alu_imm(Alu::Cmp, w, Rm::R(S1), 4096 - size as i32);
+        self.a.jcc(ir::Cond::A, miss);
+        self.a.alu(Alu::Add, w, S0, Rm::M(field(cache + addend)));
+        let here = self.a.label();
+        self.a.bind(here);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(miss);
+        self.a
+            .mov_imm(S1, u64::from(packed(cache, size, align)));
+        self.a.call(if write {
+            self.stubs.write
+        } else {
+            self.stubs.read
+        });
+        let stack = mem.stack;
+        self.side(Kind { stack, ..kind });
+        self.a.jmp(here);
+        let bounce = if write && !kind.locked {
+            let label = self.a.label();
+            self.a.bind(label);
+            Some(label)
+        } else {
+            None
+        };
+        self.a.section(old);
+        Some(bounce)
+    }
+
+    /// Emits an access that writes at S0, and again for the bounce buffer.
+    pub(super) fn writing(
+        &mut self,
+        mem: &Mem,
+        size: u32,
+        kind: Kind,
+        mut f: impl FnMut(&mut Self) -> Option<()>,
+    ) -> Option<()> {
+        let bounce = self.access(mem, size, true, kind)?;
+        f(self)?;
+        if bounce.is_some() {
+            let done = self.a.label();
+            self.a.bind(done);
+            let old = self.a.section(Section::Cold);
+            f(self)?;
+            self.a.call(self.stubs.commit);
+            self.a.jmp(done);
+            self.a.section(old);
+        }
+        Some(())
+    }
+
+    /// A load, with the op behind it where that takes its operand from memory.
+    pub(super) fn load(&mut self, at: usize, to: usize, op: &Op) -> Option<usize> {
+        let mem = op.mem?;
+        let size = u32::from(op.width.bytes());
+        if let Operand::Temp(t) = op.dst
+            && self.uses[usize::from(t.0)] == 1
+            && at + 1 < to
+        {
+            let next = self.ops[at + 1];
+            if let Some(n) = self.load_and(at, op, &next)? {
+                return Some(n);
+            }
+        }
+        self.preserve(op.dst);
+        self.access(&mem, size, false, Kind::default())?;
+        match op.dst {
+            Operand::Reg(_) => {
+                let reg = self.target(op.dst, S1);
+                self.a.load(op.width, reg, HERE);
+                self.finish(op.width, op.dst, reg)?;
+            }
+            Operand::High(_) => {
+                self.a.movzx(Width::B8, S1, HERE);
+                self.finish(op.width, op.dst, S1)?;
+            }
+            Operand::None => {
+                self.a.movzx(op.width, S1, HERE);
+            }
+            Operand::Temp(_) => {
+                self.a.movzx(op.width, S1, HERE);
+                self.finish(op.width, op.dst, S1)?;
+            }
+            _ => return None,
+        }
+        Some(1)
+    }
+
+    /// A load and the op that alone uses it; `Some(None)` when they don't go together.
+    #[expect(clippy::option_option, reason = "unknown op, or known but not together")]
+    fn load_and(&mut self, at: usize, op: &Op, next: &Op) -> Option<Option<usize>> {
+        use OpCode as C;
+        let mem = op.mem?;
+        let (w, size) = (op.width, u32::from(op.width.bytes()));
+        match next.code {
+            C::Zext | C::Sext if next.a == op.dst => {
+                let Operand::Reg(_) = next.dst else {
+                    return Some(None);
+                };
+                let from = Width::ALL[(next.sub & 3) as usize];
+                if from != w {
+                    return Some(None);
+                }
+                self.preserve_at(at + 1, next.dst);
+                self.access(&mem, size, false, Kind::default())?;
+                let to = self.target(next.dst, S1);
+                self.extend_from(next, from, to, HERE);
+                self.finish(next.width, next.dst, to)?;
+                Some(Some(2))
+            }
+            C::Add | C::Sub | C::And | C::Or | C::Xor | C::Imul
+                if next.width == w
+                    && next.b == op.dst
+                    && next.a == next.dst
+                    && matches!(self.place(next.dst), Some(Rm::R(_)))
+                    && !(next.code == C::Imul && w == Width::B8) =>
+            {
+                let to = self.target(next.dst, S1);
+                self.preserve_at(at + 1, next.dst);
+                self.access(&mem, size, false, Kind::default())?;
+                self.at = at + 1;
+                self.before_flags(next, FlagSet::NONE);
+                match host_alu(next.code) {
+                    Some(alu) => self.a.alu(alu, w, to, HERE),
+                    None => self.a.imul(w, to, HERE),
+                }
+                self.flags_set(next, None);
+                Some(Some(2))
+            }
+            C::Sub | C::And
+                if next.width == w && next.dst == Operand::None && next.a == op.dst =>
+            {
+                if matches!(next.b, Operand::High(_)) {
+                    return Some(None);
+                }
+                self.access(&mem, size, false, Kind::default())?;
+                self.at = at + 1;
+                self.before_flags(next, FlagSet::NONE);
+                let cmp = next.code == C::Sub;
+                if let Some(n) = self.imm(w, next.b) {
+                    if cmp {
+                        self.a.alu_imm(Alu::Cmp, w, HERE, n);
+                    } else {
+                        self.a.test_imm(w, HERE, n);
+                    }
+                } else {
+                    let second = self.register(w, S1, next.b)?;
+                    if cmp {
+                        self.a.alu_to(Alu::Cmp, w, HERE, second);
+                    } else {
+                        self.a.test(w, HERE, second);
+                    }
+                }
+                self.flags_set(next, None);
+                Some(Some(2))
+            }
+            C::Sub
+                if next.width == w
+                    && next.dst == Operand::None
+                    && next.b == op.dst
+                    && matches!(self.place(next.a), Some(Rm::R(_))) =>
+            {
+                self.access(&mem, size, false, Kind::default())?;
+                self.at = at + 1;
+                self.before_flags(next, FlagSet::NONE);
+                let first = self.register(w, S1, next.a)?;
+                self.a.alu(Alu::Cmp, w, first, HERE);
+                self.flags_set(next, None);
+                Some(Some(2))
+            }
+            C::Vec if next.a == op.dst && next.b == Operand::None => {
+                // A scalar source that the instruction takes from memory itself.
+                self.access(&mem, size, false, Kind::default())?;
+                self.at = at + 1;
+                self.vec(next, Some(op.dst))?;
+                Some(Some(2))
+            }
+            _ => Some(None),
+        }
+    }
+
+    /// As [`Emit::preserve`], for what op `at` will write.
+    fn preserve_at(&mut self, at: usize, dst: Operand) {
+        let now = std::mem::replace(&mut self.at, at);
+        self.preserve(dst);
+        self.at = now;
+    }
+
+    pub(super) fn store(&mut self, op: &Op) -> Option<()> {
+        let mem = op.mem?;
+        let w = op.width;
+        let value = op.a;
+        let imm = self.imm(w, value);
+        self.writing(&mem, u32::from(w.bytes()), Kind::default(), |e| {
+            match imm {
+                Some(n) => e.a.store_imm(w, HERE, n),
+                None => {
+                    let reg = e.register(w, S1, value)?;
+                    e.a.store(w, asm::Mem::at(S0, 0), reg);
+                }
+            }
+            Some(())
+        })
+    }
+
+    pub(super) fn probe(&mut self, op: &Op) -> Option<()> {
+        let mem = op.mem?;
+        let bounce = self.access(&mem, u32::from(op.width.bytes()), true, Kind::default())?;
+        if bounce.is_some() {
+            let done = self.a.label();
+            self.a.bind(done);
+            let old = self.a.section(Section::Cold);
+            self.a.jmp(done);
+            self.a.section(old);
+        }
+        Some(())
+    }
+
+    pub(super) fn rmw(&mut self, op: &Op) -> Option<()> {
+        use OpCode as C;
+        let mem = op.mem?;
+        let (w, alu) = (op.width, op.alu());
+        let size = u32::from(w.bytes());
+        let kind = Kind {
+            rmw: true,
+            locked: mem.lock,
+            stack: false,
+        };
+        if matches!(op.a, Operand::High(_)) || matches!(op.dst, Operand::High(_)) {
+            return None;
+        }
+        let lock = mem.lock;
+        match alu {
+            C::Mov | C::Add if op.dst.is_some() => {
+                if alu == C::Add {
+                    self.before_flags(op, FlagSet::NONE);
+                }
+                self.preserve(op.dst);
+                let Operand::Reg(_) = op.dst else { return None };
+                self.writing(&mem, size, kind, |e| {
+                    e.fetch(w, S1, op.a)?;
+                    if alu == C::Mov {
+                        e.a.xchg(w, S1, HERE);
+                    } else {
+                        if lock {
+                            e.a.lock();
+                        }
+                        e.a.two_byte_sized(w, 0xc0, S1, HERE);
+                    }
+                    e.finish(w, op.dst, S1)
+                })?;
+                if alu == C::Add {
+                    self.flags_set(op, None);
+                }
+                Some(())
+            }
+            _ if op.dst.is_some() => None,
+            C::Add | C::Sub | C::And | C::Or | C::Xor => {
+                let host = host_alu(alu)?;
+                self.before_flags(op, FlagSet::NONE);
+                let imm = self.imm(w, op.a);
+                self.writing(&mem, size, kind, |e| {
+                    match imm {
+                        Some(n) => {
+                            if lock {
+                                e.a.lock();
+                            }
+                            e.a.alu_imm(host, w, HERE, n);
+                        }
+                        None => {
+                            let reg = e.register(w, S1, op.a)?;
+                            if lock {
+                                e.a.lock();
+                            }
+                            e.a.alu_to(host, w, HERE, reg);
+                        }
+                    }
+                    Some(())
+                })?;
+                self.flags_set(op, None);
+                Some(())
+            }
+            C::Inc | C::Dec | C::Neg | C::Not => {
+                let carry = matches!(alu, C::Inc | C::Dec)
+                    && !op.flags.is_empty()
+                    && self.need[self.at + 1].contains(FlagSet::C);
+                if carry {
+                    self.save_carry();
+                } else if alu != C::Not {
+                    self.before_flags(op, FlagSet::NONE);
+                }
+                self.writing(&mem, size, kind, |e| {
+                    if carry {
+                        e.restore_carry();
+                    }
+                    if lock {
+                        e.a.lock();
+                    }
+                    match alu {
+                        C::Inc => e.a.incdec(w, HERE, false),
+                        C::Dec => e.a.incdec(w, HERE, true),
+                        C::Neg => e.a.group3(w, 3, HERE),
+                        _ => e.a.group3(w, 2, HERE),
+                    }
+                    Some(())
+                })?;
+                if alu != C::Not {
+                    self.flags_set(op, None);
+                }
+                Some(())
+            }
+            C::Shl | C::Shr | C::Sar if !lock => {
+                let shift = host_shift(alu)?;
+                let Operand::Imm(n) = op.a else { return None };
+                let mask = if w == Width::B64 { 63 } else { 31 };
+                let count = (n & mask) as u8;
+                if count == 0 {
+                    return None;
+                }
+                self.before_flags(op, FlagSet::NONE);
+                self.writing(&mem, size, kind, |e| {
+                    e.a.shift_imm(shift, w, HERE, count);
+                    Some(())
+                })?;
+                self.flags_set(op, None);
+                Some(())
+            }
+            C::Bts | C::Btr | C::Btc if w != Width::B8 => {
+                let extension = bit_extension(alu)?;
+                // The other flags stay; only where nobody wants them are they given up.
+                let kept = self.need[self.at + 1].without(FlagSet::C);
+                if !op.flags.is_empty() && !kept.is_empty() {
+                    return self.bit_in_memory(op, extension);
+                }
+                self.before_flags(op, FlagSet::NONE);
+                self.bit_access(op, extension)?;
+                self.flags_set(op, None);
+                Some(())
+            }
+            _ => None,
+        }
+    }
+
+    /// BTS and its like where the other flags are still wanted: they are put together again behind it.
+    fn bit_in_memory(&mut self, op: &Op, extension: u8) -> Option<()> {
+        self.spill_for_bit();
+        self.bit_access(op, extension)?;
+        // Carry apart, then all flags from memory, then carry back.
+        let carry = Rm::M(field(
+            offset_of!(Frame, flags) + offset_of!(LazyFlags, c),
+        ));
+        self.a.setcc(ir::Cond::B, carry);
+        self.a.call(self.stubs.flags);
+        self.restore_carry();
+        self.state = crate::x64::flags::State::Host;
+        self.hf = true;
+        Some(())
+    }
+
+    /// The flags into memory in a form that does not use the carry's word.
+    fn spill_for_bit(&mut self) {
+        self.host_flags();
+        self.state = crate::x64::flags::State::Host;
+        self.spill();
+        self.hf = false;
+    }
+
+    fn bit_access(&mut self, op: &Op, extension: u8) -> Option<()> {
+        let mem = op.mem?;
+        let w = op.width;
+        let kind = Kind {
+            rmw: true,
+            locked: mem.lock,
+            stack: false,
+        };
+        let bits = w.bits();
+        self.writing(&mem, u32::from(w.bytes()), kind, |e| {
+            if let Operand::Imm(n) = op.a {
+                if mem.lock {
+                    e.a.lock();
+                }
+                e.a.bit_imm(w, extension, HERE, (n as u64 & u64::from(bits - 1)) as u8);
+            } else {
+                // By a register it would reach beyond the operand.
+                e.fetch(w, S1, op.a)?;
+                e.a.alu_imm(Alu::And, Width::B32, Rm::R(S1), bits as i32 - 1);
+                if mem.lock {
+                    e.a.lock();
+                }
+                e.a.bit_reg(w, extension, HERE, S1);
+            }
+            Some(())
+        })
+    }
+
+    /// Keeps CF where the access that follows does not disturb it; the other flags are given up.
+    fn save_carry(&mut self) {
+        self.host_flags();
+        // A fault at the access wants them all.
+        self.state = crate::x64::flags::State::Host;
+        self.spill();
+        let carry = field(offset_of!(Frame, flags) + offset_of!(LazyFlags, c));
+        self.a.setcc(ir::Cond::B, Rm::M(carry));
+        self.hf = false;
+    }
+
+    fn restore_carry(&mut self) {
+        let carry = field(offset_of!(Frame, flags) + offset_of!(LazyFlags, c));
+        self.a.bit_imm(Width::B32, 4, Rm::M(carry), 0);
+    }
+
+    pub(super) fn cmpxchg(&mut self, op: &Op) -> Option<()> {
+        let mem = op.mem?;
+        let w = op.width;
+        if op.a != Operand::Reg(Gpr::Rax) || matches!(op.b, Operand::High(_)) {
+            return None;
+        }
+        let Operand::Temp(_) = op.dst else {
+            return None;
+        };
+        self.before_flags(op, FlagSet::NONE);
+        self.preserve(Operand::Reg(Gpr::Rax));
+        let kind = Kind {
+            rmw: true,
+            locked: mem.lock,
+            stack: false,
+        };
+        self.writing(&mem, u32::from(w.bytes()), kind, |e| {
+            let new = e.register(w, S1, op.b)?;
+            if mem.lock {
+                e.a.lock();
+            }
+            e.a.two_byte_sized(w, 0xb0, new, HERE);
+            // Either they were equal, or the host has put the old value there, as the ops that follow will.
+            e.finish(Width::B64, op.dst, RAX)
+        })?;
+        self.flags_set(op, None);
+        Some(())
+    }
+}

@@ -1,0 +1,534 @@
+//! Translates a block of IR to host code, one pass over the ops.
+//!
+//! Instructions that no method here knows run as *slow ops*: the interpreter's handlers, called from the code. Whether an
+//! instruction is known is found out by trying: what was emitted for it is taken back when one of its ops is not.
+
+mod alu;
+mod bits;
+mod exits;
+mod flags;
+mod memory;
+mod vector;
+
+use frontend_x86::{CodeSize, CsLimit, Mode};
+use ir::{Block, FlagSet, Op, OpCode, Operand, Width};
+use x86::Gpr;
+
+use super::asm::{Asm, Label, Reg, Rm, Section};
+use super::flags::{Desc, State};
+use super::frame::{self, S1, TEMPS, home};
+use super::runtime::Stubs;
+
+pub use exits::{Exit, Indirect};
+
+/// What a block is translated for.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    pub mode: Mode,
+    /// Linear address of the first byte.
+    pub lin: u64,
+    /// Where the flags are on entry.
+    pub flags: Option<Desc>,
+    /// Count instructions and stop when the budget is used up.
+    pub count: bool,
+    /// The block's number.
+    pub id: u32,
+    /// The number of its first exit, indirect exit and slow op.
+    pub first: [u32; 3],
+    /// The place and value in the table of pages that an entry from another page checks: for each page of the code.
+    pub guards: [Option<(usize, u32)>; 2],
+    /// SSE instructions that depend on MXCSR may run on the host's.
+    pub host_float: bool,
+}
+
+/// What a call from translated code needs to know of its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Side {
+    /// The return address.
+    pub at: Label,
+    /// Offset of the instruction from the block's start, and its number.
+    pub delta: u16,
+    pub ord: u16,
+    /// Where the flags are.
+    pub flags: Option<Desc>,
+    pub kind: Kind,
+}
+
+/// What kind of access it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    /// Non-canonical addresses raise #SS.
+    pub stack: bool,
+    /// Reads what it writes.
+    pub rmw: bool,
+    /// Cannot be made in the bounce buffer.
+    pub locked: bool,
+}
+
+/// An instruction left to the interpreter.
+#[derive(Clone, Copy, Debug)]
+pub struct Slow {
+    /// Its ops.
+    pub ops: (u32, u32),
+    /// Its offset from the block's start, and its number.
+    pub delta: u16,
+    pub ord: u16,
+    /// Where the flags are.
+    pub flags: Option<Desc>,
+}
+
+/// A translated block, but for its place.
+pub struct Compiled {
+    pub entry: Label,
+    pub guarded: Label,
+    /// Where the entry is to lead while the guest's code may have changed.
+    pub stale: Label,
+    pub sides: Vec<Side>,
+    pub exits: Vec<Exit>,
+    pub indirects: Vec<Indirect>,
+    pub slow: Vec<Slow>,
+    /// Nobody looks at the flags that the block is entered with.
+    pub flags_dead: bool,
+}
+
+/// Why a block cannot be translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsuitable;
+
+#[derive(Clone, Copy, Default)]
+struct Insn {
+    delta: u16,
+    len: u8,
+    ord: u16,
+}
+
+pub(super) struct Emit<'a> {
+    a: &'a mut Asm,
+    stubs: &'a Stubs,
+    ops: &'a [Op],
+    block: &'a Block,
+    cx: Context,
+    user: bool,
+    code64: bool,
+    /// Where the guest's flags are.
+    state: State,
+    /// Host flags are the guest's.
+    hf: bool,
+    /// The flags that are looked at from each op on.
+    need: Vec<FlagSet>,
+    uses: Vec<u8>,
+    at: usize,
+    insn: Insn,
+    sides: Vec<Side>,
+    exits: Vec<Exit>,
+    indirects: Vec<Indirect>,
+    slow: Vec<Slow>,
+    entry: Label,
+}
+
+/// Whether blocks of a mode can be translated.
+pub fn suitable(mode: Mode) -> bool {
+    if mode.align_check() {
+        return false;
+    }
+    match mode.code() {
+        CodeSize::B64 => true,
+        CodeSize::B32 => {
+            mode.flat_cs() && mode.cs_limit() == CsLimit::Full && !mode.vm86() && mode.protected()
+        }
+        CodeSize::B16 => false,
+    }
+}
+
+/// Translates a block.
+///
+/// # Errors
+/// When the interpreter must run it.
+pub fn emit(
+    a: &mut Asm,
+    stubs: &Stubs,
+    block: &Block,
+    cx: Context,
+) -> Result<Compiled, Unsuitable> {
+    if usize::from(block.temps) > TEMPS {
+        return Err(Unsuitable);
+    }
+    a.clear();
+    a.section(Section::Hot);
+    let (guarded, stale, entry) = (a.label(), a.label(), a.label());
+    let mut e = Emit {
+        a,
+        stubs,
+        ops: &block.ops,
+        block,
+        cx,
+        user: cx.mode.cpl() == 3,
+        code64: cx.mode.code64(),
+        state: cx.flags.map_or(State::Memory, State::Desc),
+        hf: false,
+        need: needs(block),
+        uses: uses(block),
+        at: 0,
+        insn: Insn::default(),
+        sides: Vec::new(),
+        exits: Vec::new(),
+        indirects: Vec::new(),
+        slow: Vec::new(),
+        entry,
+    };
+    e.guard(guarded, stale);
+    e.a.bind(entry);
+    e.poll();
+    e.instructions()?;
+    let flags_dead = e.need.first().is_none_or(|f| f.is_empty());
+    Ok(Compiled {
+        entry,
+        guarded,
+        stale,
+        sides: e.sides,
+        exits: e.exits,
+        indirects: e.indirects,
+        slow: e.slow,
+        flags_dead,
+    })
+}
+
+/// The flags that are looked at from each op on.
+fn needs(block: &Block) -> Vec<FlagSet> {
+    let mut need = vec![FlagSet::ALL; block.ops.len() + 1];
+    for (i, op) in block.ops.iter().enumerate().rev() {
+        let info = op.code.info();
+        need[i] = if info.faults || info.terminal {
+            FlagSet::ALL
+        } else {
+            need[i + 1].without(replaces(op)).union(op.uses())
+        };
+    }
+    need
+}
+
+/// The flags whose earlier values are gone after the op.
+fn replaces(op: &Op) -> FlagSet {
+    if op.flags.is_empty() || !op.surely_defines() {
+        FlagSet::NONE
+    } else {
+        op.defines()
+    }
+}
+
+fn reads(op: &Op) -> [Operand; 5] {
+    let (base, index) = op
+        .mem
+        .map_or((Operand::None, Operand::None), |m| (m.base, m.index));
+    [op.a, op.b, op.c, base, index]
+}
+
+fn uses(block: &Block) -> Vec<u8> {
+    let mut uses = vec![0u8; usize::from(block.temps)];
+    for op in &block.ops {
+        for operand in reads(op) {
+            if let Operand::Temp(t) = operand {
+                let n = &mut uses[usize::from(t.0)];
+                *n = n.saturating_add(1);
+            }
+        }
+    }
+    uses
+}
+
+/// What an instruction that turns out to be unknown takes back.
+struct Mark {
+    asm: super::asm::Mark,
+    state: State,
+    hf: bool,
+    lens: [usize; 3],
+}
+
+impl Emit<'_> {
+    fn instructions(&mut self) -> Result<(), Unsuitable> {
+        let mut at = 0;
+        let mut first = true;
+        while at < self.ops.len() {
+            let end = (at + 1..self.ops.len())
+                .find(|i| self.ops[*i].code == OpCode::Insn)
+                .unwrap_or(self.ops.len());
+            if self.ops[at].code == OpCode::Insn {
+                let Operand::Imm(delta) = self.ops[at].a else {
+                    return Err(Unsuitable);
+                };
+                self.insn = Insn {
+                    delta: delta as u16,
+                    len: (self.ops[at].sub & 15) as u8,
+                    ord: self.insn.ord + u16::from(!first),
+                };
+                first = false;
+            }
+            let mark = Mark {
+                asm: self.a.mark(),
+                state: self.state,
+                hf: self.hf,
+                lens: [self.sides.len(), self.exits.len(), self.indirects.len()],
+            };
+            if self.instruction(at, end).is_none() {
+                self.a.rewind(&mark.asm);
+                self.state = mark.state;
+                self.hf = mark.hf;
+                self.sides.truncate(mark.lens[0]);
+                self.exits.truncate(mark.lens[1]);
+                self.indirects.truncate(mark.lens[2]);
+                self.at = at;
+                self.slow_op(at, end)?;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Emits the ops of an instruction.
+    fn instruction(&mut self, from: usize, to: usize) -> Option<()> {
+        let mut at = from;
+        while at < to {
+            self.at = at;
+            if let Some(n) = self.ret_pattern(at, to) {
+                at += n;
+                continue;
+            }
+            at += self.op(at, to)?;
+        }
+        Some(())
+    }
+
+    /// Emits one op, or a load with the op that uses it; how many that were.
+    fn op(&mut self, at: usize, to: usize) -> Option<usize> {
+        use OpCode as C;
+        let op = self.ops[at];
+        match op.code {
+            C::Insn => {}
+            C::Mov => self.mov(&op)?,
+            C::Zext | C::Sext => self.extend(&op)?,
+            C::Lea => self.lea(&op)?,
+            C::Select => self.select(&op)?,
+            C::Setcc => self.setcc(&op)?,
+            C::Bswap => self.bswap(&op)?,
+            C::Add | C::Adc | C::Sub | C::Sbb | C::And | C::Or | C::Xor => self.arithmetic(&op)?,
+            C::Inc | C::Dec | C::Neg | C::Not => self.unary(&op)?,
+            C::Shl | C::Shr | C::Sar | C::Rol | C::Ror => self.shift(&op)?,
+            C::Shld | C::Shrd => self.shift_double(&op)?,
+            C::MulU | C::MulS => self.multiply(&op)?,
+            C::Imul => self.imul(&op)?,
+            C::DivU | C::DivS => self.divide(&op)?,
+            C::Bt | C::Bts | C::Btr | C::Btc => self.bit_test(&op)?,
+            C::Bsf | C::Bsr | C::Tzcnt | C::Lzcnt | C::Popcnt => self.count(&op)?,
+            C::Andn | C::Bextr | C::Blsi | C::Blsmsk | C::Blsr | C::Bzhi | C::Pdep | C::Pext => {
+                self.bmi(&op)?;
+            }
+            C::Crc32 => self.crc32(&op)?,
+            C::Load => return self.load(at, to, &op),
+            C::Store => self.store(&op)?,
+            C::Rmw => self.rmw(&op)?,
+            C::Cmpxchg => self.cmpxchg(&op)?,
+            C::ProbeWrite => self.probe(&op)?,
+            C::VecLoad => return self.vec_load(at, to, &op),
+            C::VecStore => self.vec_store(&op)?,
+            C::Vec if matches!(op.dst, Operand::VecTemp(_)) => return self.vec_to_memory(at, to, &op),
+            C::Vec => self.vec(&op, None)?,
+            C::Fence => self.a.raw(&[0x0f, 0xae, 0xf0]),
+            C::CheckPc => self.check_pc(&op)?,
+            C::Jump => self.jump(&op)?,
+            C::Branch => self.branch(&op)?,
+            C::BranchNz => self.branch_nz(&op)?,
+            C::JumpTo => self.jump_to(&op, None)?,
+            _ => return None,
+        }
+        Some(1)
+    }
+
+    /// Leaves an instruction to the interpreter.
+    fn slow_op(&mut self, from: usize, to: usize) -> Result<(), Unsuitable> {
+        // Temporaries of the code are not the interpreter's.
+        let mut own = Vec::new();
+        for op in &self.ops[from..to] {
+            for operand in reads(op) {
+                if let Operand::Temp(t) = operand {
+                    if !own.contains(&t) {
+                        return Err(Unsuitable);
+                    }
+                }
+            }
+            own.extend([op.dst, op.dst2].iter().filter_map(|o| o.temp()));
+        }
+        self.clobber_for_call();
+        let number = self.cx.first[2] + self.slow.len() as u32;
+        self.slow.push(Slow {
+            ops: (from as u32, to as u32),
+            delta: self.insn.delta,
+            ord: self.insn.ord,
+            flags: match self.state {
+                State::Desc(desc) => Some(desc),
+                State::Memory | State::Host => None,
+            },
+        });
+        self.a.mov_imm(S1, u64::from(number));
+        self.a.call(self.stubs.slow);
+        self.side(Kind::default());
+        self.state = State::Memory;
+        self.hf = false;
+        Ok(())
+    }
+
+    /// Notes what the call just emitted needs to know.
+    fn side(&mut self, kind: Kind) {
+        let at = self.a.label();
+        self.a.bind(at);
+        let flags = match self.state {
+            State::Desc(desc) => Some(desc),
+            State::Memory | State::Host => None,
+        };
+        self.sides.push(Side {
+            at,
+            delta: self.insn.delta,
+            ord: self.insn.ord,
+            flags,
+            kind,
+        });
+    }
+
+    // Operands.
+
+    /// Where an operand is, if that can be named directly.
+    fn place(&self, operand: Operand) -> Option<Rm> {
+        match operand {
+            Operand::Reg(g) => Some(home(g)),
+            Operand::Temp(t) => Some(Rm::M(frame::temp(usize::from(t.0)))),
+            _ => None,
+        }
+    }
+
+    /// The linear address that `Pc(delta)` stands for.
+    fn pc(&self, delta: i32) -> u64 {
+        let pc = self.cx.lin.wrapping_add_signed(i64::from(delta));
+        if self.code64 { pc } else { pc & 0xffff_ffff }
+    }
+
+    /// A constant operand.
+    fn constant(&self, operand: Operand) -> Option<i64> {
+        match operand {
+            Operand::Imm(n) => Some(n),
+            Operand::Pc(delta) => Some(self.pc(delta).cast_signed()),
+            _ => None,
+        }
+    }
+
+    /// A constant operand that an instruction of a width takes as it is.
+    fn imm(&self, w: Width, operand: Operand) -> Option<i32> {
+        let n = self.constant(operand)?;
+        match w {
+            Width::B8 => Some(i32::from(n as i8)),
+            Width::B16 => Some(i32::from(n as i16)),
+            Width::B32 => Some(n as i32),
+            Width::B64 => i32::try_from(n).ok(),
+        }
+    }
+
+    /// Brings an operand into a register; bits above the width are anything. Keeps flags.
+    fn fetch(&mut self, w: Width, reg: Reg, operand: Operand) -> Option<()> {
+        if let Some(n) = self.constant(operand) {
+            self.a.mov_imm(reg, n.cast_unsigned() & w.mask());
+        } else if let Operand::High(g) = operand {
+            let Rm::R(r) = home(g) else { return None };
+            self.a.rorx(Width::B64, reg, Rm::R(r), 8);
+        } else {
+            let place = self.place(operand)?;
+            let wide = if w == Width::B64 {
+                Width::B64
+            } else {
+                Width::B32
+            };
+            self.a.load(wide, reg, place);
+        }
+        Some(())
+    }
+
+    /// An operand in a register: its own, or the one given.
+    fn register(&mut self, w: Width, reg: Reg, operand: Operand) -> Option<Reg> {
+        match self.place(operand) {
+            Some(Rm::R(r)) => Some(r),
+            _ => {
+                self.fetch(w, reg, operand)?;
+                Some(reg)
+            }
+        }
+    }
+
+    /// An operand as register or memory; what is neither goes into the register given.
+    fn source(&mut self, w: Width, reg: Reg, operand: Operand) -> Option<Rm> {
+        match self.place(operand) {
+            Some(place) => Some(place),
+            None => {
+                self.fetch(w, reg, operand)?;
+                Some(Rm::R(reg))
+            }
+        }
+    }
+
+    /// The host register that a result can be computed in: the destination's own, or the one given.
+    fn target(&self, dst: Operand, reg: Reg) -> Reg {
+        match self.place(dst) {
+            Some(Rm::R(r)) => r,
+            _ => reg,
+        }
+    }
+
+    /// Brings a result from where [`Emit::target`] said to the destination. At 32 bits the register's upper half must be
+    /// zero. Keeps flags.
+    fn finish(&mut self, w: Width, dst: Operand, reg: Reg) -> Option<()> {
+        match dst {
+            Operand::None => {}
+            Operand::High(g) => {
+                let Rm::R(r) = home(g) else { return None };
+                self.a.rorx(Width::B64, r, Rm::R(r), 8);
+                self.a.load(Width::B8, r, Rm::R(reg));
+                self.a.rorx(Width::B64, r, Rm::R(r), 56);
+            }
+            Operand::Temp(_) => {
+                let Some(Rm::M(m)) = self.place(dst) else {
+                    return None;
+                };
+                self.a.store(Width::B64, m, reg);
+            }
+            Operand::Reg(g) => match home(g) {
+                Rm::R(r) if r == reg => {}
+                Rm::R(r) => self.a.load(w, r, Rm::R(reg)),
+                Rm::M(m) => {
+                    let w = if w == Width::B32 { Width::B64 } else { w };
+                    self.a.store(w, m, reg);
+                }
+            },
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// To be called before a guest register is written: what follows from its old value is saved if it is still needed.
+    fn preserve(&mut self, dst: Operand) {
+        let (Operand::Reg(g) | Operand::High(g)) = dst else {
+            return;
+        };
+        if let State::Desc(desc) = self.state
+            && desc.uses(g)
+        {
+            let op = &self.ops[self.at];
+            // Otherwise nobody will ask again once the register is written.
+            if !self.need[self.at + 1].without(replaces(op)).is_empty() {
+                self.spill();
+            }
+        }
+    }
+
+    fn gpr(operand: Operand) -> Option<Gpr> {
+        match operand {
+            Operand::Reg(g) => Some(g),
+            _ => None,
+        }
+    }
+}

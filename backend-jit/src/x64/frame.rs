@@ -1,0 +1,270 @@
+//! What translated code reaches through its one reserved register: RSP points to a [`Frame`], the stack for calls of Rust
+//! code lies below it.
+//!
+//! ```text
+//! guest   rax rcx rdx rbx rbp rsi rdi r8 r9 r10 r12 r13   the same host register
+//!         rsp                                            r15
+//!         r11 r14 r15                                    Frame::home
+//!         xmm0-15                                        the same host register
+//! scratch r14 (addresses), r11
+//! ```
+#![expect(unsafe_code, reason = "the stack and the frame are one mapping")]
+// UNSAFETY: the frame must lie just above a stack of its own, which only mmap gives.
+
+use std::mem::{offset_of, size_of};
+
+use softmmu::Mmu;
+use system::{LazyFlags, Vcpu};
+use x86::Gpr;
+
+use super::asm::{Mem, R11, R14, R15, RSP, Reg, Rm};
+
+/// Scratch: addresses.
+pub const S0: Reg = R14;
+/// Scratch.
+pub const S1: Reg = R11;
+
+/// Integer temporaries of a block.
+pub const TEMPS: usize = 128;
+/// Entries of a jump cache.
+pub const JUMPS: usize = 4096;
+/// Slots of [`Frame::pages`] for each half of the address space.
+pub const PAGES: usize = 256;
+/// Entries of a page cache: one for each register that an access may be based on, and others.
+pub const CACHED: usize = 24;
+
+/// The translation last used through a base register.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PageCache {
+    /// Linear page that may be read.
+    pub read_page: u64,
+    /// Host address minus linear address.
+    pub read_addend: u64,
+    /// Linear page that may be written.
+    pub write_page: u64,
+    /// See `read_addend`.
+    pub write_addend: u64,
+}
+
+/// The page that an empty entry names: not canonical in any paging mode. An access to it goes to [`Frame::nowhere`].
+const NO_PAGE: u64 = 0x6a5b_dead_0000_0000;
+
+/// See the module's text.
+#[repr(C, align(64))]
+pub struct Frame {
+    pub vcpu: *mut Vcpu,
+    /// The engine whose code runs.
+    pub core: *mut crate::core::Core,
+    pub host_rsp: u64,
+    /// The vCPU's event word, and which of its bits stop it.
+    pub event_word: u64,
+    pub event_mask: u32,
+    pub mxcsr: u32,
+    /// Instructions that may still be completed, where they are counted.
+    pub budget: i64,
+    /// A linear address, and what comes back for it.
+    pub lin: u64,
+    pub packed: u32,
+    /// Why translated code was left; see [`leave`].
+    pub exit: u32,
+    /// More about that.
+    pub info: u32,
+    pub host_default_mxcsr: u32,
+    /// Where the call that is under way came from, or where to go.
+    pub ret: u64,
+    /// RFLAGS of the host across a call.
+    pub host_flags: u64,
+    /// The store that [`Frame::bounce`] holds.
+    pub commit_lin: u64,
+    pub commit_size: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub flags: LazyFlags,
+    /// Guest r11, r14, r15.
+    pub home: [u64; 3],
+    pub temps: [u64; TEMPS],
+    /// Where an access is made that cannot be made in place.
+    pub bounce: [u64; 8],
+    pub cached: [[PageCache; CACHED]; 2],
+    /// For each linear page (by hash, low and high half): the number of the page pair that it is known to stand for.
+    pub pages: [u32; 2 * PAGES],
+    pub jump_rip: [[u64; JUMPS]; 2],
+    pub jump_code: [[u64; JUMPS]; 2],
+    pub data_gen: u64,
+    pub map_gen: u64,
+    pub map_gen_high: u64,
+    /// A page of memory for accesses that no entry stands for.
+    nowhere: u64,
+}
+
+/// Why translated code was left.
+pub mod leave {
+    /// `info` is the number of an exit that leads nowhere yet.
+    pub const LINK: u32 = 1;
+    /// `ret` is an address that the jump cache does not know; `info` the number of the exit.
+    pub const INDIRECT: u32 = 2;
+    /// `exception` is to be delivered.
+    pub const FAULT: u32 = 3;
+    /// RIP is exact: look at events and go on.
+    pub const NEXT: u32 = 4;
+    /// As NEXT, in the midst of a repeated instruction.
+    pub const AGAIN: u32 = 5;
+    /// RIP is exact, and its instruction is to be interpreted.
+    pub const INTERPRET: u32 = 6;
+    /// `info` is the number of a block whose code may have changed.
+    pub const STALE: u32 = 7;
+    /// An event is up, or the budget used up, at the start of the block `info`.
+    pub const POLL: u32 = 8;
+    /// The page of block `info` is not known to be mapped where the block thinks.
+    pub const PAGE: u32 = 9;
+}
+
+const STACK: usize = 1 << 20;
+
+/// A frame and its stack.
+pub struct Area {
+    base: *mut u8,
+    size: usize,
+    frame: *mut Frame,
+    nowhere: Box<[u64; 512]>,
+}
+
+// SAFETY: the mapping belongs to the area alone.
+unsafe impl Send for Area {}
+
+impl Area {
+    /// A fresh frame.
+    ///
+    /// # Errors
+    /// The host's, when it has no memory.
+    pub fn new() -> std::io::Result<Self> {
+        let size = (STACK + size_of::<Frame>()).next_multiple_of(4096);
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, prot, kind, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: the lowest page of the mapping just made: a guard.
+        unsafe { libc::mprotect(base, 4096, libc::PROT_NONE) };
+        let base = base.cast::<u8>();
+        let frame = base.wrapping_add(STACK).cast::<Frame>();
+        let mut area = Self {
+            base,
+            size,
+            frame,
+            nowhere: Box::new([0; 512]),
+        };
+        let nowhere = area.nowhere.as_mut_ptr().expose_provenance() as u64;
+        let f = area.get();
+        f.nowhere = nowhere;
+        f.host_default_mxcsr = x86::MXCSR_RESET;
+        f.forget_data();
+        f.forget_jumps();
+        Ok(area)
+    }
+
+    /// The frame.
+    pub fn get(&mut self) -> &mut Frame {
+        // SAFETY: inside the mapping, 64-aligned since STACK is; zero bytes are a valid frame; translated code, which
+        // uses it too, does not run while Rust code of the engine holds this reference.
+        unsafe { &mut *self.frame }
+    }
+
+    /// The frame's address.
+    pub fn pointer(&self) -> *mut Frame {
+        self.frame
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`.
+        unsafe { libc::munmap(self.base.cast(), self.size) };
+    }
+}
+
+impl Frame {
+    /// What stands in a jump cache's empty places: not canonical.
+    pub const NO_RIP: u64 = NO_PAGE;
+
+    /// Empties the page caches.
+    pub fn forget_data(&mut self) {
+        let addend = self.nowhere.wrapping_sub(NO_PAGE);
+        let empty = PageCache {
+            read_page: NO_PAGE,
+            read_addend: addend,
+            write_page: NO_PAGE,
+            write_addend: addend,
+        };
+        self.cached = [[empty; CACHED]; 2];
+    }
+
+    /// Empties the jump caches.
+    pub fn forget_jumps(&mut self) {
+        // No canonical address, so that none is found.
+        self.jump_rip = [[NO_PAGE; JUMPS]; 2];
+        self.jump_code = [[0; JUMPS]; 2];
+    }
+
+    /// Brings what translated code keeps of the MMU up to date: after anything that may have changed translations.
+    pub fn follow(&mut self, mmu: &Mmu) {
+        if self.data_gen != mmu.data_gen {
+            self.data_gen = mmu.data_gen;
+            self.forget_data();
+        }
+        if self.map_gen != mmu.map_gen {
+            self.map_gen = mmu.map_gen;
+            self.pages[..PAGES].fill(0);
+        }
+        if self.map_gen_high != mmu.map_gen_high {
+            self.map_gen_high = mmu.map_gen_high;
+            self.pages[PAGES..].fill(0);
+        }
+    }
+
+    /// The slot of [`Frame::pages`] for a linear address.
+    pub fn page_slot(lin: u64) -> usize {
+        let page = lin >> 12;
+        ((page ^ page >> 8) & (PAGES as u64 - 1)) as usize + (lin >> 63) as usize * PAGES
+    }
+
+    /// The slot of the jump caches for a guest address.
+    pub fn jump_slot(rip: u64) -> usize {
+        (rip & (JUMPS as u64 - 1)) as usize
+    }
+
+    /// Takes the segment bases that translated code adds.
+    pub fn take_bases(&mut self, v: &Vcpu) {
+        self.fs_base = v.seg(x86::Seg::Fs).base;
+        self.gs_base = v.seg(x86::Seg::Gs).base;
+    }
+}
+
+/// Where a guest register lives.
+pub fn home(g: Gpr) -> Rm {
+    match g {
+        Gpr::Rsp => Rm::R(R15),
+        Gpr::R11 => Rm::M(field(offset_of!(Frame, home))),
+        Gpr::R14 => Rm::M(field(offset_of!(Frame, home) + 8)),
+        Gpr::R15 => Rm::M(field(offset_of!(Frame, home) + 16)),
+        _ => Rm::R(g as u8),
+    }
+}
+
+/// A field of the frame as translated code sees it.
+pub const fn field(offset: usize) -> Mem {
+    Mem::at(RSP, offset as i32)
+}
+
+/// A temporary.
+pub const fn temp(n: usize) -> Mem {
+    field(offset_of!(Frame, temps) + n * 8)
+}
+
+/// The page cache entry `n` of user (`user`) or supervisor code.
+pub const fn cached(user: bool, n: usize) -> usize {
+    offset_of!(Frame, cached) + (user as usize * CACHED + n) * size_of::<PageCache>()
+}

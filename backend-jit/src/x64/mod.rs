@@ -1,0 +1,7 @@
+//! The x86-64 host: encoder, frame, run-time stubs, and the translation of IR.
+
+pub mod asm;
+pub mod emit;
+pub mod flags;
+pub mod frame;
+pub mod runtime;

@@ -1,0 +1,422 @@
+//! The fixed stubs that translated code calls: entry and exit, TLB look-up, and the way to Rust code.
+
+use std::mem::offset_of;
+
+use ir::Cond;
+use ir::Width::{B8, B16, B32, B64};
+use softmmu::{Mmu, TlbEntry};
+use system::{FlagOp, LazyFlags, Vcpu, flag_kind, offset};
+use translation::CodeMemory;
+use x86::Gpr;
+
+use super::asm::{Alu, Asm, Label, Mem, R11, R14, RAX, RCX, RDI, RDX, RSI, RSP, Rm, Section};
+use super::frame::{Frame, PageCache, field, home, leave};
+
+/// Rust functions that stubs call.
+pub struct Callouts {
+    pub read: extern "sysv64" fn(*mut Frame),
+    pub write: extern "sysv64" fn(*mut Frame),
+    pub commit: extern "sysv64" fn(*mut Frame),
+    /// 0: go on.
+    pub slow: extern "sysv64" fn(*mut Frame) -> u32,
+    /// Brings `flags` into the form of an image of RFLAGS in its `a`.
+    pub image: extern "sysv64" fn(*mut Frame),
+}
+
+/// The stubs' places in code memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stubs {
+    /// `extern "sysv64" fn(frame, code)`.
+    pub enter: u32,
+    /// Leaves for each reason; r11d = info.
+    pub link: u32,
+    pub indirect: u32,
+    pub stale: u32,
+    pub poll: u32,
+    pub page: u32,
+    /// r14 = linear address, r11d = [`packed`]; returns r14 = host address, r11 lost.
+    pub read: u32,
+    /// As `read`. When the access is to be made in the bounce buffer, returns 5 bytes behind.
+    pub write: u32,
+    /// Writes the bounce buffer where it belongs; keeps flags and registers but r11.
+    pub commit: u32,
+    /// Runs slow op r11d; loses r14, flags.
+    pub slow: u32,
+    /// Brings the flags from memory into the host's; loses r11, r14.
+    pub flags: u32,
+    /// Called: leaves, for the instruction to be interpreted.
+    pub interpret: u32,
+}
+
+/// What `read` and `write` are told in r11d: offset of the page cache entry, size, alignment mask.
+pub fn packed(cache: usize, size: u32, align: u32) -> u32 {
+    debug_assert!(cache < 1 << 16 && size <= 64 && align <= 64);
+    cache as u32 | size << 16 | (align.max(1) - 1) << 24
+}
+
+/// The parts of [`packed`] that Rust code needs: size, alignment mask.
+pub fn unpacked(packed: u32) -> (u64, u64) {
+    (u64::from(packed >> 16 & 0xff), u64::from(packed >> 24))
+}
+
+const fn f(offset: usize) -> Mem {
+    field(offset)
+}
+
+/// A frame field while `pushed` bytes lie above RSP.
+const fn under(pushed: i32, offset: usize) -> Mem {
+    Mem::at(RSP, offset as i32 + pushed)
+}
+
+fn flag_words() -> [(usize, usize); 3] {
+    let (from, to) = (offset_of!(Frame, flags), offset_of!(Vcpu, flags));
+    [(from, to), (from + 8, to + 8), (from + 16, to + 16)]
+}
+
+const _: () = assert!(size_of::<LazyFlags>() == 24);
+
+/// Guest registers into the context. r14, r11 lost.
+fn save_all(a: &mut Asm) {
+    a.load(B64, R14, Rm::M(f(offset_of!(Frame, vcpu))));
+    for g in Gpr::ALL {
+        let to = Mem::at(R14, offset::gpr(g) as i32);
+        match home(g) {
+            Rm::R(r) => a.store(B64, to, r),
+            from @ Rm::M(_) => {
+                a.load(B64, R11, from);
+                a.store(B64, to, R11);
+            }
+        }
+    }
+    for (from, to) in flag_words() {
+        a.load(B64, R11, Rm::M(f(from)));
+        a.store(B64, Mem::at(R14, to as i32), R11);
+    }
+    for n in 0..16 {
+        a.movups_store(Mem::at(R14, offset::vec(n) as i32), n as u8);
+    }
+}
+
+/// The other way.
+fn load_all(a: &mut Asm) {
+    a.load(B64, R14, Rm::M(f(offset_of!(Frame, vcpu))));
+    for n in 0..16 {
+        a.movups_load(n as u8, Mem::at(R14, offset::vec(n) as i32));
+    }
+    for (to, from) in flag_words() {
+        a.load(B64, R11, Rm::M(Mem::at(R14, from as i32)));
+        a.store(B64, f(to), R11);
+    }
+    for g in Gpr::ALL {
+        let from = Rm::M(Mem::at(R14, offset::gpr(g) as i32));
+        match home(g) {
+            Rm::R(r) => a.load(B64, r, from),
+            Rm::M(to) => {
+                a.load(B64, R11, from);
+                a.store(B64, to, R11);
+            }
+        }
+    }
+}
+
+fn mxcsr(a: &mut Asm, store: bool, offset: usize) {
+    a.mxcsr(store, f(offset));
+}
+
+fn call_rust(a: &mut Asm, function: u64) {
+    a.load(B64, RDI, Rm::R(RSP));
+    a.mov_imm(RAX, function);
+    a.call_rm(Rm::R(RAX));
+}
+
+/// Takes the return address off the stack into the frame. r11 lost.
+fn take_return(a: &mut Asm) {
+    a.pop(R11);
+    a.store(B64, f(offset_of!(Frame, ret)), R11);
+}
+
+/// Builds the stubs at the start of code memory.
+pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
+    let mut a = Asm::default();
+    a.section(Section::Hot);
+    let mut labels = Vec::new();
+    let saved = a.label();
+
+    // Entry.
+    let enter = bound(&mut a);
+    for r in [3, 5, 12, 13, 14, 15] {
+        a.push(r);
+    }
+    a.store(B64, Mem::at(RDI, offset_of!(Frame, host_rsp) as i32), RSP);
+    a.store(B64, Mem::at(RDI, offset_of!(Frame, ret) as i32), RSI);
+    a.load(B64, RSP, Rm::R(RDI));
+    load_all(&mut a);
+    mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
+    a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
+
+    // Exits.
+    let all = a.label();
+    for code in [
+        leave::LINK,
+        leave::INDIRECT,
+        leave::STALE,
+        leave::POLL,
+        leave::PAGE,
+    ] {
+        labels.push(bound(&mut a));
+        a.store_imm(
+            B32,
+            Rm::M(f(offset_of!(Frame, exit))),
+            code.cast_signed(),
+        );
+        a.jmp(all);
+    }
+    a.bind(all);
+    a.store(B32, f(offset_of!(Frame, info)), R11);
+    save_all(&mut a);
+    mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
+    a.bind(saved);
+    mxcsr(&mut a, false, offset_of!(Frame, host_default_mxcsr));
+    a.load(B64, RSP, Rm::M(f(offset_of!(Frame, host_rsp))));
+    for r in [15, 14, 13, 12, 5, 3] {
+        a.pop(r);
+    }
+    a.ret();
+
+    let read = lookup(&mut a, false, callouts.read as usize as u64, saved);
+    let write = lookup(&mut a, true, callouts.write as usize as u64, saved);
+
+    // The store in the bounce buffer.
+    let commit = bound(&mut a);
+    a.byte(0x9c); // PUSHFQ
+    a.pop_mem(under(8, offset_of!(Frame, host_flags)));
+    take_return(&mut a);
+    save_all(&mut a);
+    call_rust(&mut a, callouts.commit as usize as u64);
+    load_all(&mut a);
+    a.push_mem(f(offset_of!(Frame, host_flags)));
+    a.byte(0x9d); // POPFQ
+    a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
+
+    // Slow ops.
+    let slow = bound(&mut a);
+    a.store(B32, under(8, offset_of!(Frame, info)), R11);
+    take_return(&mut a);
+    save_all(&mut a);
+    mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
+    mxcsr(&mut a, false, offset_of!(Frame, host_default_mxcsr));
+    call_rust(&mut a, callouts.slow as usize as u64);
+    a.test(B32, Rm::R(RAX), RAX);
+    a.jcc(Cond::Ne, saved);
+    load_all(&mut a);
+    mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
+    a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
+
+    // The instruction at the call is to be interpreted.
+    let interpret = bound(&mut a);
+    take_return(&mut a);
+    a.store_imm(
+        B32,
+        Rm::M(f(offset_of!(Frame, exit))),
+        leave::INTERPRET.cast_signed(),
+    );
+    a.jmp(all);
+
+    let flags = load_flags(&mut a, callouts.image as usize as u64);
+
+    let len = a.len(Section::Hot);
+    let (hot, cold) = memory.alloc(len, 0)?;
+    let (bytes, _) = a.link(hot, cold);
+    memory.write(hot, bytes);
+    let at = |label: Label| a.resolve(label, hot, cold);
+    let stubs = Stubs {
+        enter: at(enter),
+        link: at(labels[0]),
+        indirect: at(labels[1]),
+        stale: at(labels[2]),
+        poll: at(labels[3]),
+        page: at(labels[4]),
+        read: at(read),
+        write: at(write),
+        commit: at(commit),
+        slow: at(slow),
+        flags: at(flags),
+        interpret: at(interpret),
+    };
+    memory.keep();
+    Some(stubs)
+}
+
+fn bound(a: &mut Asm) -> Label {
+    while a.here() % 16 != 0 {
+        a.byte(0xcc);
+    }
+    let label = a.label();
+    a.bind(label);
+    label
+}
+
+/// The TLB behind the page caches, and the page walk behind that.
+fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
+    let entry = bound(a);
+    let (slow, fail) = (a.label(), a.label());
+    for r in [RAX, RCX, RDX] {
+        a.push(r);
+    }
+    let tag = if write {
+        TlbEntry::OFFSET_WRITE_TAG
+    } else {
+        TlbEntry::OFFSET_READ_TAG
+    };
+    // Alignment.
+    a.load(B32, RCX, Rm::R(R11));
+    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RCX), 24);
+    a.test(B32, Rm::R(R14), RCX);
+    a.jcc(Cond::Ne, slow);
+    // Two pages.
+    a.load(B32, RCX, Rm::R(R11));
+    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RCX), 16);
+    a.movzx(B8, RCX, Rm::R(RCX));
+    a.load(B32, RAX, Rm::R(R14));
+    a.alu_imm(Alu::And, B32, Rm::R(RAX), 0xfff);
+    a.alu(Alu::Add, B32, RAX, Rm::R(RCX));
+    a.alu_imm(Alu::Cmp, B32, Rm::R(RAX), 0x1000);
+    a.jcc(Cond::A, slow);
+    // The table, by bit 63.
+    a.load(B64, RCX, Rm::M(under(32, offset_of!(Frame, vcpu))));
+    a.load(B64, RAX, Rm::R(R14));
+    a.shift_imm(super::asm::Shift::Shr, B64, Rm::R(RAX), 63);
+    let data = Mem {
+        base: RCX,
+        index: Some((RAX, 3)),
+        disp: (offset_of!(Vcpu, mmu) + Mmu::OFFSET_DATA) as i32,
+    };
+    a.load(B64, RCX, Rm::M(data));
+    // The entry: see `softmmu::tlb_index`.
+    a.load(B64, RAX, Rm::R(R14));
+    a.shift_imm(super::asm::Shift::Shr, B64, Rm::R(RAX), 12);
+    a.load(B64, RDX, Rm::R(R14));
+    a.shift_imm(super::asm::Shift::Shr, B64, Rm::R(RDX), 22);
+    a.lea(
+        B64,
+        RAX,
+        Mem {
+            base: RAX,
+            index: Some((RDX, 1)),
+            disp: 0,
+        },
+    );
+    a.alu_imm(Alu::And, B32, Rm::R(RAX), softmmu::ENTRIES as i32 - 1);
+    a.shift_imm(
+        super::asm::Shift::Shl,
+        B32,
+        Rm::R(RAX),
+        softmmu::ENTRY_SHIFT as u8,
+    );
+    a.alu(Alu::Add, B64, RCX, Rm::R(RAX));
+    a.load(B64, RAX, Rm::R(R14));
+    a.alu_imm(Alu::And, B64, Rm::R(RAX), -4096);
+    a.alu(Alu::Cmp, B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
+    a.jcc(Cond::Ne, slow);
+    a.load(
+        B64,
+        RDX,
+        Rm::M(Mem::at(RCX, TlbEntry::OFFSET_ADDEND as i32)),
+    );
+    // Into the page cache.
+    a.movzx(B16, RCX, Rm::R(R11));
+    let (page, addend) = if write {
+        (
+            offset_of!(PageCache, write_page),
+            offset_of!(PageCache, write_addend),
+        )
+    } else {
+        (
+            offset_of!(PageCache, read_page),
+            offset_of!(PageCache, read_addend),
+        )
+    };
+    for (offset, reg) in [(page, RAX), (addend, RDX)] {
+        a.store(
+            B64,
+            Mem {
+                base: RSP,
+                index: Some((RCX, 0)),
+                disp: 32 + offset as i32,
+            },
+            reg,
+        );
+    }
+    a.alu(Alu::Add, B64, R14, Rm::R(RDX));
+    for r in [RDX, RCX, RAX] {
+        a.pop(r);
+    }
+    a.ret();
+
+    a.bind(slow);
+    for r in [RDX, RCX, RAX] {
+        a.pop(r);
+    }
+    a.store(B64, under(8, offset_of!(Frame, lin)), R14);
+    a.store(B32, under(8, offset_of!(Frame, packed)), R11);
+    take_return(a);
+    save_all(a);
+    call_rust(a, callout);
+    a.alu_imm(Alu::Cmp, B64, Rm::M(f(offset_of!(Frame, lin))), 0);
+    a.jcc(Cond::E, fail);
+    load_all(a);
+    a.load(B64, R14, Rm::M(f(offset_of!(Frame, lin))));
+    a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
+    a.bind(fail);
+    mxcsr(a, true, offset_of!(Frame, mxcsr));
+    a.jmp(saved);
+    entry
+}
+
+/// Flags in the context's form to host flags: the common kinds by the operation itself, the rest by Rust code.
+fn load_flags(a: &mut Asm, image: u64) -> Label {
+    let entry = bound(a);
+    let flags = offset_of!(Frame, flags) + 8;
+    let (kind, va, vb) = (
+        Mem::at(RSP, flags as i32),
+        Mem::at(RSP, (flags + offset_of!(LazyFlags, a)) as i32),
+        Mem::at(RSP, (flags + offset_of!(LazyFlags, b)) as i32),
+    );
+    for op in [FlagOp::Sub, FlagOp::Logic, FlagOp::Add] {
+        for w in [B64, B32, B8, B16] {
+            let next = a.label();
+            a.alu_imm(
+                Alu::Cmp,
+                B32,
+                Rm::M(kind),
+                flag_kind(op, w).cast_signed(),
+            );
+            a.jcc(Cond::Ne, next);
+            a.load(B64, R14, Rm::M(va));
+            match op {
+                FlagOp::Sub => a.alu(Alu::Cmp, w, R14, Rm::M(vb)),
+                FlagOp::Add => a.alu(Alu::Add, w, R14, Rm::M(vb)),
+                _ => a.test(w, Rm::R(R14), R14),
+            }
+            a.ret();
+            a.bind(next);
+        }
+    }
+    let image_kind = flag_kind(FlagOp::Image, B64).cast_signed();
+    let ready = a.label();
+    a.alu_imm(Alu::Cmp, B32, Rm::M(kind), image_kind);
+    a.jcc(Cond::E, ready);
+    take_return(a);
+    save_all(a);
+    call_rust(a, image);
+    load_all(a);
+    a.push_mem(f(offset_of!(Frame, ret)));
+    a.bind(ready);
+    a.load(B64, R14, Rm::M(va));
+    a.alu_imm(Alu::And, B32, Rm::R(R14), x86::flags::STATUS as i32);
+    a.alu_imm(Alu::Or, B32, Rm::R(R14), 0x202);
+    a.push(R14);
+    a.byte(0x9d); // POPFQ
+    a.ret();
+    entry
+}

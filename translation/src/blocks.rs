@@ -1,0 +1,229 @@
+//! The table of translated blocks: by key, by guest page, by place in code memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use softmmu::{CodeStamp, GuestRam};
+use x86::{PAGE_SIZE, PhysAddr};
+
+/// What a block is found by: everything its code depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// Linear address of the first byte: instruction addresses are constants in the code.
+    pub lin: u64,
+    /// Physical address of the first byte.
+    pub phys: u64,
+    /// The frontend's mode bits, and the engine's in bits 63:32.
+    pub mode: u64,
+    /// Where the status flags are on entry, as the engine packs that; 0: in the context.
+    pub flags: u64,
+}
+
+/// A block's number. Numbers are not used again before [`Blocks::clear`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// What is known of any block.
+#[derive(Debug)]
+pub struct Info<T> {
+    /// What it is found by.
+    pub key: Key,
+    /// The guest code that it was made from.
+    pub bytes: Box<[u8]>,
+    /// Physical address of the second page, when its code crosses into one.
+    pub second: Option<u64>,
+    /// When the bytes were marked as code, in the first page and in the second.
+    pub stamps: [CodeStamp; 2],
+    /// Its guest code may have changed: it must be compared before it runs again.
+    pub stale: bool,
+    /// Offset of its cold code, and the length: what side tables are searched by.
+    pub cold: (u32, u32),
+    /// Offset of its hot code, and the length.
+    pub hot: (u32, u32),
+    /// The engine's own part.
+    pub own: T,
+}
+
+/// A hasher for addresses.
+#[derive(Default)]
+pub struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 29;
+    }
+}
+
+type Table<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
+struct Page {
+    blocks: Vec<BlockId>,
+    /// The page's generation when it was last looked at.
+    generation: u32,
+}
+
+/// All blocks of a code cache.
+pub struct Blocks<T> {
+    all: Vec<Info<T>>,
+    by_key: Table<Key, BlockId>,
+    pages: Table<u64, Page>,
+    /// Start of each piece of code, hot or cold.
+    places: BTreeMap<u32, BlockId>,
+    /// Blocks that became stale, ever.
+    pub invalidations: u64,
+}
+
+impl<T> Default for Blocks<T> {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            by_key: Table::default(),
+            pages: Table::default(),
+            places: BTreeMap::new(),
+            invalidations: 0,
+        }
+    }
+}
+
+impl<T> Blocks<T> {
+    /// Blocks made since the table was last cleared.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The block of a key.
+    pub fn find(&self, key: Key) -> Option<BlockId> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// A block by number.
+    pub fn get(&self, id: BlockId) -> &Info<T> {
+        &self.all[id.0 as usize]
+    }
+
+    /// A block by number.
+    pub fn get_mut(&mut self, id: BlockId) -> &mut Info<T> {
+        &mut self.all[id.0 as usize]
+    }
+
+    /// The number that the next block will have.
+    pub fn next_id(&self) -> BlockId {
+        BlockId(self.all.len() as u32)
+    }
+
+    /// Puts in a block; one with the same key is not found any more.
+    pub fn insert(&mut self, info: Info<T>) -> BlockId {
+        let id = self.next_id();
+        self.by_key.insert(info.key, id);
+        for (phys, stamp) in [Some(info.key.phys), info.second]
+            .into_iter()
+            .zip(info.stamps)
+        {
+            let Some(phys) = phys else { continue };
+            self.pages
+                .entry(phys / PAGE_SIZE)
+                .or_insert_with(|| Page {
+                    blocks: Vec::new(),
+                    generation: stamp.generation,
+                })
+                .blocks
+                .push(id);
+        }
+        self.places.insert(info.hot.0, id);
+        if info.cold.1 != 0 {
+            self.places.insert(info.cold.0, id);
+        }
+        self.all.push(info);
+        id
+    }
+
+    /// The block whose code holds an offset.
+    pub fn at(&self, offset: u32) -> Option<BlockId> {
+        let (_, id) = self.places.range(..=offset).next_back()?;
+        let info = self.get(*id);
+        [info.hot, info.cold]
+            .iter()
+            .any(|(start, len)| offset.wrapping_sub(*start) < *len)
+            .then_some(*id)
+    }
+
+    /// Forgets all blocks.
+    pub fn clear(&mut self) {
+        let invalidations = self.invalidations;
+        *self = Self {
+            invalidations,
+            ..Self::default()
+        };
+    }
+
+    /// Looks for pages that were written where they hold code; their blocks become stale, and `f` hears of each.
+    pub fn check_pages(&mut self, ram: &GuestRam, mut f: impl FnMut(BlockId)) {
+        let mut hit = Vec::new();
+        for (number, page) in &mut self.pages {
+            let generation = ram.code_generation(PhysAddr(number * PAGE_SIZE));
+            if generation != page.generation {
+                page.generation = generation;
+                hit.append(&mut page.blocks);
+            }
+        }
+        self.make_stale(hit, &mut f);
+    }
+
+    /// As [`Blocks::check_pages`] for one page.
+    pub fn check_page(&mut self, ram: &GuestRam, phys: u64, mut f: impl FnMut(BlockId)) {
+        let number = phys / PAGE_SIZE;
+        let Some(page) = self.pages.get_mut(&number) else {
+            return;
+        };
+        let generation = ram.code_generation(PhysAddr(number * PAGE_SIZE));
+        if generation != page.generation {
+            page.generation = generation;
+            let hit = std::mem::take(&mut page.blocks);
+            self.make_stale(hit, &mut f);
+        }
+    }
+
+    fn make_stale(&mut self, hit: Vec<BlockId>, f: &mut impl FnMut(BlockId)) {
+        for id in hit {
+            let info = &mut self.all[id.0 as usize];
+            if !info.stale {
+                info.stale = true;
+                self.invalidations += 1;
+                f(id);
+            }
+        }
+    }
+
+    /// A stale block's code turned out to be the same: it may run again, from the stamps on that it has now.
+    pub fn refresh(&mut self, id: BlockId) {
+        let info = &mut self.all[id.0 as usize];
+        info.stale = false;
+        for (phys, stamp) in [Some(info.key.phys), info.second]
+            .into_iter()
+            .zip(info.stamps)
+        {
+            let Some(phys) = phys else { continue };
+            let page = self
+                .pages
+                .entry(phys / PAGE_SIZE)
+                .or_insert_with(|| Page {
+                    blocks: Vec::new(),
+                    generation: stamp.generation,
+                });
+            if !page.blocks.contains(&id) {
+                page.blocks.push(id);
+            }
+        }
+    }
+}

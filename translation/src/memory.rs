@@ -1,0 +1,200 @@
+//! Memory for emitted code, mapped twice: written through one mapping, executed through the other, never both in one.
+//!
+//! Hot code grows from the start, cold code from the end, so that what runs every time lies close together.
+#![expect(unsafe_code, reason = "code is written into mapped memory")]
+// UNSAFETY: mapping the same pages twice (W^X) has no safe interface.
+
+use std::io;
+
+/// A fixed range of code memory. Places in it are named by their offset.
+pub struct CodeMemory {
+    write: *mut u8,
+    run: *const u8,
+    size: u32,
+    hot: u32,
+    cold: u32,
+    /// What [`CodeMemory::reset`] keeps.
+    keep: u32,
+}
+
+// SAFETY: the mappings belong to this object alone; nothing about them is tied to a thread.
+unsafe impl Send for CodeMemory {}
+
+impl CodeMemory {
+    /// Maps `size` bytes (rounded up to whole pages, at most 1 GiB).
+    ///
+    /// # Errors
+    /// The host's, when it has no memory or forbids executable mappings.
+    pub fn new(size: usize) -> io::Result<Self> {
+        let size = size.clamp(1 << 16, 1 << 30).next_multiple_of(4096);
+        // SAFETY: the name is a C string; the call creates a file nobody else knows.
+        let fd = unsafe { libc::memfd_create(c"doppel-code".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let maps = Self::map(fd, size);
+        // SAFETY: `fd` is ours and open; the mappings keep the file.
+        unsafe { libc::close(fd) };
+        let (write, run) = maps?;
+        let size = size as u32;
+        Ok(Self {
+            write,
+            run,
+            size,
+            hot: 0,
+            cold: size,
+            keep: 0,
+        })
+    }
+
+    fn map(fd: i32, size: usize) -> io::Result<(*mut u8, *const u8)> {
+        // SAFETY: `fd` is an open file of ours.
+        if unsafe { libc::ftruncate(fd, size as libc::off_t) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut at = [std::ptr::null_mut::<u8>(); 2];
+        let rights = [
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::PROT_READ | libc::PROT_EXEC,
+        ];
+        for i in 0..2 {
+            let null = std::ptr::null_mut();
+            // SAFETY: a fresh shared mapping at an address of the kernel's choice touches nothing that exists.
+            let map = unsafe { libc::mmap(null, size, rights[i], libc::MAP_SHARED, fd, 0) };
+            if map == libc::MAP_FAILED {
+                let error = io::Error::last_os_error();
+                if i == 1 {
+                    // SAFETY: the first mapping, which nothing uses yet.
+                    unsafe { libc::munmap(at[0].cast(), size) };
+                }
+                return Err(error);
+            }
+            at[i] = map.cast();
+        }
+        Ok((at[0], at[1]))
+    }
+
+    /// Bytes in all.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Bytes of hot code and of cold code so far.
+    pub fn used(&self) -> (u32, u32) {
+        (self.hot, self.size - self.cold)
+    }
+
+    /// Takes room for a block's two parts; `None` when there is not enough left.
+    pub fn alloc(&mut self, hot: u32, cold: u32) -> Option<(u32, u32)> {
+        let at = self.hot.next_multiple_of(16);
+        let end = at.checked_add(hot)?;
+        let start = self.cold.checked_sub(cold)?;
+        if end > start {
+            return None;
+        }
+        self.hot = end;
+        self.cold = start;
+        Some((at, start))
+    }
+
+    /// What has been taken so far stays when the rest is given up.
+    pub fn keep(&mut self) {
+        self.keep = self.hot;
+    }
+
+    /// Gives up everything but what [`CodeMemory::keep`] kept.
+    pub fn reset(&mut self) {
+        self.hot = self.keep;
+        self.cold = self.size;
+    }
+
+    /// Writes code.
+    ///
+    /// # Panics
+    /// Outside the range.
+    pub fn write(&self, at: u32, bytes: &[u8]) {
+        assert!(
+            at as usize + bytes.len() <= self.size as usize,
+            "write outside code memory"
+        );
+        let to = self.write.wrapping_add(at as usize);
+        // SAFETY: inside the writable mapping (just checked), which no reference points into.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Reads code back.
+    ///
+    /// # Panics
+    /// Outside the range.
+    pub fn read(&self, at: u32, bytes: &mut [u8]) {
+        assert!(
+            at as usize + bytes.len() <= self.size as usize,
+            "read outside code memory"
+        );
+        let from = self.write.wrapping_add(at as usize).cast_const();
+        // SAFETY: inside the mapping (just checked).
+        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    /// Makes the relative branch whose displacement lies at `at` lead to offset `target`.
+    pub fn retarget(&self, at: u32, target: u32) {
+        self.write(at, &target.wrapping_sub(at + 4).to_le_bytes());
+    }
+
+    /// The address at which a place is executed.
+    pub fn address(&self, at: u32) -> u64 {
+        self.run.addr() as u64 + u64::from(at)
+    }
+
+    /// The place of an executed address.
+    pub fn offset(&self, address: u64) -> Option<u32> {
+        let offset = address.wrapping_sub(self.run.addr() as u64);
+        (offset < u64::from(self.size)).then_some(offset as u32)
+    }
+}
+
+impl Drop for CodeMemory {
+    fn drop(&mut self) {
+        for map in [self.write.cast_const(), self.run] {
+            // SAFETY: one of the two mappings made in `new`; the owner runs no code in it any more.
+            unsafe { libc::munmap(map.cast_mut().cast(), self.size as usize) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CodeMemory;
+
+    #[test]
+    fn what_is_written_is_read_and_found_by_address() {
+        let mut memory = CodeMemory::new(1 << 16).expect("memory");
+        let (hot, cold) = memory.alloc(100, 50).expect("room");
+        memory.write(hot, &[0xc3; 100]);
+        memory.write(cold, &[0x90; 50]);
+        let mut back = [0; 50];
+        memory.read(cold, &mut back);
+        assert_eq!(back, [0x90; 50]);
+        assert_eq!(memory.offset(memory.address(cold)), Some(cold));
+        assert_eq!(memory.offset(memory.address(0).wrapping_sub(1)), None);
+        memory.retarget(hot + 8, hot + 4);
+        let mut rel = [0; 4];
+        memory.read(hot + 8, &mut rel);
+        assert_eq!(i32::from_le_bytes(rel), -8);
+    }
+
+    #[test]
+    fn parts_never_meet() {
+        let mut memory = CodeMemory::new(1 << 16).expect("memory");
+        memory.alloc(64, 0).expect("room");
+        memory.keep();
+        let mut count = 0;
+        while let Some((hot, cold)) = memory.alloc(1000, 500) {
+            assert!(hot + 1000 <= cold);
+            count += 1;
+        }
+        assert!(count > 40);
+        memory.reset();
+        assert_eq!(memory.used(), (64, 0));
+    }
+}
