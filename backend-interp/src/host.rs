@@ -308,7 +308,7 @@ fn assemble(
                 main.set_op_kind(n, OpKind::Memory);
                 main.set_memory_base(CTX);
                 main.set_memory_displacement64(u64::from(fields[slot]));
-                main.set_memory_displ_size(4);
+                main.set_memory_displ_size(8);
             }
             Operand::Vec(_) | Operand::VecTemp(_)
                 if matches!(kind, K::mm_or_mem | K::mm_reg | K::mm_rm) =>
@@ -636,4 +636,58 @@ fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instructio
         _ => {}
     }
     Some(())
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use iced_x86::{Code, Mnemonic, OpCodeOperandKind as K};
+    use ir::{Operand, VecTemp};
+
+    use super::{assemble, host_has};
+
+    /// Operands of an instruction: registers, with the last that may be in memory loaded to a temporary if so wished.
+    fn operands(code: Code, memory: bool) -> Option<[Operand; 4]> {
+        let mut list = [Operand::None; 4];
+        let mut loaded = false;
+        for (slot, kind) in list.iter_mut().zip(code.op_code().op_kinds()) {
+            let either = matches!(kind, K::xmm_or_mem | K::ymm_or_mem | K::mem);
+            *slot = match kind {
+                K::imm8 => Operand::Imm(1),
+                _ if either && (memory || *kind == K::mem) => {
+                    loaded = true;
+                    Operand::VecTemp(VecTemp(0))
+                }
+                K::mm_reg | K::mm_rm | K::mm_or_mem => Operand::Mmx(1),
+                K::xmm_reg | K::xmm_rm | K::xmm_or_mem | K::xmm_vvvv | K::xmm_is4 => {
+                    Operand::Vec(1)
+                }
+                K::ymm_reg | K::ymm_rm | K::ymm_or_mem | K::ymm_vvvv | K::ymm_is4 => {
+                    Operand::Vec(2)
+                }
+                K::seg_rDI => return None,
+                _ => Operand::Reg(x86::Gpr::Rax),
+            };
+        }
+        (loaded || !memory).then_some(list)
+    }
+
+    #[test]
+    fn the_host_runs_all_that_it_can() {
+        let mut made = 0;
+        let mut missing = Vec::new();
+        let vector = |c: &Code| portable::vector::covers(*c) && c.mnemonic() != Mnemonic::Crc32;
+        for code in Code::values().filter(|c| vector(c) && host_has(*c)) {
+            for memory in [false, true] {
+                let Some([dst, a, b, c]) = operands(code, memory) else {
+                    continue;
+                };
+                match assemble(code, dst, [a, b, c], [0x100, 0x200, 0x300, 0x400], false) {
+                    Some(_) => made += 1,
+                    None => missing.push((code, memory)),
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(made > 500, "{made}");
+    }
 }

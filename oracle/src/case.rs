@@ -98,6 +98,9 @@ impl Fx {
     }
 }
 
+/// The upper halves of YMM0-15.
+pub type Uppers = [[u8; 16]; 16];
+
 /// Bytes that a case lays into the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -111,7 +114,7 @@ pub struct Patch {
 }
 
 /// Bytes for all patches of a case.
-pub const DATA: usize = 720;
+pub const DATA: usize = 976;
 /// Instruction bytes of a case at most: one instruction, or a few.
 pub const CODE_BYTES: usize = 48;
 
@@ -121,6 +124,8 @@ pub const CODE_BYTES: usize = 48;
 pub struct Case {
     /// x87, MXCSR, XMM.
     pub fx: Fx,
+    /// What YMM registers have beyond XMM.
+    pub uppers: Uppers,
     /// General registers by encoding.
     pub gpr: [u64; 16],
     /// Offset of the instruction in its code segment.
@@ -165,6 +170,7 @@ impl Case {
         code[..len].copy_from_slice(&bytes[..len]);
         let mut case = Self {
             fx: Fx::INIT,
+            uppers: [[0; 16]; 16],
             gpr: [0; 16],
             ip: 0,
             rflags: FIXED_FLAGS,
@@ -298,6 +304,8 @@ pub struct Change {
 pub struct Outcome {
     /// x87, MXCSR, XMM.
     pub fx: Fx,
+    /// What YMM registers have beyond XMM.
+    pub uppers: Uppers,
     /// General registers.
     pub gpr: [u64; 16],
     /// Offset of the next instruction, or of the one that faulted.
@@ -326,6 +334,7 @@ impl Outcome {
     /// An outcome of a case that was not run.
     pub const NONE: Self = Self {
         fx: Fx::INIT,
+        uppers: [[0; 16]; 16],
         gpr: [0; 16],
         ip: 0,
         rflags: 0,
@@ -406,6 +415,9 @@ impl Case {
             if self.fx.xmm(n).iter().any(|b| *b != 0) {
                 let _ = write!(text, " xmm{n}={}", hex(self.fx.xmm(n)));
             }
+            if self.uppers[n] != [0; 16] {
+                let _ = write!(text, " upper{n}={}", hex(&self.uppers[n]));
+            }
         }
         for (at, bytes) in self.laid() {
             let _ = write!(text, " m{at:x}={}", hex(bytes));
@@ -443,6 +455,13 @@ impl Case {
                 .filter(|n| *n < 16)
             {
                 case.fx.xmm_mut(n).copy_from_slice(&bytes(16)?);
+            } else if let Some(n) = name
+                .strip_prefix("upper")
+                .and_then(|n| n.parse::<usize>().ok())
+                .filter(|n| *n < 16)
+            {
+                let upper: &mut [u8; 16] = &mut case.uppers[n];
+                upper.copy_from_slice(&bytes(16)?);
             } else if let Some(n) = name
                 .strip_prefix("st")
                 .and_then(|n| n.parse().ok())

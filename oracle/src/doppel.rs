@@ -86,15 +86,16 @@ impl Doppel {
         let model = Arc::new(model());
         let features = Features::new(&model.features_iced());
         // Which engine: for runs by hand, and for the test that repeats them with another.
-        let engine: Box<dyn Engine> = if std::env::var_os("DOPPEL_ORACLE_ENGINE").is_some_and(|e| e == "jit") {
-            let options = Options {
-                single: true,
-                ..Options::default()
+        let engine: Box<dyn Engine> =
+            if std::env::var_os("DOPPEL_ORACLE_ENGINE").is_some_and(|e| e == "jit") {
+                let options = Options {
+                    single: true,
+                    ..Options::default()
+                };
+                Box::new(Jit::new(features, options))
+            } else {
+                Box::new(Interp::new(features))
             };
-            Box::new(Jit::new(features, options))
-        } else {
-            Box::new(Interp::new(features))
-        };
         let board = Arc::new(Board::default());
         let mmu = Mmu::new(
             0,

@@ -6,7 +6,6 @@ use std::fmt::Write;
 
 use frontend_x86::Features;
 use iced_x86::{Code, CpuidFeature as F, Mnemonic as M};
-use system::CpuModel;
 
 use crate::codes::{AMD_REASONS, excluded};
 use crate::known::KNOWN;
@@ -62,6 +61,13 @@ fn family(code: Code) -> &'static str {
         (F::FPU, "x87"),
         (F::FPU287, "x87"),
         (F::FPU387, "x87"),
+        (F::FMA, "FMA"),
+        (F::F16C, "F16C"),
+        (F::AVX2, "AVX2"),
+        (F::VAES, "AES"),
+        (F::VPCLMULQDQ, "PCLMULQDQ"),
+        (F::GFNI, "GFNI"),
+        (F::AVX, "AVX"),
         (F::SHA, "SHA"),
         (F::AES, "AES"),
         (F::PCLMULQDQ, "PCLMULQDQ"),
@@ -242,7 +248,7 @@ fn grouped(n: u64) -> String {
 }
 
 fn families(counts: &Counts, text: &mut String) {
-    let features = Features::new(&CpuModel::default().features_iced());
+    let features = Features::new(&crate::doppel::model().features_iced());
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     for code in Code::values().filter(|c| features.allow(*c)) {
         let info = code.op_code();
@@ -340,7 +346,7 @@ pub fn markdown(counts: &Counts, run: &str) -> String {
     families(counts, &mut text);
 
     text += "\n### Implemented, not compared\n\n| instructions | why |\n|---|---|\n";
-    let features = Features::new(&CpuModel::default().features_iced());
+    let features = Features::new(&crate::doppel::model().features_iced());
     let mut reasons: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for code in Code::values().filter(|c| features.allow(*c) && c.op_code().is_instruction()) {
         if let Some(reason) = excluded(code).filter(|_| code.mnemonic() != M::INVALID) {

@@ -62,10 +62,12 @@ pub struct Known {
     test: fn(&Seen) -> bool,
 }
 
-/// #GP and #SS.
+/// #GP, #SS, #PF and #AC.
 const GP: u32 = 13;
 const SS: u32 = 12;
 const PF: u32 = 14;
+const UD: u32 = 6;
+const AC: u32 = 17;
 
 /// The table.
 pub const KNOWN: &[Known] = &[
@@ -101,8 +103,9 @@ pub const KNOWN: &[Known] = &[
         kinds: FAULT,
         test: |s| {
             let large = matches!(s.insn.memory_size().size(), 0 | 9..);
-            // Of a part that is beyond the segment's limit, and one whose page is missing, either may be seen first.
-            let order = s.case.bits != 64
+            // Of a part that is beyond the segment's limit or not canonical, and one whose page is missing, either may
+            // be seen first.
+            let order = (s.case.bits != 64 || leaves_lower_half(s))
                 && matches!(
                     (s.host.vector, s.ours.vector),
                     (PF, GP | SS) | (GP | SS, PF)
@@ -147,8 +150,10 @@ pub const KNOWN: &[Known] = &[
         amd: false,
         kinds: kind::CR2,
         test: |s| {
-            matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu)
-                && s.host.cr2.abs_diff(s.ours.cr2) < 16
+            matches!(
+                s.insn.mnemonic(),
+                M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu
+            ) && s.host.cr2.abs_diff(s.ours.cr2) < 16
         },
     },
     Known {
@@ -208,7 +213,8 @@ pub const KNOWN: &[Known] = &[
         kinds: FAULT,
         test: |s| {
             s.case.bits == 64
-                && (s.host.vector, s.ours.vector) == (GP, PF)
+                && s.host.vector == GP
+                && matches!(s.ours.vector, PF | AC)
                 && non_canonical_offset(s)
         },
     },
@@ -249,13 +255,15 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
-        reason: "a random address where the child has memory of its own: its stack, its libraries",
+        reason: "a random address where the child has memory of its own: its stack, its libraries, the harness's pages",
         amd: false,
         kinds: ALL,
         test: |s| {
             let elsewhere = layout::arena_offset(s.ours.cr2).is_none();
             let own = (0x5000_0000_0000..0x7fff_ffff_f000).contains(&s.ours.cr2);
-            (s.host.vector, s.ours.vector) == (NO_FAULT, PF) && elsewhere && own
+            // What was read there may have been a bad selector or target.
+            let harness = layout::HARNESS.contains(&s.ours.cr2) && s.host.vector != PF;
+            s.ours.vector == PF && (s.host.vector == NO_FAULT && elsewhere && own || harness)
         },
     },
     Known {
@@ -319,7 +327,14 @@ pub const KNOWN: &[Known] = &[
         reason: "PUSH of a segment register, 32 bits wide: Intel writes 16 (SDM vol. 2, PUSH), AMD zero-extends",
         amd: true,
         kinds: kind::MEMORY | kind::CR2,
-        test: |s| s.insn.mnemonic() == M::Push && s.insn.op0_register().is_segment_register(),
+        test: |s| is_wide_segment_push(s.insn),
+    },
+    Known {
+        reason: "PUSH of a segment register, 32 bits wide: AMD writes the upper 16, too, and faults when they are beyond \
+                 the limit, in another page, or not aligned like the whole",
+        amd: true,
+        kinds: FAULT | kind::IP | kind::GPR | kind::MEMORY,
+        test: |s| is_wide_segment_push(s.insn) && upper_half_faults(s),
     },
     Known {
         reason: "ARPL: whether its read already asks for write permission is not architectural",
@@ -343,7 +358,7 @@ pub const KNOWN: &[Known] = &[
         test: |s| {
             s.insn.mnemonic() == M::Call
                 && s.ours.vector == GP
-                && matches!(s.host.vector, SS | PF | 17)
+                && matches!(s.host.vector, SS | PF | AC)
         },
     },
     Known {
@@ -380,7 +395,10 @@ pub const KNOWN: &[Known] = &[
         amd: false,
         kinds: ALL,
         test: |s| {
-            let maskmov = matches!(s.insn.mnemonic(), M::Maskmovq | M::Maskmovdqu);
+            let maskmov = matches!(
+                s.insn.mnemonic(),
+                M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu
+            );
             maskmov && matches!(s.host.vector, PF | GP | SS) && zero_mask(s)
         },
     },
@@ -389,6 +407,65 @@ pub const KNOWN: &[Known] = &[
         amd: false,
         kinds: kind::VECTOR,
         test: |s| (s.host.vector, s.ours.vector) == (GP, SS) && misaligned(s),
+    },
+    Known {
+        reason: "VMASKMOVPS and its kin: whether an element that the mask leaves out must lie inside the segment's limit, or \
+                 at a canonical address, is not architectural",
+        amd: false,
+        kinds: ALL,
+        test: |s| {
+            let masked = matches!(
+                s.insn.mnemonic(),
+                M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq
+            );
+            masked
+                && matches!(s.host.vector, GP | SS)
+                && matches!(s.ours.vector, PF | NO_FAULT)
+                && leaves_out(s)
+        },
+    },
+    Known {
+        reason: "XSAVE, XRSTOR and their kin: whether bytes of the AVX component are touched that the instruction neither \
+                 loads nor stores (in its initial configuration, or of YMM8-15 outside 64-bit mode) is not architectural",
+        amd: false,
+        kinds: ALL,
+        test: |s| {
+            let name = format!("{:?}", s.insn.mnemonic());
+            let extended = |cr2: u64, lin: u64| {
+                (576..832).contains(&(cr2.wrapping_sub(lin) & address_mask(s.insn)))
+            };
+            (name.starts_with("Xsave") || name.starts_with("Xrstor"))
+                && s.case.gpr[0] & 4 != 0
+                && s.ours.vector == NO_FAULT
+                && match s.host.vector {
+                    PF => operand(s).is_some_and(|lin| extended(s.host.cr2, lin)),
+                    vector => matches!(vector, GP | SS) && s.case.bits != 64,
+                }
+        },
+    },
+    Known {
+        reason: "VPERMQ and VPERMPD with VEX.W clear: Intel defines them with W set only (SDM vol. 2), AMD ignores it",
+        amd: true,
+        kinds: ALL,
+        test: |s| {
+            let bytes = s.case.bytes();
+            let vex = &bytes[crate::codes::prefixes(bytes, s.case.bits).len()..];
+            let permutes =
+                matches!(vex, [0xc4, map, w, 0 | 1, ..] if map & 0x1f == 3 && w & 0x87 == 5);
+            permutes && s.ours.vector == UD && s.host.vector != UD
+        },
+    },
+    Known {
+        reason: "VPEXTRD and VPINSRD with VEX.W outside 64-bit mode: Intel ignores it (SDM vol. 2), AMD raises #UD",
+        amd: true,
+        kinds: ALL,
+        test: |s| {
+            let bytes = s.case.bytes();
+            let vex = &bytes[crate::codes::prefixes(bytes, s.case.bits).len()..];
+            let dword = matches!(s.insn.mnemonic(), M::Vpextrd | M::Vpinsrd);
+            let wide = matches!(vex, [0xc4, _, w, ..] if w & 0x80 != 0);
+            dword && wide && s.case.bits != 64 && s.host.vector == UD && s.ours.vector != UD
+        },
     },
 ];
 
@@ -406,23 +483,84 @@ fn operand(s: &Seen) -> Option<u64> {
         .and_then(|n| linear(s.case, s.insn, n))
 }
 
+/// Whether the mask of VMASKMOVPS and its kin leaves an element out.
+fn leaves_out(s: &Seen) -> bool {
+    let mask = s.insn.op1_register();
+    let size = match s.insn.mnemonic() {
+        M::Vmaskmovps | M::Vpmaskmovd => 4,
+        _ => 8,
+    };
+    (0..mask.size() / size).any(|n| crate::generate::lane(s.case, mask, n, size) >> 63 == 0)
+}
+
 fn misaligned(s: &Seen) -> bool {
     let name = format!("{:?}", s.insn.mnemonic());
     let to = if name.starts_with("Xsave") || name.starts_with("Xrstor") {
         64
     } else {
-        16
+        s.insn.memory_size().size().max(16) as u64
     };
     operand(s).is_some_and(|lin| lin % to != 0)
 }
 
-/// Both faulting addresses lie in the first `len` bytes of the operand; 16-bit addresses may wrap in it.
+/// Both faulting addresses lie in the first `len` bytes of the operand; 16- and 32-bit addresses may wrap in it.
 fn within(s: &Seen, len: u64) -> bool {
-    let inside = |cr2: u64, lin: u64| {
-        let distance = cr2.wrapping_sub(lin);
-        distance < len || (s.case.bits != 64 && distance & 0xffff < len)
-    };
+    let wrap = address_mask(s.insn);
+    let inside = |cr2: u64, lin: u64| cr2.wrapping_sub(lin) & wrap < len;
     operand(s).is_some_and(|lin| inside(s.host.cr2, lin) && inside(s.ours.cr2, lin))
+}
+
+/// The operand begins below 2^47 and ends above: the rest of it is not canonical.
+fn leaves_lower_half(s: &Seen) -> bool {
+    let len = match s.insn.memory_size().size() {
+        0 => 832,
+        len => len as u64,
+    };
+    operand(s).is_some_and(|lin| (1 << 47) - len < lin && lin < 1 << 47)
+}
+
+/// The bits of the memory operand's offset.
+fn address_mask(insn: &Instruction) -> u64 {
+    let registers = [insn.memory_base(), insn.memory_index()];
+    let bytes = registers
+        .iter()
+        .map(|r| r.size())
+        .find(|size| *size != 0)
+        .unwrap_or(insn.memory_displ_size() as usize);
+    u64::MAX >> (64 - 8 * bytes.clamp(2, 8))
+}
+
+/// PUSH of a segment register to 32 bits of stack.
+fn is_wide_segment_push(insn: &Instruction) -> bool {
+    insn.mnemonic() == M::Push
+        && insn.op0_register().is_segment_register()
+        && insn.stack_pointer_increment() == -4
+}
+
+/// The host's exception is about the upper half of the doubleword below the stack pointer.
+fn upper_half_faults(s: &Seen) -> bool {
+    let stack = layout::segment(s.case.seg[2]);
+    let mask = if stack.attr & x86::attr::DB == 0 {
+        0xffff
+    } else {
+        0xffff_ffff
+    };
+    let offset = s.case.gpr[4].wrapping_sub(4) & mask;
+    let lin = stack.base.wrapping_add(offset) & 0xffff_ffff;
+    match s.host.vector {
+        PF => s.host.cr2.wrapping_sub(lin + 2) < 2,
+        SS => {
+            let down = stack.attr & (x86::attr::CODE | x86::attr::DC);
+            let end = if down == x86::attr::DC {
+                mask
+            } else {
+                stack.limit.into()
+            };
+            (offset + 2..offset + 4).contains(&(end + 1))
+        }
+        AC => lin % 4 == 2,
+        _ => false,
+    }
 }
 
 /// What BT and its kin with a register add to the address: a signed bit offset.
@@ -437,12 +575,26 @@ fn bit_distance(s: &Seen) -> i64 {
     (bit >> bits.trailing_zeros()) * i64::from(bits / 8)
 }
 
-/// The offset from FS.base or GS.base is not canonical.
+/// The offset from FS.base or GS.base, of the operand's first byte or its last, is not canonical.
 fn non_canonical_offset(s: &Seen) -> bool {
-    let base = base_of(s.case, s.insn.memory_segment());
+    use OpKind::{Memory, MemorySegEDI, MemorySegESI, MemorySegRDI, MemorySegRSI};
+    let segment = s.insn.memory_segment();
+    let base = base_of(s.case, segment);
     let canonical = |v: u64| (v << 16) as i64 >> 16 == v as i64;
     let offset = |lin: u64| lin.wrapping_sub(base).wrapping_add_signed(bit_distance(s));
-    base != 0 && operand(s).is_some_and(|lin| !canonical(offset(lin)))
+    let last = (s.insn.memory_size().size() as u64).saturating_sub(1);
+    // Strings and MASKMOVDQU have the segment, too.
+    let lin = (0..s.insn.op_count())
+        .find(|n| {
+            matches!(
+                s.insn.op_kind(*n),
+                Memory | MemorySegEDI | MemorySegESI | MemorySegRDI | MemorySegRSI
+            )
+        })
+        .and_then(|n| linear(s.case, s.insn, n));
+    matches!(segment, Register::FS | Register::GS)
+        && base != 0
+        && lin.is_some_and(|lin| !canonical(offset(lin)) || !canonical(offset(lin) + last))
 }
 
 fn is_string_compare(insn: &Instruction) -> bool {
@@ -535,4 +687,112 @@ fn is_far_return(insn: &Instruction) -> bool {
 /// The linear address of an implicit operand at rDI.
 fn operand_of_string(s: &Seen) -> Option<u64> {
     linear(s.case, s.insn, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AC, GP, PF, SS, Seen, kind, known};
+    use crate::case::{Case, NO_FAULT, Outcome};
+    use crate::codes::{Vendor, decode};
+
+    const FAULT_OF_HOST_ONLY: u32 = kind::VECTOR | kind::IP | kind::GPR | kind::MEMORY;
+
+    /// Whether a row for AMD hosts explains it; what such rows explain, no row does for an Intel host.
+    fn explained(text: &str, host: (u32, u64), ours: (u32, u64), kinds: u32) -> bool {
+        assert!(!judged(text, host, ours, kinds, Vendor::Intel), "{text}");
+        judged(text, host, ours, kinds, Vendor::Amd)
+    }
+
+    fn judged(text: &str, host: (u32, u64), ours: (u32, u64), kinds: u32, vendor: Vendor) -> bool {
+        let case = Case::parse(text).expect("a case");
+        let insn = decode(case.bytes(), case.bits, case.ip);
+        let outcome = |(vector, cr2)| Outcome {
+            vector,
+            cr2,
+            ..Outcome::NONE
+        };
+        let (host, ours) = (outcome(host), outcome(ours));
+        let seen = Seen {
+            case: &case,
+            insn: &insn,
+            host: &host,
+            ours: &ours,
+            kinds,
+        };
+        known(&seen, vendor).is_some()
+    }
+
+    #[test]
+    fn a_selector_pushed_as_32_bits_faults_by_its_upper_half_only() {
+        let push =
+            |text, host, cr2| explained(text, (host, cr2), (NO_FAULT, 0), FAULT_OF_HOST_ONLY);
+        // Two bytes, then one, in the next page.
+        assert!(push("32 0fa0 rsp=12347002", PF, 0x1234_7000));
+        assert!(push("32 0fa0 rsp=12347001", PF, 0x1234_7000));
+        assert!(!push("32 0fa0 rsp=12347003", PF, 0x1234_7000));
+        assert!(!push("32 0fa0 rsp=12347000", PF, 0x1234_7000));
+        // A limit of 7FEh.
+        assert!(push("32 0fa0 ss=f rsp=800", SS, 0));
+        assert!(push("32 0fa0 ss=f rsp=801", SS, 0));
+        assert!(!push("32 0fa0 ss=f rsp=7ff", SS, 0));
+        assert!(!push("32 0fa0 ss=f rsp=802", SS, 0));
+        assert!(push("32 0fa0 rsp=12345282", AC, 0));
+        assert!(!push("32 0fa0 rsp=12345281", AC, 0));
+        // Nothing but that: not PUSH of other sizes, of other registers, nor another stack pointer.
+        assert!(!push("32 660fa0 rsp=12347001", PF, 0x1234_7000));
+        assert!(!push("64 0fa0 rsp=12347001", PF, 0x1234_7000));
+        assert!(!push("32 50 rsp=12347001", PF, 0x1234_7000));
+        let pushed = |kinds| explained("32 0fa0 rsp=12345200", (NO_FAULT, 0), (NO_FAULT, 0), kinds);
+        assert!(pushed(kind::MEMORY) && !pushed(kind::GPR));
+    }
+
+    #[test]
+    fn large_operands_at_the_end_of_the_lower_half() {
+        let fldenv = |last: &str, host: u32, ours: u32, vendor: Vendor| {
+            let text = format!("64 266642d924959a050000 rsp=0 r10=40001ffffffffe{last}");
+            judged(
+                &text,
+                (host, 0x7fff_ffff_fffe),
+                (ours, 0),
+                kind::VECTOR,
+                vendor,
+            )
+        };
+        for vendor in [Vendor::Amd, Vendor::Intel] {
+            // At 7FFFFFFFFFFEh, 7FFFFFFFFFF2h (its 14 bytes are canonical), and beyond.
+            assert!(fldenv("99", PF, GP, vendor) && fldenv("99", GP, PF, vendor));
+            assert!(!fldenv("96", PF, GP, vendor));
+            assert!(!fldenv("9a", PF, GP, vendor));
+            assert!(!fldenv("99", NO_FAULT, GP, vendor));
+        }
+    }
+
+    #[test]
+    fn offsets_of_fs_that_are_not_canonical() {
+        let seen =
+            |text: &str, host: u32, ours: u32| explained(text, (host, 0), (ours, 0), kind::VECTOR);
+        // With a mask for MASKMOVDQU.
+        let base = "fsbase=7fffffff0000 xmm6=ffffffffffffffffffffffffffffffff";
+        let text = |bytes: &str, state: &str| format!("64 {bytes} rsp=0 {state} {base}");
+        // LODSB, CMPSB, MASKMOVDQU, MOV.
+        for (bytes, register) in [
+            ("64ac", "rsi"),
+            ("64a6", "rsi"),
+            ("64660ff7d6", "rdi"),
+            ("648b06", "rsi"),
+        ] {
+            let bad = text(bytes, &format!("{register}=ffff7fffbc521963"));
+            assert!(seen(&bad, GP, PF) && seen(&bad, GP, AC), "{bad}");
+            assert!(!seen(&bad, PF, GP) && !seen(&bad, GP, NO_FAULT), "{bad}");
+            let good = text(bytes, &format!("{register}=ffff8fffbc521963"));
+            assert!(!seen(&good, GP, PF), "{good}");
+        }
+        let end = |rcx: &str| format!("64 646681114f4f rcx={rcx} rsp=0 fsbase=ffffffffffff0000");
+        assert!(seen(&end("7fffffffffff"), GP, PF));
+        assert!(!seen(&end("7ffffffffffe"), GP, PF));
+        // BTC's own bit offset counts; without FS nothing does.
+        let btc = "64 644a0fbbb4d6fb160000 rsp=0 rsi=ffff81a32c78f2f0 fsbase=7e5a12345000";
+        assert!(seen(btc, GP, AC));
+        assert!(!seen("64 a6 rsp=0 rsi=ffff7fffbc521963", GP, PF));
+    }
 }

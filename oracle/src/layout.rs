@@ -28,6 +28,8 @@ pub const EXIT_LEN: u64 = 8;
 pub const STATE: u64 = 0x2d3b_5000;
 /// The harness's code in the child.
 pub const STUBS: u64 = 0x2d3b_9000;
+/// All that the harness has for itself in the child, its writable views of arena and code, too.
+pub const HARNESS: std::ops::Range<u64> = STATE..0x2d3d_c000;
 /// Where instructions come back to: 64-bit code. Its address is the first quadword at [`STATE`], too.
 pub const EXIT: u64 = STUBS;
 

@@ -121,6 +121,11 @@ impl Random {
         }
     }
 
+    /// A binary16.
+    pub fn f16(&mut self) -> u16 {
+        (self.below(2) << 15 | self.exponent(0x1f) << 10 | self.fraction(10)) as u16
+    }
+
     /// A binary32.
     pub fn f32(&mut self) -> u32 {
         (self.below(2) << 31 | self.exponent(0xff) << 23 | self.fraction(23)) as u32
@@ -166,6 +171,7 @@ impl Random {
             Lanes::Words => chunks(&mut bytes, 2, Box::new(|| self.integer())),
             Lanes::Dwords => chunks(&mut bytes, 4, Box::new(|| self.integer())),
             Lanes::Qwords => chunks(&mut bytes, 8, Box::new(|| self.integer())),
+            Lanes::F16 => chunks(&mut bytes, 2, Box::new(|| self.f16().into())),
             Lanes::F32 => chunks(&mut bytes, 4, Box::new(|| self.f32().into())),
             Lanes::F64 => chunks(&mut bytes, 8, Box::new(|| self.f64())),
             Lanes::Text => chunks(&mut bytes, 1, Box::new(|| self.below(5))),
@@ -191,6 +197,8 @@ pub enum Lanes {
     Dwords,
     /// Integers of 64 bits.
     Qwords,
+    /// binary16.
+    F16,
     /// binary32.
     F32,
     /// binary64.

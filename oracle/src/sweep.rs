@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use frontend_x86::Features;
 use iced_x86::{Code, Instruction};
-use system::CpuModel;
 
 use crate::case::{Case, Change, Ending, NO_FAULT, Outcome};
 use crate::codes::{self, Vendor};
@@ -116,7 +115,7 @@ impl Oracle {
     /// Starts the child and the vCPU. An error says why this host can't be asked.
     pub fn start(seed: u64) -> Result<Self, String> {
         let native = Native::start()?;
-        let features = Features::new(&CpuModel::default().features_iced());
+        let features = Features::new(&crate::doppel::model().features_iced());
         let vendor = Vendor::host();
         let mut names: Vec<String> = Code::values().map(|c| format!("{c:?}")).collect();
         names.push("sequences".into());
@@ -428,6 +427,7 @@ impl Oracle {
             steps.push(Box::new(move |c| c.gpr[n] = plain.gpr[n]));
             steps.push(Box::new(move |c| c.gpr[n] = 0));
             steps.push(Box::new(move |c| c.fx.xmm_mut(n).fill(0)));
+            steps.push(Box::new(move |c| c.uppers[n].fill(0)));
         }
         for n in 0..8 {
             steps.push(Box::new(move |c| c.fx.st_mut(n).fill(0)));
@@ -523,8 +523,10 @@ fn describe(out: &Outcome, changes: &[Change]) -> String {
     for i in (0..8).filter(|i| out.fx.st(*i).iter().any(|b| *b != 0)) {
         text += &format!("    st{i} {:02x?}\n", out.fx.st(i));
     }
-    for n in (0..16).filter(|n| out.fx.xmm(*n).iter().any(|b| *b != 0)) {
-        text += &format!("    xmm{n} {:02x?}\n", out.fx.xmm(n));
+    for n in 0..16 {
+        if out.fx.xmm(n).iter().chain(&out.uppers[n]).any(|b| *b != 0) {
+            text += &format!("    ymm{n} {:02x?} {:02x?}\n", out.fx.xmm(n), out.uppers[n]);
+        }
     }
     for c in changes.iter().take(16) {
         text += &format!("    m{:x}={:016x}\n", c.word * 8, c.value);

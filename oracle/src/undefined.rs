@@ -151,7 +151,8 @@ pub const OTHERS: &[&str] = &[
     "SHLD and SHRD of 16 bits by more than 16: the result",
     "FXSAVE and XSAVE images: FOP, FIP, FDP, MXCSR_MASK (AMD's has bit 17), bytes 464 to 511",
     "FSTENV and FSAVE images: FOP, FIP, FDP",
-    "RCPPS, RCPSS, RSQRTPS, RSQRTSS: each within 1.5 * 2^-12 of the truth, so within twice that of one another",
+    "RCPPS, RCPSS, RSQRTPS, RSQRTSS: each within 1.5 * 2^-12 of the truth, so within twice that of one another; a \
+     reciprocal next to the smallest normal number, 2^-126, may be zero",
     "F2XM1, FYL2X, FYL2XP1, FPATAN, FPTAN, FSIN, FCOS, FSINCOS: within one unit in the last place; C1",
     "alignment checks (RFLAGS.AC) are compared where the engine has them: not in x87, MMX and SSE instructions, state \
      images, far transfers, ENTER, LEAVE, IRET, PUSHA, POPA, BOUND, ARPL, CMPXCHG8B, LDS and its kin",
@@ -234,7 +235,14 @@ pub fn undefined(insn: &Instruction, case: &Case) -> Undefined {
                 ENV28
             };
         }
-        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss => u.approximate = true,
+        M::Rcpps
+        | M::Rcpss
+        | M::Rsqrtps
+        | M::Rsqrtss
+        | M::Vrcpps
+        | M::Vrcpss
+        | M::Vrsqrtps
+        | M::Vrsqrtss => u.approximate = true,
         M::F2xm1
         | M::Fyl2x
         | M::Fyl2xp1

@@ -223,11 +223,16 @@ impl Lifter<'_> {
         value
     }
 
-    /// Where the result goes before it is stored. An MMX op changes the tag word: its store must not fault after it.
+    /// Where the result goes before it is stored. An MMX op changes the tag word, VCVTPS2PH MXCSR's flags: their stores
+    /// must not fault after it.
     fn vector_destination(&mut self, mmx: bool, op: &mut Op) -> (Mem, Operand) {
         let (mem, bytes) = self.vector_mem(true);
-        if mmx {
-            self.probe(width_of(bytes as usize), mem);
+        if mmx || self.insn.mnemonic() == Mnemonic::Vcvtps2ph {
+            self.probe(width_of(bytes.min(8) as usize), mem);
+            if bytes > 8 {
+                let end = self.plus(mem, bytes as i32 - 8);
+                self.probe(Width::B64, end);
+            }
         }
         match general(self.insn.op_code().op_kind(0)) {
             Some(w) => {

@@ -1,7 +1,8 @@
 //! Random encodings of one of the decoder's codes: all operand forms, prefixes, immediates.
 
 use iced_x86::{
-    Code, CodeSize, Encoder, Instruction, OpCodeOperandKind as K, OpKind, Register as R,
+    Code, CodeSize, Encoder, EncodingKind, Instruction, OpCodeOperandKind as K, OpKind,
+    Register as R,
 };
 
 use super::Generator;
@@ -148,12 +149,24 @@ impl Generator {
             }
         }
         let mut encoder = Encoder::new(bits.into());
+        let vex = info.encoding() == EncodingKind::VEX;
+        if vex {
+            // Bits that the instruction ignores, and the longer prefix.
+            encoder.set_vex_wig(r.below(2) as u32);
+            encoder.set_vex_lig(r.below(2) as u32);
+            encoder.set_prevent_vex2(r.one_in(4));
+        }
         encoder.encode(&i, ip).ok()?;
         let mut bytes = encoder.take_buffer();
         if self.simple {
             return Some(bytes);
         }
-        if r.one_in(8) {
+        if vex && r.one_in(16) {
+            // Other bits in the prefix: a register, the length, W, vvvv, sometimes another instruction.
+            let at = codes::prefixes(&bytes, bits).len();
+            let payload = at + 1 + usize::from(bytes[at] == 0xc4) * r.below(2) as usize;
+            bytes[payload] ^= 1 << r.below(8);
+        } else if r.one_in(if vex { 32 } else { 8 }) {
             for _ in 0..=r.below(2) {
                 bytes.insert(0, r.pick(&PREFIXES));
             }
@@ -206,13 +219,19 @@ impl Generator {
                 Some(register(R::RAX, r.below(many)))
             }
             K::mm_reg | K::mm_rm => Some(register(R::MM0, r.below(8))),
-            K::xmm_reg | K::xmm_rm => Some(register(R::XMM0, r.below(many))),
+            K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 => {
+                Some(register(R::XMM0, r.below(many)))
+            }
+            K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 => {
+                Some(register(R::YMM0, r.below(many)))
+            }
             K::r8_or_mem if r.one_in(2) => Some(any8(r)),
             K::r16_or_mem if r.one_in(2) => Some(register(R::AX, r.below(many))),
             K::r32_or_mem if r.one_in(2) => Some(register(R::EAX, r.below(many))),
             K::r64_or_mem if r.one_in(2) => Some(register(R::RAX, r.below(many))),
             K::mm_or_mem if r.one_in(2) => Some(register(R::MM0, r.below(8))),
             K::xmm_or_mem if r.one_in(2) => Some(register(R::XMM0, r.below(many))),
+            K::ymm_or_mem if r.one_in(2) => Some(register(R::YMM0, r.below(many))),
             K::seg_reg => Some(r.pick(&SEGMENTS)),
             K::cr_reg => Some(register(R::CR0, r.below(9))),
             K::dr_reg => Some(register(R::DR0, r.below(8))),
@@ -251,7 +270,16 @@ impl Generator {
             | K::r32_or_mem
             | K::r64_or_mem
             | K::mm_or_mem
-            | K::xmm_or_mem => return self.memory(i, n, bits, ip),
+            | K::xmm_or_mem
+            | K::ymm_or_mem => return self.memory(i, n, bits, ip),
+            K::mem_vsib32x | K::mem_vsib64x => {
+                let index = register(R::XMM0, r.below(many));
+                return self.vsib(i, n, bits, index);
+            }
+            K::mem_vsib32y | K::mem_vsib64y => {
+                let index = register(R::YMM0, r.below(many));
+                return self.vsib(i, n, bits, index);
+            }
             K::mem_offs => {
                 i.set_op_kind(n, OpKind::Memory);
                 let at = r.pick(&ALIASES).wrapping_add(0x800 + r.below(0x1000));
@@ -344,6 +372,42 @@ impl Generator {
         if self.random.one_in(6) {
             i.set_segment_prefix(self.random.pick(&SEGMENTS));
         }
+    }
+
+    /// A memory operand with a vector of indices.
+    fn vsib(&mut self, i: &mut Instruction, n: u32, bits: u8, index: R) -> Option<()> {
+        let (simple, r) = (self.simple, &mut self.random);
+        if simple {
+            return None;
+        }
+        i.set_op_kind(n, OpKind::Memory);
+        let address = if bits == 32 || bits == 16 || r.one_in(8) {
+            32
+        } else {
+            64
+        };
+        let many = if bits == 64 { 16 } else { 8 };
+        let first = if address == 64 { R::RAX } else { R::EAX };
+        let full = address / 8;
+        let base = if r.one_in(6) {
+            R::None
+        } else {
+            register(first, r.below(many))
+        };
+        i.set_memory_base(base);
+        i.set_memory_index(index);
+        i.set_memory_index_scale(1 << r.below(4) as u32);
+        let mask = if address == 64 { u64::MAX } else { 0xffff_ffff };
+        let (size, disp) = match r.below(4) {
+            0 if base != R::None => (0, 0),
+            1 if base != R::None => (1, r.pick(&[1, 0x10, 0x7f, 0xffff_ffff_ffff_ff80])),
+            2 => (full, r.next() as i32 as u64),
+            _ => (full, r.next() & 0x3fff),
+        };
+        i.set_memory_displ_size(size);
+        i.set_memory_displacement64(disp & mask);
+        self.override_segment(i);
+        Some(())
     }
 
     fn near_target(&mut self, ip: u64, short: bool) -> u64 {

@@ -10,7 +10,7 @@ use iced_x86::Code;
 
 pub use encode::Encoding;
 pub use state::linear;
-pub(crate) use state::{base_of, value};
+pub(crate) use state::{base_of, lane, value};
 
 use crate::codes::Vendor;
 use crate::layout;
@@ -24,6 +24,8 @@ pub struct Generator {
     vendor: Vendor,
     abilities: Abilities,
     template: Vec<u8>,
+    /// There are YMM registers.
+    avx: bool,
     /// Memory operands lie where RBX and RSP point: for sequences.
     simple: bool,
     pool: Vec<Code>,
@@ -41,6 +43,7 @@ impl Generator {
             vendor,
             abilities,
             template: layout::template(),
+            avx: is_x86_feature_detected!("avx"),
             simple: false,
             pool: fit(pool),
             branches: fit(branches),

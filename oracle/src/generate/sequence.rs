@@ -68,6 +68,24 @@ const POOL: &[M] = &[
     M::Pshufd,
     M::Pcmpeqb,
     M::Pmovmskb,
+    M::Vmovaps,
+    M::Vmovups,
+    M::Vmovss,
+    M::Vmovq,
+    M::Vaddps,
+    M::Vmulsd,
+    M::Vfmadd213sd,
+    M::Vfnmadd231ps,
+    M::Vpaddd,
+    M::Vpxor,
+    M::Vpshufd,
+    M::Vpbroadcastd,
+    M::Vinserti128,
+    M::Vextracti128,
+    M::Vpmovmskb,
+    M::Vptest,
+    M::Vucomisd,
+    M::Vzeroupper,
     M::Fld,
     M::Fstp,
     M::Fxch,
@@ -209,6 +227,9 @@ impl Generator {
         for n in 0..case.registers() {
             let bytes = self.random.vector(Lanes::F64);
             case.fx.xmm_mut(n).copy_from_slice(&bytes);
+            if self.avx {
+                case.uppers[n] = self.random.vector(Lanes::F64);
+            }
         }
         self.fpu(&mut case);
         let mxcsr = self.mxcsr();

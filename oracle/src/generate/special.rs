@@ -102,7 +102,14 @@ impl Generator {
                     r.below(0x4000).wrapping_sub(0x2000),
                 );
             }
-            M::Pcmpestri | M::Pcmpestrm | M::Pcmpestri64 | M::Pcmpestrm64 => {
+            M::Pcmpestri
+            | M::Pcmpestrm
+            | M::Pcmpestri64
+            | M::Pcmpestrm64
+            | M::Vpcmpestri
+            | M::Vpcmpestrm
+            | M::Vpcmpestri64
+            | M::Vpcmpestrm64 => {
                 for n in [0, 2] {
                     if !r.one_in(8) {
                         case.gpr[n] = r.below(40).wrapping_sub(20);
@@ -118,7 +125,7 @@ impl Generator {
             | M::Xrstor
             | M::Xrstor64 => {
                 // The host has more components than the guest.
-                case.gpr[0] = r.next() << 32 | r.below(4);
+                case.gpr[0] = r.next() << 32 | r.below(8);
                 case.gpr[2] = r.next() << 32;
             }
             M::Mov | M::Lar | M::Lsl | M::Verr | M::Verw | M::Arpl => {
@@ -286,7 +293,7 @@ impl Generator {
                 self.lay_at_operand(case, insn, 0, &image);
             }
             M::Bound => self.bounds(case, insn),
-            M::Ldmxcsr => {
+            M::Ldmxcsr | M::Vldmxcsr => {
                 let mut image = self.mxcsr();
                 if self.random.one_in(8) {
                     // Reserved bits; bit 17 is AMD's.
@@ -389,12 +396,13 @@ impl Generator {
             *byte = r.next() as u8;
         }
         image.extend_from_slice(&[0; 64]);
-        image[512] = r.below(4) as u8;
+        image[512] = r.below(8) as u8;
         if r.one_in(8) {
             // XCOMP_BV or what is reserved; XSTATE_BV's other bits are components that the host may have.
             let at = 520 + r.below(56) as usize;
             image[at] = r.next() as u8;
         }
+        image.extend((0..256).map(|_| r.next() as u8));
         self.lay_at_operand(case, insn, 0, &image);
     }
 
@@ -414,7 +422,7 @@ impl Generator {
             M::Xrstor64,
         ];
         if images.contains(&name)
-            && (case.gpr[0] & 0xffff_fffc != 0 || case.gpr[2] & 0xffff_ffff != 0)
+            && (case.gpr[0] & 0xffff_fff8 != 0 || case.gpr[2] & 0xffff_ffff != 0)
         {
             return true;
         }

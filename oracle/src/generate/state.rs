@@ -14,6 +14,20 @@ const ID: u64 = 1 << 21;
 /// Alignment checks: Linux has CR0.AM set.
 const AC: u64 = 1 << 18;
 
+/// Lane `n` of `size` bytes of a vector register, sign-extended.
+pub fn lane(case: &Case, r: R, n: usize, size: usize) -> u64 {
+    let at = n * size;
+    let half = if at < 16 {
+        case.fx.xmm(r.number())
+    } else {
+        &case.uppers[r.number()]
+    };
+    let mut bytes = [0; 8];
+    bytes[..size].copy_from_slice(&half[at % 16..at % 16 + size]);
+    let shift = 64 - 8 * size as u32;
+    (i64::from_le_bytes(bytes) << shift >> shift) as u64
+}
+
 /// The value of a general register operand, zero-extended.
 pub fn value(case: &Case, r: R) -> u64 {
     let full = case.gpr[r.full_register().number()];
@@ -55,8 +69,10 @@ pub fn base_of(case: &Case, segment: R) -> u64 {
 
 /// Linear address of an instruction's operand; `None` if it has no memory operand there.
 pub fn linear(case: &Case, insn: &Instruction, n: u32) -> Option<u64> {
-    let lin = insn.virtual_address(n, 0, |r, _, _| {
-        Some(if r.is_segment_register() {
+    let lin = insn.virtual_address(n, 0, |r, element, size| {
+        Some(if r.is_vector_register() {
+            lane(case, r, element, size)
+        } else if r.is_segment_register() {
             base_of(case, r)
         } else if r.is_ip() {
             0
@@ -75,24 +91,31 @@ pub fn linear(case: &Case, insn: &Instruction, n: u32) -> Option<u64> {
 fn lanes(insn: &Instruction) -> Lanes {
     use MemorySize as S;
     match insn.memory_size() {
-        S::Packed128_Float32 | S::Packed64_Float32 | S::Float32 => return Lanes::F32,
-        S::Packed128_Float64 | S::Float64 => return Lanes::F64,
+        S::Packed256_Float32 | S::Packed128_Float32 | S::Packed64_Float32 | S::Float32 => {
+            return Lanes::F32;
+        }
+        S::Packed256_Float64 | S::Packed128_Float64 | S::Float64 => return Lanes::F64,
         S::Packed128_UInt8 | S::Packed128_Int8 | S::Packed64_UInt8 | S::Packed64_Int8 => {
             return Lanes::Bytes;
         }
+        S::Packed256_UInt8 | S::Packed256_Int8 => return Lanes::Bytes,
         S::Packed128_UInt16 | S::Packed128_Int16 | S::Packed64_UInt16 | S::Packed64_Int16 => {
             return Lanes::Words;
         }
+        S::Packed256_UInt16 | S::Packed256_Int16 => return Lanes::Words,
         S::Packed128_UInt32 | S::Packed128_Int32 | S::Packed64_UInt32 | S::Packed64_Int32 => {
             return Lanes::Dwords;
         }
+        S::Packed256_UInt32 | S::Packed256_Int32 => return Lanes::Dwords,
+        S::Packed256_UInt64 | S::Packed256_Int64 => return Lanes::Qwords,
+        S::Packed64_Float16 | S::Packed128_Float16 => return Lanes::F16,
         _ => {}
     }
     let name = format!("{:?}", insn.mnemonic());
     match &name[name.len() - 2..] {
         "ps" | "ss" => Lanes::F32,
         "pd" | "sd" => Lanes::F64,
-        _ if name.starts_with("Pcmpestr") || name.starts_with("Pcmpistr") => Lanes::Text,
+        _ if name.contains("cmpestr") || name.contains("cmpistr") => Lanes::Text,
         _ => Lanes::Raw,
     }
 }
@@ -135,6 +158,9 @@ impl Generator {
         for n in 0..if *bits == 64 { 16 } else { 8 } {
             let bytes = self.random.vector(lanes);
             case.fx.xmm_mut(n).copy_from_slice(&bytes);
+            if self.avx && !self.random.one_in(8) {
+                case.uppers[n] = self.random.vector(lanes);
+            }
         }
         let mxcsr = self.mxcsr();
         case.fx.set_mxcsr(mxcsr);
@@ -365,6 +391,10 @@ impl Generator {
         {
             return;
         }
+        if insn.memory_index().is_vector_register() {
+            self.solve_vsib(case, insn);
+            return;
+        }
         let (base, index, scale) = (
             insn.memory_base(),
             insn.memory_index(),
@@ -421,6 +451,41 @@ impl Generator {
                 index,
                 (goal / u64::from(scale)) | high & !(mask / u64::from(scale)),
             );
+        }
+    }
+
+    /// The same for a vector of indices: they are small, so that the elements lie near one another, and now and then one
+    /// lies anywhere.
+    fn solve_vsib(&mut self, case: &mut Case, insn: &Instruction) {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let scale = u64::from(insn.memory_index_scale());
+        let width = insn_address_size(insn, case.bits);
+        let segment_base = base_of(case, insn.memory_segment());
+        let lin = self.reach(segment_base, 8, width);
+        let goal = lin
+            .wrapping_sub(segment_base)
+            .wrapping_sub(insn.memory_displacement64());
+        let size = vsib_size(insn);
+        let first = if base == R::None { goal / scale } else { 0 };
+        let r = &mut self.random;
+        let spread = r.pick(&[4, 0x40, 0x400]);
+        let wild = r.one_in(6);
+        let mut lanes = [0; 32];
+        for slot in lanes.chunks_exact_mut(size) {
+            let mut value = first.wrapping_add(r.below(spread)).wrapping_sub(spread / 2);
+            if wild && r.one_in(6) {
+                value = r.integer();
+            }
+            slot.copy_from_slice(&value.to_le_bytes()[..size]);
+        }
+        case.fx
+            .xmm_mut(index.number())
+            .copy_from_slice(&lanes[..16]);
+        if self.avx {
+            case.uppers[index.number()].copy_from_slice(&lanes[16..]);
+        }
+        if base != R::None {
+            set(case, base, goal);
         }
     }
 
@@ -538,6 +603,12 @@ fn checks_alignment(insn: &Instruction) -> bool {
                 | F::XSAVE
                 | F::XSAVEC
                 | F::XSAVEOPT
+                | F::AVX
+                | F::AVX2
+                | F::FMA
+                | F::F16C
+                | F::VAES
+                | F::VPCLMULQDQ
         )
     });
     !parts && !far && !other && !insn.op0_register().is_segment_register()
@@ -553,7 +624,10 @@ pub fn insn_address_size(insn: &Instruction, bits: u8) -> u32 {
             OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(64),
             OpKind::Memory => {
                 let (base, index) = (insn.memory_base(), insn.memory_index());
-                let register = if base == R::None { index } else { base };
+                let register = match (base, index) {
+                    (R::None, index) if !index.is_vector_register() => index,
+                    _ => base,
+                };
                 Some(match register {
                     R::None => insn.memory_displ_size().max(2) * 8,
                     R::AL => u32::from(bits),
@@ -564,6 +638,17 @@ pub fn insn_address_size(insn: &Instruction, bits: u8) -> u32 {
         };
     }
     width.unwrap_or(bits.into()).clamp(16, 64)
+}
+
+/// Bytes of an index of a gather.
+fn vsib_size(insn: &Instruction) -> usize {
+    use iced_x86::OpCodeOperandKind as K;
+    let wide = insn
+        .op_code()
+        .op_kinds()
+        .iter()
+        .any(|kind| matches!(kind, K::mem_vsib64x | K::mem_vsib64y));
+    if wide { 8 } else { 4 }
 }
 
 /// Inverse of an odd number modulo 2^64.

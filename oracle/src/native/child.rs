@@ -376,6 +376,7 @@ impl Child<'_> {
         let st = unsafe { &mut *state() };
         st.running = 0;
         out.fx = st.fx;
+        out.uppers = st.uppers;
         out.gpr = st.gpr;
         out.rflags = st.rflags | st.more_flags;
         (out.fs_base, out.gs_base) = (st.fs_base, st.gs_base);

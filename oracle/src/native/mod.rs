@@ -18,6 +18,10 @@ use crate::layout;
 const ARENA_DOOR: u64 = 0x2d3c_6000;
 const CODE_DOOR: u64 = 0x2d3d_a000;
 
+const _: () = assert!(
+    layout::HARNESS.start <= ARENA_DOOR && CODE_DOOR + layout::CODE_LEN <= layout::HARNESS.end
+);
+
 const ALIAS0: u32 = 1;
 const COMPAT: u32 = 2;
 const LDT: u32 = 4;

@@ -3,12 +3,14 @@
 use std::mem::offset_of;
 
 use iced_x86::code_asm::{
-    AsmRegister16, CodeAssembler, ax, ds, dword_ptr, eax, es, fs, gs, ptr, qword_ptr, r8, r9, r10,
-    r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss, word_ptr,
+    AsmRegister16, AsmRegisterYmm, CodeAssembler, ax, ds, dword_ptr, eax, es, fs, gs, ptr,
+    qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss,
+    word_ptr, ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12,
+    ymm13, ymm14, ymm15,
 };
 use iced_x86::{IcedError, code_asm::AsmRegister64, code_asm::AsmRegisterSegment};
 
-use crate::case::{Case, Fx};
+use crate::case::{Case, Fx, Uppers};
 use crate::layout::{self, STATE, STUBS, sel};
 
 /// What the harness keeps at [`STATE`]; its stack is below the end of the same page.
@@ -18,6 +20,7 @@ pub(super) struct State {
     pub(super) exit: u64,
     pad0: u64,
     pub(super) fx: Fx,
+    pub(super) uppers: Uppers,
     pub(super) gpr: [u64; 16],
     pub(super) rflags: u64,
     pub(super) fs_base: u64,
@@ -62,6 +65,10 @@ fn state(field: usize) -> u64 {
 const GPRS: [AsmRegister64; 16] = [
     rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
 ];
+const YMMS: [AsmRegisterYmm; 16] = [
+    ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14,
+    ymm15,
+];
 const SEGS: [AsmRegisterSegment; 6] = [es, iced_x86::code_asm::cs, ss, ds, fs, gs];
 const SELECTOR: AsmRegister16 = ax;
 
@@ -73,6 +80,12 @@ fn entry(segments: bool, bases: bool, far: bool) -> Result<Vec<u8>, IcedError> {
     a.pushfq()?;
     a.mov(qword_ptr(state(offset_of!(State, saved_rsp))), rsp)?;
     a.fxrstor64(ptr(rdi + offset_of!(Case, fx)))?;
+    if is_x86_feature_detected!("avx") {
+        for (n, ymm) in YMMS.into_iter().enumerate() {
+            let upper = ptr(rdi + (offset_of!(Case, uppers) + n * 16));
+            a.vinsertf128(ymm, ymm, upper, 1)?;
+        }
+    }
     if segments {
         for n in [0, 3, 4, 5, 2] {
             a.mov(SELECTOR, word_ptr(rdi + offset_of!(Case, seg) + n * 2))?;
@@ -112,6 +125,13 @@ fn exit() -> Result<Vec<u8>, IcedError> {
     a.push(2)?;
     a.popfq()?;
     a.fxsave64(ptr(state(offset_of!(State, fx))))?;
+    if is_x86_feature_detected!("avx") {
+        for (n, ymm) in YMMS.into_iter().enumerate() {
+            let upper = ptr(state(offset_of!(State, uppers) + n * 16));
+            a.vextractf128(upper, ymm, 1)?;
+        }
+        a.vzeroupper()?;
+    }
     a.rdfsbase(rax)?;
     a.mov(qword_ptr(state(offset_of!(State, fs_base))), rax)?;
     a.rdgsbase(rax)?;

@@ -122,7 +122,7 @@ pub fn vec_portable(
         xmm0: v.st.vec[0],
         rax: v.st.gpr[Gpr::Rax as usize],
         rdx: v.st.gpr[Gpr::Rdx as usize],
-        src_is_mem: matches!(args[0], Operand::VecTemp(_)),
+        src_is_mem: args.iter().any(|a| matches!(a, Operand::VecTemp(_))),
         ..VecOperands::default()
     };
     if let Some(bytes) = vector(v, dst, fields[0]) {

@@ -89,6 +89,17 @@ fn copy(v: &mut Vcpu, component: &Component, bytes: &mut [u8], out: bool) {
     }
 }
 
+/// Bytes of a component that are written: outside 64-bit mode the slots of registers that it lacks stay as they are
+/// (SDM vol. 1, 13.5).
+fn written(v: &Vcpu, component: &Component) -> usize {
+    let whole = component.size as usize;
+    match component.bit() {
+        xcr0::AVX | xcr0::ZMM_HI256 => whole / 16 * registers(v),
+        xcr0::HI16_ZMM if registers(v) < 16 => 0,
+        _ => whole,
+    }
+}
+
 /// #UD, #NM, #GP(0) for alignment: what all of the family check first.
 fn available(v: &Vcpu, lin: u64) -> Result<(), Exception> {
     if v.st.cr4 & cr4::OSXSAVE == 0 {
@@ -156,12 +167,10 @@ pub fn xsave(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
         } else {
             component.offset
         };
-        copy(
-            v,
-            component,
-            area.piece(offset as usize, component.size as usize),
-            true,
-        );
+        let len = written(v, component);
+        if len > 0 {
+            copy(v, component, area.piece(offset as usize, len), true);
+        }
     }
     area.commit(v, a)?;
     Ok(0)
