@@ -340,6 +340,22 @@ fn a_budget_is_kept_to_the_instruction() {
 }
 
 #[test]
+fn pop_by_esp_moves_rsp() {
+    let mut m = machine(|a| {
+        a.pop(qword_ptr(esp))?;
+        a.hlt()
+    });
+    // A second view of the first GiB, at 4 GiB: PDPT entries 0 and 4 are the same.
+    m.write(TABLES + 0x1000 + 4 * 8, 8, (TABLES + 0x2000) | 7);
+    let low = START + 0x2000;
+    m.write(low, 8, 0x1122_3344_5566_7788);
+    m.v.st.gpr[Gpr::Rsp as usize] = 1 << 32 | low;
+    run(&mut m);
+    assert_eq!(reg(&m, Gpr::Rsp), 1 << 32 | (low + 8));
+    assert_eq!(m.read(low + 8, 8), 0x1122_3344_5566_7788);
+}
+
+#[test]
 fn a_full_temporary_file_cuts_the_block_instead_of_failing() {
     // Many read-modify-writes through complicated addresses.
     let mut m = machine(|a| {

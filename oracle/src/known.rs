@@ -769,8 +769,11 @@ mod tests {
 
     #[test]
     fn offsets_of_fs_that_are_not_canonical() {
-        let seen =
-            |text: &str, host: u32, ours: u32| explained(text, (host, 0), (ours, 0), kind::VECTOR);
+        // Where the first of these accesses leads.
+        let lin = 0xffff_ffff_bc51_1963;
+        let seen = |text: &str, host: u32, ours: u32| {
+            explained(text, (host, lin), (ours, lin), kind::VECTOR)
+        };
         // With a mask for MASKMOVDQU.
         let base = "fsbase=7fffffff0000 xmm6=ffffffffffffffffffffffffffffffff";
         let text = |bytes: &str, state: &str| format!("64 {bytes} rsp=0 {state} {base}");

@@ -48,8 +48,17 @@ impl Lower<'_> {
         step.then_some(mem.disp)
     }
 
+    /// Whether the operand is `[rsp + disp]` by the stack pointer as [`Lower::stack_step`] moves it. POP to memory with
+    /// an address-size prefix in 64-bit code stores by ESP and moves RSP.
     fn on_stack(&self, mem: &Mem, disp: i32) -> bool {
-        plain(mem, Operand::Reg(x86::Gpr::Rsp), disp) && !self.mode.align_check()
+        let addr = if self.mode.code64() {
+            Width::B64
+        } else {
+            Width::B32
+        };
+        plain(mem, Operand::Reg(x86::Gpr::Rsp), disp)
+            && mem.addr == addr
+            && !self.mode.align_check()
     }
 
     /// RET in 64-bit mode: load, target check, stack step, indirect jump.
