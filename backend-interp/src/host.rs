@@ -638,7 +638,7 @@ fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instructio
     Some(())
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests {
     use iced_x86::{Code, Mnemonic, OpCodeOperandKind as K};
     use ir::{Operand, VecTemp};
@@ -688,6 +688,6 @@ mod tests {
             }
         }
         assert!(missing.is_empty(), "{missing:?}");
-        assert!(made > 500, "{made}");
+        assert!(made > 500 || cfg!(not(target_arch = "x86_64")), "{made}");
     }
 }

@@ -328,9 +328,9 @@ pub fn markdown(counts: &Counts, run: &str) -> String {
     let mut text = String::from(
         "# What is implemented, and how often it was compared\n\n\
          Made by `cargo run -p oracle --release -- isa > docs/ISA.md`; do not edit.\n\n\
-         The default CPU is x86-64-v2 with the extensions below. What it lacks raises #UD.\n\n\
+         The default CPU is x86-64-v3 with the extensions below. What it lacks raises #UD.\n\n\
          ## User-mode instructions, compared with the host CPU\n\n\
-         The same bytes on the same registers, flags, x87, MMX and SSE state and memory, once on the host CPU in a child \
+         The same bytes on the same registers, flags, x87, MMX, SSE and AVX state and memory, once on the host CPU in a child \
          process and once on the interpreter, by itself and as part of a chained block: every register, every defined \
          flag, every byte of memory and the exception with its error code and address must agree. 16-bit code is \
          16-bit protected mode, by an LDT entry. Repeat with\n\

@@ -203,10 +203,14 @@ fn xcr0() {
     };
     assert_eq!(set(&mut m, 0, 3), Err(Exception::UD), "without CR4.OSXSAVE");
     m.v.st.cr4 |= cr4::OSXSAVE;
-    for bad in [0, 2, 7, 1 << 63 | 1] {
+    for bad in [0, 2, 5, 0xe7, 1 << 63 | 1] {
         assert_eq!(set(&mut m, 0, bad), GP, "{bad:#x}");
     }
     assert_eq!(set(&mut m, 1, 3), GP);
+    assert_eq!(set(&mut m, 0, 7), Ok(0));
+    let mut old = with_model(Machine::long(0, true), "v2");
+    old.v.st.cr4 |= cr4::OSXSAVE;
+    assert_eq!((set(&mut old, 0, 7), set(&mut old, 0, 3)), (GP, Ok(0)));
     assert_eq!(set(&mut m, 0, 0x203), Ok(0));
     m.v.st.gpr[Gpr::Rcx as usize] = 0;
     assert_eq!(xgetbv(&mut m.v, 0, 0, 0), Ok(0));

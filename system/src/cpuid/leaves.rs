@@ -332,8 +332,9 @@ mod tests {
             ..Dynamic::default()
         });
         assert_eq!((a, b), (0xf06f0, 0x0204_0800));
-        // SSE3 PCLMUL SSSE3 CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE OSXSAVE RDRAND HV.
-        assert_eq!(c, 0xcffa_2203);
+        // SSE3 PCLMUL SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES XSAVE OSXSAVE AVX F16C RDRAND
+        // HV.
+        assert_eq!(c, 0xfffa_3203);
         // All but PSN, DS, ACPI, SS's neighbours; HT because there are three.
         assert_eq!(d, 0x1f8b_fbff);
         let [_, _, c, d] = id(Dynamic::default());
@@ -353,10 +354,10 @@ mod tests {
                 ..Dynamic::default()
             },
         );
-        // FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA.
-        assert_eq!((a, b), (2, 0x219c_278b));
-        // UMIP PKU OSPKE LA57 RDPID.
-        assert_eq!(c, 0x0041_001c);
+        // FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID FCS/FDS RDSEED ADX SMAP CLFLUSHOPT CLWB SHA.
+        assert_eq!((a, b), (2, 0x219c_27ab));
+        // UMIP PKU OSPKE GFNI VAES VPCLMULQDQ LA57 RDPID.
+        assert_eq!(c, 0x0041_071c);
         // FSRM IBRS STIBP FLUSH_CMD ARCH_CAPABILITIES SSBD.
         assert_eq!(d, 0xbc00_0010);
         // BHI_CTRL.
@@ -419,11 +420,17 @@ mod tests {
                 },
             )
         };
-        assert_eq!(at(0, 1), [0x203, 576, 2696, 0]);
-        assert_eq!(at(0, 0x203), [0x203, 2696, 2696, 0]);
+        assert_eq!(at(0, 1), [0x207, 576, 2696, 0]);
+        assert_eq!(at(0, 7), [0x207, 832, 2696, 0]);
+        assert_eq!(at(0, 0x203), [0x207, 2696, 2696, 0]);
         assert_eq!(at(1, 0x203), [15, 584, 0, 0]);
+        assert_eq!(at(1, 0x207), [15, 840, 0, 0]);
         assert_eq!(at(9, 3), [8, 2688, 0, 0]);
-        assert_eq!(at(2, 3), [0; 4]);
+        assert_eq!(at(2, 3), [256, 576, 0, 0]);
+        assert_eq!(at(5, 3), [0; 4]);
+        let v2 = CpuModel::parse("v2").expect("v2 exists");
+        assert_eq!(leaf(&v2, 0xd, 0), [3, 576, 576, 0]);
+        assert_eq!(leaf(&v2, 0xd, 2), [0; 4]);
         let none = CpuModel::parse("default,-xsave").expect("xsave exists");
         assert_eq!(leaf(&none, 0xd, 0), [0; 4]);
     }

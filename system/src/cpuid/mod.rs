@@ -24,12 +24,9 @@ pub struct CpuModel {
 }
 
 impl Default for CpuModel {
-    /// The default model.
+    /// The default model: `max`, all that engines implement.
     fn default() -> Self {
-        let mut model = Self::of_groups(&[Group::Base, Group::V2, Group::V3, Group::Ext]);
-        model.features.remove(Feature::Avx);
-        model.features.remove(Feature::Gfni);
-        model
+        Self::of_groups(&[Group::Base, Group::V2, Group::V3, Group::Ext])
     }
 }
 
@@ -207,11 +204,15 @@ mod tests {
     use iced_x86::CpuidFeature;
 
     #[test]
-    fn the_default_model_is_v2_and_a_little_more() {
+    fn the_default_model_is_v3_and_a_little_more() {
         let model = CpuModel::default();
         for f in [
             Feature::Sse42,
             Feature::Bmi2,
+            Feature::Avx2,
+            Feature::Fma,
+            Feature::F16c,
+            Feature::Vaes,
             Feature::Xsaves,
             Feature::Fsrm,
             Feature::Hypervisor,
@@ -219,7 +220,12 @@ mod tests {
         ] {
             assert!(model.has(f), "{f:?}");
         }
-        for f in [Feature::Pku, Feature::La57, Feature::Avx, Feature::Monitor] {
+        for f in [
+            Feature::Pku,
+            Feature::La57,
+            Feature::Avx512f,
+            Feature::Monitor,
+        ] {
             assert!(!model.has(f), "{f:?}");
         }
         let iced = model.features_iced();
@@ -231,7 +237,8 @@ mod tests {
         ] {
             assert!(iced.contains(&f), "{f:?}");
         }
-        assert!(!iced.contains(&CpuidFeature::AVX));
+        assert!(iced.contains(&CpuidFeature::AVX));
+        assert!(!iced.contains(&CpuidFeature::AVX512F));
         assert!(!iced.contains(&CpuidFeature::PKU));
     }
 
@@ -240,10 +247,10 @@ mod tests {
         let model = CpuModel::default();
         assert_eq!(model.cr4(), 0x0037_0fff);
         assert_eq!(model.efer(), 0xd01);
-        assert_eq!(model.xcr0(), 3);
+        assert_eq!(model.xcr0(), 7);
         let all = CpuModel::parse("default,+pku,+la57").expect("both exist");
         assert_eq!(all.cr4(), 0x0077_1fff);
-        assert_eq!(all.xcr0(), 0x203);
+        assert_eq!(all.xcr0(), 0x207);
         let old = CpuModel::parse("default,-lm,-nx").expect("both exist");
         assert_eq!(old.efer(), 0);
         assert_eq!(old.cr4() & (x86::cr4::PCIDE | x86::cr4::FSGSBASE), 0);

@@ -110,8 +110,7 @@ pub fn parse(text: &str) -> Result<CpuModel, ModelError> {
     let mut parts = text.split(',');
     let name = parts.next().unwrap_or_default();
     let mut model = match name {
-        "default" => CpuModel::default(),
-        "max" => CpuModel::of_groups(&[Group::Base, Group::V2, Group::V3, Group::Ext]),
+        "max" | "default" => CpuModel::default(),
         "v1" => CpuModel::of_groups(&[Group::Base]),
         "v2" => CpuModel::of_groups(&[Group::Base, Group::V2]),
         "v3" => CpuModel::of_groups(&[Group::Base, Group::V2, Group::V3]),

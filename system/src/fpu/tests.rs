@@ -382,6 +382,107 @@ fn masked_moves_write_all_or_nothing() {
     assert_eq!(m.v.st.fpu.ftw, 0xff, "an MMX instruction");
 }
 
+/// The c argument for four dwords at DS, indices of 32 bits times 4.
+fn four_dwords() -> u64 {
+    let what = ir::Elements {
+        width: ir::Width::B32,
+        count: 4,
+        seg: Seg::Ds as u8,
+        addr: ir::Width::B64,
+        index: ir::Width::B32,
+        scale: 2,
+    };
+    assert_eq!(ir::Elements::decode(what.encode() as u64), what);
+    what.encode() as u64
+}
+
+/// Register 2 as a mask of dwords.
+fn set_mask(m: &mut Machine, lanes: &[usize]) {
+    m.v.st.vec[2] = [0x7f; 64];
+    for lane in lanes {
+        m.v.st.vec[2][lane * 4 + 3] = 0x80;
+    }
+}
+
+#[test]
+fn masked_elements_alone_are_accessed() {
+    let mut m = Machine::protected(0);
+    m.enable_paging();
+    // The page at 31000h is not there.
+    m.page(0x3_1000, 0);
+    for i in 0..4 {
+        m.write(0x3_0ff0 + 4 * i, 4, 0x1000 + i);
+    }
+    m.v.st.vec[1] = [0xee; 64];
+    let (at, b) = (0x3_0ff8, 1 | 2 << 8);
+    set_mask(&mut m, &[0, 1]);
+    assert_eq!(mask_load(&mut m.v, at, b, four_dwords()), Ok(0));
+    assert_eq!(get32(&m.v.st.vec[1])[..4], [0x1002, 0x1003, 0, 0]);
+    assert_eq!(m.v.st.vec[1][16..], [0; 48]);
+    m.v.st.vec[1][0] = 0x77;
+    assert_eq!(mask_store(&mut m.v, at, b, four_dwords()), Ok(0));
+    assert_eq!(m.read(at, 8), 0x1003_0000_1077);
+    set_mask(&mut m, &[1, 2]);
+    m.v.st.vec[1] = [0xee; 64];
+    let before = m.snapshot();
+    for helper in [mask_load, mask_store] {
+        let e = helper(&mut m.v, at, b, four_dwords()).expect_err("the third is not there");
+        assert_eq!((e.vector, e.cr2), (vector::PF, Some(0x3_1000)));
+        assert!(m.snapshot() == before, "then the second is not done");
+    }
+}
+
+#[test]
+fn gathers_go_on_where_they_faulted() {
+    let mut m = machine();
+    m.write(0x3_0000, 4, 0xaaaa);
+    m.write(0x3_0040, 4, 0xbbbb);
+    m.v.st.vec[1] = [0xee; 64];
+    // Indices 0, (masked out), 16, far beyond what is mapped.
+    for (lane, index) in [0, 5, 16, 0x1000_0000_u32].into_iter().enumerate() {
+        m.v.st.vec[3][lane * 4..lane * 4 + 4].copy_from_slice(&index.to_le_bytes());
+    }
+    set_mask(&mut m, &[0, 2, 3]);
+    let b = 1 | 2 << 8 | 3 << 16;
+    let e = gather(&mut m.v, 0x3_0000, b, four_dwords()).expect_err("not mapped");
+    assert_eq!((e.vector, e.cr2), (vector::PF, Some(0x4003_0000)));
+    assert_eq!(
+        get32(&m.v.st.vec[1])[..4],
+        [0xaaaa, 0xeeee_eeee, 0xbbbb, 0xeeee_eeee]
+    );
+    assert_eq!(get32(&m.v.st.vec[2])[..3], [0; 3]);
+    assert_eq!(
+        m.v.st.vec[2][15], 0x80,
+        "the one that faulted is still wanted"
+    );
+    m.v.st.vec[3][12..16].copy_from_slice(&(-4i32).to_le_bytes());
+    m.write(0x2_fff0, 4, 0xcccc);
+    assert_eq!(gather(&mut m.v, 0x3_0000, b, four_dwords()), Ok(0));
+    assert_eq!(
+        get32(&m.v.st.vec[1])[..4],
+        [0xaaaa, 0xeeee_eeee, 0xbbbb, 0xcccc]
+    );
+    assert_eq!((m.v.st.vec[1][16], m.v.st.vec[2]), (0, [0; 64]));
+}
+
+#[test]
+fn upper_halves_are_cleared_of_the_registers_that_there_are() {
+    let mut m = machine();
+    m.v.st.vec = [[1; 64]; 32];
+    assert!(!clear_uppers(&mut m.v, Code::Emms));
+    assert!(clear_uppers(&mut m.v, Code::VEX_Vzeroupper));
+    assert_eq!(
+        (m.v.st.vec[15][15], m.v.st.vec[15][16], m.v.st.vec[16][16]),
+        (1, 0, 1)
+    );
+    assert!(clear_uppers(&mut m.v, Code::VEX_Vzeroall));
+    assert_eq!((m.v.st.vec[15][15], m.v.st.vec[16][0]), (0, 1));
+    let mut p = Machine::protected(0);
+    p.v.st.vec = [[1; 64]; 32];
+    assert!(clear_uppers(&mut p.v, Code::VEX_Vzeroupper));
+    assert_eq!((p.v.st.vec[7][16], p.v.st.vec[8][16]), (0, 1));
+}
+
 #[test]
 fn x87_operands_and_pointers() {
     let mut m = machine();

@@ -320,6 +320,33 @@ fn xsave_writes_what_is_asked() {
 }
 
 #[test]
+fn upper_halves_travel() {
+    for long in [true, false] {
+        let mut m = machine(long);
+        m.v.st.xcr0 = 7;
+        m.write(AT + 512, 8, 0);
+        mask(&mut m, 4);
+        assert_eq!(xsave(&mut m.v, AT, 0, 4), Ok(0));
+        assert_eq!(word(&m, 512, 8), 4);
+        assert_eq!((word(&m, 576, 2), word(&m, 576 + 7 * 16, 2)), (0xee, 0xee));
+        // Outside 64-bit mode there are eight registers; the others' bytes stay.
+        let eighth = if long { 0xee } else { 0xcccc };
+        assert_eq!(word(&m, 576 + 8 * 16, 2), eighth);
+        for n in 0..16 {
+            m.v.st.vec[n][16] = 0x77;
+        }
+        for i in 520..576 {
+            m.write(AT + i, 1, 0);
+        }
+        m.write(AT + 24, 4, 0x1fa0);
+        assert_eq!(xrstor(&mut m.v, AT, 0, 4), Ok(0));
+        let last = if long { 0xee } else { 0x77 };
+        assert_eq!((m.v.st.vec[7][16], m.v.st.vec[8][16]), (0xee, last));
+        assert_eq!(m.v.st.vec[7][0], 0x80 + 7 * 8, "XMM is another component");
+    }
+}
+
+#[test]
 fn init_optimisation() {
     let mut m = machine(true);
     m.v.st.fpu = Fpu::RESET;
