@@ -214,7 +214,8 @@ fn build(code: Code, bits: u32, address: Address) -> Option<Vec<u8>> {
                 if let Some(index) = vsib {
                     i.set_memory_index(index);
                     if i.memory_base() == R::RIP {
-                        (i.set_memory_base(R::None), i.set_memory_displ_size(8));
+                        i.set_memory_base(R::None);
+                        i.set_memory_displ_size(8);
                     }
                 }
             }

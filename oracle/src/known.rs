@@ -4,7 +4,7 @@ use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::case::{Case, NO_FAULT, Outcome};
 use crate::codes::Vendor;
-use crate::generate::{base_of, linear, value};
+use crate::generate::{base_of, linear, linear_element, value, vsib_size};
 use crate::layout;
 
 /// What differs, as bits.
@@ -649,9 +649,17 @@ fn wraps(s: &Seen) -> bool {
         } else {
             Register::ES
         };
-        linear(s.case, s.insn, n).is_some_and(|lin| {
-            beyond(lin, base_of(s.case, segment), size)
-                || beyond(lin, base_of(s.case, s.insn.memory_segment()), size)
+        // Of a gather any element may be the one.
+        let index = s.insn.memory_index();
+        let elements = match s.insn.op_kind(n) {
+            OpKind::Memory if index.is_vector_register() => index.size() / vsib_size(s.insn),
+            _ => 1,
+        };
+        (0..elements).any(|element| {
+            linear_element(s.case, s.insn, n, element).is_some_and(|lin| {
+                beyond(lin, base_of(s.case, segment), size)
+                    || beyond(lin, base_of(s.case, s.insn.memory_segment()), size)
+            })
         })
     });
     let sp = value(s.case, Register::ESP);

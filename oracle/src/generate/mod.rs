@@ -10,7 +10,7 @@ use iced_x86::Code;
 
 pub use encode::Encoding;
 pub use state::linear;
-pub(crate) use state::{base_of, lane, value};
+pub(crate) use state::{base_of, lane, linear_element, value, vsib_size};
 
 use crate::codes::Vendor;
 use crate::layout;

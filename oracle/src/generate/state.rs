@@ -67,9 +67,14 @@ pub fn base_of(case: &Case, segment: R) -> u64 {
     }
 }
 
-/// Linear address of an instruction's operand; `None` if it has no memory operand there.
+/// Linear address of an instruction's operand (a gather's first element); `None` if it has no memory operand there.
 pub fn linear(case: &Case, insn: &Instruction, n: u32) -> Option<u64> {
-    let lin = insn.virtual_address(n, 0, |r, element, size| {
+    linear_element(case, insn, n, 0)
+}
+
+/// Linear address of a gather's element.
+pub fn linear_element(case: &Case, insn: &Instruction, n: u32, element: usize) -> Option<u64> {
+    let lin = insn.virtual_address(n, element, |r, element, size| {
         Some(if r.is_vector_register() {
             lane(case, r, element, size)
         } else if r.is_segment_register() {
@@ -641,7 +646,7 @@ pub fn insn_address_size(insn: &Instruction, bits: u8) -> u32 {
 }
 
 /// Bytes of an index of a gather.
-fn vsib_size(insn: &Instruction) -> usize {
+pub fn vsib_size(insn: &Instruction) -> usize {
     use iced_x86::OpCodeOperandKind as K;
     let wide = insn
         .op_code()
