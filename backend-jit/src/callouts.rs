@@ -12,6 +12,7 @@ use softmmu::Place;
 use crate::core::{Core, Side, key};
 use crate::x64::frame::{Frame, leave};
 use crate::x64::runtime::{Callouts, unpacked};
+use crate::x87 as registers;
 
 /// All of them.
 pub const ALL: Callouts = Callouts {
@@ -20,6 +21,7 @@ pub const ALL: Callouts = Callouts {
     commit,
     slow,
     image,
+    x87,
 };
 
 /// What a frame leads to.
@@ -182,6 +184,11 @@ extern "sysv64" fn image(frame: *mut Frame) {
     };
 }
 
+extern "sysv64" fn x87(frame: *mut Frame) {
+    let (f, v, _) = parts(frame);
+    registers::load(f, v);
+}
+
 extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     let (f, v, core) = parts(frame);
     core.stats.slow_runs += 1;
@@ -198,6 +205,9 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
         v.flags = desc.evaluate(v);
     }
     v.st.mxcsr = f.mxcsr;
+    if slow.x87 {
+        registers::store(f, v);
+    }
     if count {
         v.retired = end.wrapping_sub((f.budget + insns).cast_unsigned());
     }
@@ -220,7 +230,7 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     f.event_mask = v.event_mask();
     let unmasked = unmasked(v);
     f.exit = match left {
-        Left::Done if v.mmu.code_hit == 0 && unmasked == (mode & key::UNMASKED != 0) => return 0,
+        Left::Done if v.mmu.code_hit == 0 && unmasked == mode & key::ANY_UNMASKED => return 0,
         Left::Done => {
             v.st.rip = if v.st.code64() {
                 next
@@ -240,8 +250,16 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     1
 }
 
-/// Whether the guest has unmasked a floating-point exception.
-pub fn unmasked(v: &Vcpu) -> bool {
+/// Which units the guest has unmasked a floating-point exception of: [`key::ANY_UNMASKED`].
+pub fn unmasked(v: &Vcpu) -> u64 {
     const MASKS: u32 = 0x1f80;
-    v.st.mxcsr & MASKS != MASKS
+    let mut bits = 0;
+    if v.st.mxcsr & MASKS != MASKS {
+        bits |= key::UNMASKED;
+    }
+    // While the host has the registers nothing is unmasked, neither there nor in the old ones here.
+    if registers::unmasked(&v.st.fpu) {
+        bits |= key::X87_UNMASKED;
+    }
+    bits
 }

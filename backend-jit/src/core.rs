@@ -32,6 +32,10 @@ pub mod key {
     pub const COUNT: u64 = 1 << 33;
     /// Floating-point exceptions are unmasked.
     pub const UNMASKED: u64 = 1 << 34;
+    /// The x87's are, or one is pending.
+    pub const X87_UNMASKED: u64 = 1 << 40;
+    /// Either.
+    pub const ANY_UNMASKED: u64 = UNMASKED | X87_UNMASKED;
 }
 
 /// What a call from translated code needs to know of its place.
@@ -79,6 +83,8 @@ pub struct Slow {
     pub len: u8,
     pub ord: u16,
     pub flags: Option<Desc>,
+    /// It looks at x87 registers, or changes them.
+    pub x87: bool,
     block_ir: Option<Box<(ir::Block, Mode)>>,
     fragment: Option<Fragment>,
 }
@@ -448,6 +454,7 @@ impl Core {
                 ],
                 guards: pages,
                 host_float: wanted.mode & key::UNMASKED == 0,
+                host_x87: wanted.mode & key::X87_UNMASKED == 0,
             };
             let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context) else {
                 self.asm = asm;
@@ -497,6 +504,7 @@ impl Core {
                 len: (marker.sub & 15) as u8,
                 ord: slow.ord,
                 flags: slow.flags,
+                x87: slow.x87,
                 block_ir: Some(Box::new((part, mode))),
                 fragment: None,
             });

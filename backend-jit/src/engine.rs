@@ -98,10 +98,7 @@ impl Jit {
         frame.mxcsr = v.st.mxcsr;
         frame.take_bases(v);
         frame.follow(&v.mmu);
-        let mut whole = mode.bits() | bits;
-        if callouts::unmasked(v) {
-            whole |= key::UNMASKED;
-        }
+        let whole = mode.bits() | bits | callouts::unmasked(v);
         let set = usize::from(mode.cpl() == 3);
         if self.modes[set] != whole {
             self.modes[set] = whole;
@@ -232,6 +229,7 @@ impl Jit {
         }
         let ran = self.translated(v, mode, bits);
         if let Some((core, area)) = &mut self.machine {
+            crate::x87::store(area.get(), v);
             if core.count {
                 v.retired = core.end.wrapping_sub(area.get().budget.cast_unsigned());
             }

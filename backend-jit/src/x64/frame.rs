@@ -81,6 +81,10 @@ pub struct Frame {
     pub fs_base: u64,
     pub gs_base: u64,
     pub flags: LazyFlags,
+    /// Not 0: the guest's x87 registers are in the host's x87, and the context's are old.
+    pub x87_live: u32,
+    /// What FRSTOR loads and FNSAVE stores.
+    pub x87_image: [u8; 112],
     /// Guest r11, r14, r15.
     pub home: [u64; 3],
     pub temps: [u64; TEMPS],

@@ -21,6 +21,8 @@ pub struct Callouts {
     pub slow: extern "sysv64" fn(*mut Frame) -> u32,
     /// Brings `flags` into the form of an image of RFLAGS in its `a`.
     pub image: extern "sysv64" fn(*mut Frame),
+    /// Prepares the x87 image to be loaded.
+    pub x87: extern "sysv64" fn(*mut Frame),
 }
 
 /// The stubs' places in code memory.
@@ -46,6 +48,8 @@ pub struct Stubs {
     pub flags: u32,
     /// Called: leaves, for the instruction to be interpreted.
     pub interpret: u32,
+    /// Brings the guest's x87 registers into the host's; loses r11, r14, the host's flags.
+    pub x87: u32,
 }
 
 /// What `read` and `write` are told in r11d: offset of the page cache entry, size, alignment mask.
@@ -222,6 +226,17 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     );
     a.jmp(all);
 
+    // The x87.
+    let x87 = bound(&mut a);
+    take_return(&mut a);
+    save_all(&mut a);
+    call_rust(&mut a, callouts.x87 as usize as u64);
+    load_all(&mut a);
+    // FRSTOR [rsp + disp32].
+    a.raw(&[0xdd, 0xa4, 0x24]);
+    a.raw(&(offset_of!(Frame, x87_image) as i32).to_le_bytes());
+    a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
+
     let flags = load_flags(&mut a, callouts.image as usize as u64);
 
     let len = a.len(Section::Hot);
@@ -242,6 +257,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
         slow: at(slow),
         flags: at(flags),
         interpret: at(interpret),
+        x87: at(x87),
     };
     memory.keep();
     Some(stubs)

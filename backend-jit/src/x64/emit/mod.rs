@@ -9,6 +9,7 @@ mod exits;
 mod flags;
 mod memory;
 mod vector;
+mod x87;
 
 use frontend_x86::{CodeSize, CsLimit, Mode};
 use ir::{Block, FlagSet, Op, OpCode, Operand, Width};
@@ -39,6 +40,8 @@ pub struct Context {
     pub guards: [Option<(usize, u32)>; 2],
     /// SSE instructions that depend on MXCSR may run on the host's.
     pub host_float: bool,
+    /// x87 instructions may run on the host's.
+    pub host_x87: bool,
 }
 
 /// What a call from translated code needs to know of its place.
@@ -75,6 +78,8 @@ pub struct Slow {
     pub ord: u16,
     /// Where the flags are.
     pub flags: Option<Desc>,
+    /// It looks at x87 registers, or changes them.
+    pub x87: bool,
 }
 
 /// A translated block, but for its place.
@@ -114,6 +119,8 @@ pub(super) struct Emit<'a> {
     state: State,
     /// Host flags are the guest's.
     hf: bool,
+    /// The host's x87 registers are the guest's.
+    x87_live: bool,
     /// The flags that are looked at from each op on.
     need: Vec<FlagSet>,
     uses: Vec<u8>,
@@ -166,6 +173,7 @@ pub fn emit(
         code64: cx.mode.code64(),
         state: cx.flags.map_or(State::Memory, State::Desc),
         hf: false,
+        x87_live: false,
         need: needs(block),
         uses: uses(block),
         at: 0,
@@ -241,6 +249,7 @@ struct Mark {
     asm: super::asm::Mark,
     state: State,
     hf: bool,
+    x87_live: bool,
     lens: [usize; 3],
 }
 
@@ -267,12 +276,14 @@ impl Emit<'_> {
                 asm: self.a.mark(),
                 state: self.state,
                 hf: self.hf,
+                x87_live: self.x87_live,
                 lens: [self.sides.len(), self.exits.len(), self.indirects.len()],
             };
             if self.instruction(at, end).is_none() {
                 self.a.rewind(&mark.asm);
                 self.state = mark.state;
                 self.hf = mark.hf;
+                self.x87_live = mark.x87_live;
                 self.sides.truncate(mark.lens[0]);
                 self.exits.truncate(mark.lens[1]);
                 self.indirects.truncate(mark.lens[2]);
@@ -286,6 +297,9 @@ impl Emit<'_> {
 
     /// Emits the ops of an instruction.
     fn instruction(&mut self, from: usize, to: usize) -> Option<()> {
+        if let Some(n) = self.ops[from..to].iter().position(|op| op.code == OpCode::X87) {
+            return self.x87(from, to, from + n);
+        }
         let mut at = from;
         while at < to {
             self.at = at;
@@ -332,6 +346,7 @@ impl Emit<'_> {
             C::VecStore => self.vec_store(&op)?,
             C::Vec if matches!(op.dst, Operand::VecTemp(_)) => return self.vec_to_memory(at, to, &op),
             C::Vec => self.vec(&op, None)?,
+            C::Call => self.wait(&op)?,
             C::Fence => self.a.raw(&[0x0f, 0xae, 0xf0]),
             C::CheckPc => self.check_pc(&op)?,
             C::Jump => self.jump(&op)?,
@@ -357,6 +372,8 @@ impl Emit<'_> {
             }
             own.extend([op.dst, op.dst2].iter().filter_map(|o| o.temp()));
         }
+        let x87 = x87::concerns_x87(&self.ops[from..to]);
+        self.x87_live &= !x87;
         self.clobber_for_call();
         let number = self.cx.first[2] + self.slow.len() as u32;
         self.slow.push(Slow {
@@ -367,6 +384,7 @@ impl Emit<'_> {
                 State::Desc(desc) => Some(desc),
                 State::Memory | State::Host => None,
             },
+            x87,
         });
         self.a.mov_imm(S1, u64::from(number));
         self.a.call(self.stubs.slow);
