@@ -575,6 +575,15 @@ fn bit_distance(s: &Seen) -> i64 {
     (bit >> bits.trailing_zeros()) * i64::from(bits / 8)
 }
 
+/// Addresses that operand `n` has: several only in a gather.
+fn elements(insn: &Instruction, n: u32) -> usize {
+    let index = insn.memory_index();
+    match insn.op_kind(n) {
+        OpKind::Memory if index.is_vector_register() => index.size() / vsib_size(insn),
+        _ => 1,
+    }
+}
+
 /// The offset from FS.base or GS.base, of the operand's first byte or its last, is not canonical.
 fn non_canonical_offset(s: &Seen) -> bool {
     use OpKind::{Memory, MemorySegEDI, MemorySegESI, MemorySegRDI, MemorySegRSI};
@@ -583,18 +592,19 @@ fn non_canonical_offset(s: &Seen) -> bool {
     let canonical = |v: u64| (v << 16) as i64 >> 16 == v as i64;
     let offset = |lin: u64| lin.wrapping_sub(base).wrapping_add_signed(bit_distance(s));
     let last = (s.insn.memory_size().size() as u64).saturating_sub(1);
-    // Strings and MASKMOVDQU have the segment, too.
-    let lin = (0..s.insn.op_count())
-        .find(|n| {
-            matches!(
-                s.insn.op_kind(*n),
-                Memory | MemorySegEDI | MemorySegESI | MemorySegRDI | MemorySegRSI
-            )
-        })
-        .and_then(|n| linear(s.case, s.insn, n));
-    matches!(segment, Register::FS | Register::GS)
-        && base != 0
-        && lin.is_some_and(|lin| !canonical(offset(lin)) || !canonical(offset(lin) + last))
+    // Strings and MASKMOVDQU have the segment, too. Of a gather any element may be the one.
+    let bad = |lin: u64| !canonical(offset(lin)) || !canonical(offset(lin) + last);
+    let place = (0..s.insn.op_count()).find(|n| {
+        matches!(
+            s.insn.op_kind(*n),
+            Memory | MemorySegEDI | MemorySegESI | MemorySegRDI | MemorySegRSI
+        )
+    });
+    let any = place.is_some_and(|n| {
+        (0..elements(s.insn, n))
+            .any(|element| linear_element(s.case, s.insn, n, element).is_some_and(bad))
+    });
+    matches!(segment, Register::FS | Register::GS) && base != 0 && any
 }
 
 fn is_string_compare(insn: &Instruction) -> bool {
@@ -650,12 +660,7 @@ fn wraps(s: &Seen) -> bool {
             Register::ES
         };
         // Of a gather any element may be the one.
-        let index = s.insn.memory_index();
-        let elements = match s.insn.op_kind(n) {
-            OpKind::Memory if index.is_vector_register() => index.size() / vsib_size(s.insn),
-            _ => 1,
-        };
-        (0..elements).any(|element| {
+        (0..elements(s.insn, n)).any(|element| {
             linear_element(s.case, s.insn, n, element).is_some_and(|lin| {
                 beyond(lin, base_of(s.case, segment), size)
                     || beyond(lin, base_of(s.case, s.insn.memory_segment()), size)
