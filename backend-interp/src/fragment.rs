@@ -78,6 +78,8 @@ impl Fragments {
     /// when it is what it was.
     pub fn run(&mut self, v: &mut Vcpu, fragment: &Fragment) -> Left {
         v.engine[word::MODE] = SINGLE;
+        // Helpers are told the instructions completed, which RDTSC may be a function of.
+        v.engine[word::END] = v.retired.wrapping_add(v.budget.cast_unsigned());
         v.engine[word::JUMPS] = self.jumps.as_ptr().addr() as u64;
         v.engine[word::REST] = self.rest.as_ptr().addr() as u64;
         let mut op = fragment.0.entry();

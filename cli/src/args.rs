@@ -146,7 +146,7 @@ pub struct RunArgs {
     /// End on reset (status 0) and triple fault (status 6)
     #[arg(long)]
     pub no_reboot: bool,
-    /// Check against a second engine (not built yet)
+    /// Have a second engine (interp or jit) do the same, and stop at the first difference; implies --icount
     #[arg(long, value_name = "ENGINE")]
     pub verify: Option<String>,
     /// tlb (shadow is not built yet)
@@ -155,7 +155,7 @@ pub struct RunArgs {
     /// Lost timer ticks: catchup, drop or slew
     #[arg(long, value_name = "catchup|drop|slew", default_value = "catchup")]
     pub ticks: String,
-    /// Count instructions as time (not built yet)
+    /// An instruction is a nanosecond, and virtual CPUs take turns: two runs are the same
     #[arg(long)]
     pub icount: bool,
     /// What RDRAND starts from

@@ -43,6 +43,23 @@ pub fn choose(name: &str) -> Result<(EngineKind, Option<String>), Failure> {
     )))
 }
 
+/// The engine that `--verify` names.
+pub fn follower(name: &str) -> Result<EngineKind, Failure> {
+    if let Ok(engine) = name.parse() {
+        return Ok(engine);
+    }
+    let names: Vec<&str> = EngineKind::ALL.iter().map(|e| e.name()).collect();
+    let names = names.join(" or ");
+    if LATER.iter().any(|(later, _)| *later == name) {
+        return Err(Failure::Usage(format!(
+            "--verify {name} is not built yet; --verify takes {names}"
+        )));
+    }
+    Err(Failure::Usage(format!(
+        "--verify {name}: there is no such engine to compare with; --verify takes {names}"
+    )))
+}
+
 /// Lists the engines on stdout.
 pub fn engines() -> Outcome {
     crate::stdout::require()?;

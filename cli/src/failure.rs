@@ -1,4 +1,4 @@
-//! What can go wrong that is neither the guest's nor our own fault, and the exit statuses.
+//! What can go wrong that is not the guest's fault, and the exit statuses.
 
 use std::fmt;
 
@@ -16,13 +16,15 @@ pub mod status {
     pub const BUG: u8 = 8;
 }
 
-/// Why a command ends early. The texts say what failed, why and what to do, on one line.
+/// Why a command ends early. The texts say what failed, why and what to do, on one line but for bugs.
 #[derive(Debug)]
 pub enum Failure {
     /// The user asked for what can't be.
     Usage(String),
     /// The host, or a file on it, is not as it must be.
     Host(String),
+    /// Doppel itself did something wrong; the text has all that is known of it.
+    Bug(String),
 }
 
 impl Failure {
@@ -31,6 +33,7 @@ impl Failure {
         match self {
             Self::Usage(_) => status::USAGE,
             Self::Host(_) => status::HOST,
+            Self::Bug(_) => status::BUG,
         }
     }
 }
@@ -38,7 +41,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Host(text) => f.write_str(text),
+            Self::Usage(text) | Self::Host(text) | Self::Bug(text) => f.write_str(text),
         }
     }
 }

@@ -34,6 +34,7 @@ enum Serial {
 /// Runs a machine to its end.
 pub fn run(args: RunArgs) -> Outcome {
     let (engine, chosen) = engines::choose(&args.engine)?;
+    let verify = args.verify.as_deref().map(engines::follower).transpose()?;
     let model = exec::model(&args.cpu)?;
     let ticks = ticks(&args.ticks)?;
     let serial = serial(&args.serial)?;
@@ -64,6 +65,8 @@ pub fn run(args: RunArgs) -> Outcome {
         no_reboot: args.no_reboot,
         ticks,
         seed: args.seed,
+        icount: args.icount,
+        verify,
         stats: args.stats,
     };
     let mut machine = Machine::new(config).map_err(machine_failure)?;
@@ -113,6 +116,7 @@ fn machine_failure(e: MachineError) -> Failure {
     match e {
         MachineError::Load(e) => load_failure(e),
         MachineError::Board(e) => Failure::Usage(e.to_string()),
+        MachineError::Differ(difference) => Failure::Bug(difference.to_string()),
         other => Failure::Host(other.to_string()),
     }
 }

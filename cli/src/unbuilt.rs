@@ -46,8 +46,6 @@ pub fn check(args: &RunArgs) -> Result<(), Failure> {
         (args.monitor.is_some(), "--monitor", ""),
         (!args.screenshot.is_empty(), "--screenshot", ""),
         (args.gdb.is_some(), "--gdb", ""),
-        (args.verify.is_some(), "--verify", ""),
-        (args.icount, "--icount", "--seed makes RDRAND repeatable"),
         (
             args.code_cache.is_some(),
             "--code-cache",

@@ -12,6 +12,7 @@ pub mod acpi;
 pub mod board;
 mod bus;
 pub mod clock;
+mod counted;
 pub mod device;
 pub mod devices;
 pub mod fuzz;

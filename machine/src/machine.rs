@@ -12,12 +12,14 @@ use std::thread;
 
 use parking_lot::Mutex;
 use softmmu::{Bus, GuestRam, Mmu, RamError};
-use system::{CpuModel, Engine, Platform, Vcpu, event};
+use system::{CpuModel, Platform, Vcpu, event};
 use thiserror::Error;
-use vcpu::{EngineKind, EngineOptions, Stopped, Times};
+use vcpu::lockstep::{Difference, Lockstep, LockstepConfig, Log};
+use vcpu::{Cpu, EngineKind, EngineOptions, Stopped};
 use x86::{CpuState, PhysAddr};
 
 use crate::clock::Clock;
+use crate::counted;
 use crate::devices::uart::SerialPort;
 use crate::loader::{self, BootFiles, Environment, LoadError, MemoryMap, OutsideRam, Rsdp};
 use crate::memory::GuestMemory;
@@ -48,6 +50,10 @@ pub struct MachineConfig {
     pub ticks: TickPolicy,
     /// The seed of RDRAND, if it is to be repeatable.
     pub seed: Option<u64>,
+    /// Instructions are counted as time, and vCPUs take turns: two runs are the same.
+    pub icount: bool,
+    /// The engine that follows and is compared; counts instructions, too.
+    pub verify: Option<EngineKind>,
     /// Count what the engines do.
     pub stats: bool,
 }
@@ -83,106 +89,165 @@ pub enum MachineError {
     /// A device's host side failed.
     #[error("{0}")]
     Host(String),
+    /// Two engines did not do the same: a bug of ours.
+    #[error("{0}")]
+    Differ(Box<Difference>),
 }
 
-/// A vCPU with its engine.
-struct Cpu {
-    vcpu: Box<Vcpu>,
-    engine: Box<dyn Engine>,
-    times: Times,
+impl From<Box<Difference>> for MachineError {
+    fn from(difference: Box<Difference>) -> Self {
+        Self::Differ(difference)
+    }
 }
 
 /// Guest RAM as devices and loaders see it.
-struct Memory(Arc<GuestRam>);
+struct Memory {
+    ram: Arc<GuestRam>,
+    /// Where devices' writes are noted.
+    log: Option<Arc<Log>>,
+}
 
 impl GuestMemory for Memory {
     fn read(&self, addr: PhysAddr, buf: &mut [u8]) -> bool {
-        self.0.read(addr, buf).is_ok()
+        self.ram.read(addr, buf).is_ok()
     }
 
     fn write(&self, addr: PhysAddr, data: &[u8]) -> bool {
-        self.0.write(addr, data).is_ok()
+        let done = self.ram.write(addr, data).is_ok();
+        if done && let Some(log) = &self.log {
+            log.dma(addr, data);
+        }
+        done
     }
 }
 
 impl loader::GuestMemory for Memory {
     fn write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), OutsideRam> {
-        self.0.load_bytes(at, bytes).map_err(|_| OutsideRam)
+        self.ram.load_bytes(at, bytes).map_err(|_| OutsideRam)
     }
 
     fn zero(&mut self, at: PhysAddr, len: u64) -> Result<(), OutsideRam> {
-        self.0.fill(at, len, 0).map_err(|_| OutsideRam)
+        self.ram.fill(at, len, 0).map_err(|_| OutsideRam)
     }
 }
 
 /// A machine, powered on.
 pub struct Machine {
-    board: Arc<Board>,
+    pub(crate) board: Arc<Board>,
     ram: Arc<GuestRam>,
-    cpus: Vec<Cpu>,
+    pub(crate) cpus: Vec<Cpu>,
+    pub(crate) lockstep: Option<Box<Lockstep>>,
     boot: BootFiles,
     model: Arc<CpuModel>,
     mem: u64,
     no_reboot: bool,
     stats: bool,
+    icount: bool,
 }
 
 impl Machine {
     /// Builds a machine and loads its kernel.
-    pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
+    pub fn new(mut config: MachineConfig) -> Result<Self, MachineError> {
+        let icount = config.icount || config.verify.is_some();
         let ram = Arc::new(GuestRam::new(config.mem)?);
-        let clock = Clock::host(crate::clock::DEFAULT_TSC_HZ);
+        let log = config.verify.map(|_| Arc::new(Log::default()));
+        let hz = crate::clock::DEFAULT_TSC_HZ;
+        let clock = if icount {
+            Clock::manual(hz)
+        } else {
+            Clock::host(hz)
+        };
         let model = config
             .model
+            .clone()
             .with_cpus(config.cpus as u32)
             .with_clock(clock.tsc_hz(), clock.crystal_hz());
         let model = Arc::new(model);
-        let board = Board::new(BoardConfig {
-            serial: config.serial,
+        let memory = Arc::new(Memory {
+            ram: Arc::clone(&ram),
+            log: log.clone(),
+        });
+        let mut board = BoardConfig {
+            serial: std::mem::take(&mut config.serial),
             debug_exit: config.debug_exit,
             test_device: config.test_device,
             ticks: config.ticks,
             phys_bits: model.maxphyaddr(),
             clock,
-            ..BoardConfig::new(config.cpus, config.mem, Arc::new(Memory(Arc::clone(&ram))))
-        })?;
-        let board = Arc::new(board);
-        let gate = Arc::clone(&ram);
-        board.a20().on_change(Box::new(move |on| gate.set_a20(on)));
+            ..BoardConfig::new(config.cpus, config.mem, memory)
+        };
+        if icount {
+            counted::repeatable(&mut board);
+        }
+        let board = Arc::new(Board::new(board)?);
+        let (gate, noted) = (Arc::clone(&ram), log.clone());
+        board.a20().on_change(Box::new(move |on| {
+            gate.set_a20(on);
+            if let Some(log) = &noted {
+                log.a20(on);
+            }
+        }));
         let events = board.events().to_vec();
         ram.set_kick(Box::new(move |cpu| {
             if let Some(events) = events.get(cpu) {
                 events.raise(event::CODE);
             }
         }));
+        let lockstep = match log {
+            Some(log) => Some(Box::new(follower(&config, &board, &ram, &model, log)?)),
+            None => None,
+        };
+        let bus: Arc<dyn Bus> = match &lockstep {
+            Some(lockstep) => lockstep.tap(),
+            None => Arc::clone(&board) as Arc<dyn Bus>,
+        };
+        let platform: Arc<dyn Platform> = match &lockstep {
+            Some(lockstep) => lockstep.tap(),
+            None => Arc::clone(&board) as Arc<dyn Platform>,
+        };
         let options = EngineOptions {
             stats: config.stats,
-            ..EngineOptions::default()
+            single: config.verify.is_some(),
+        };
+        let seed = |n: usize| {
+            let seed = match config.seed {
+                None if icount => 0,
+                None => random_seed(),
+                Some(seed) => seed,
+            };
+            seed ^ (n as u64) << 56
         };
         let cpus = (0..config.cpus)
             .map(|index| {
-                let bus: Arc<dyn Bus> = Arc::clone(&board) as Arc<dyn Bus>;
-                let platform: Arc<dyn Platform> = Arc::clone(&board) as Arc<dyn Platform>;
-                let mmu = Mmu::new(index, Arc::clone(&ram), bus, model.maxphyaddr());
+                let mmu = Mmu::new(
+                    index,
+                    Arc::clone(&ram),
+                    Arc::clone(&bus),
+                    model.maxphyaddr(),
+                );
                 let events = Arc::clone(&board.events()[index]);
-                let mut vcpu = Vcpu::new(index, Arc::clone(&model), mmu, events, platform);
-                vcpu.random = config.seed.unwrap_or_else(random_seed) ^ (index as u64) << 56;
-                Cpu {
-                    vcpu,
-                    engine: config.engine.create(&model, options),
-                    times: Times::default(),
-                }
+                let mut vcpu = Vcpu::new(
+                    index,
+                    Arc::clone(&model),
+                    mmu,
+                    events,
+                    Arc::clone(&platform),
+                );
+                vcpu.random = seed(index);
+                Cpu::new(vcpu, config.engine.create(&model, options))
             })
             .collect();
         let mut machine = Self {
             board,
             ram,
             cpus,
+            lockstep,
             boot: config.boot,
             model,
             mem: config.mem,
             no_reboot: config.no_reboot,
             stats: config.stats,
+            icount,
         };
         machine.load()?;
         Ok(machine)
@@ -195,7 +260,10 @@ impl Machine {
 
     /// Lays ACPI tables and kernel into RAM and sets the boot processor to the kernel's entry.
     fn load(&mut self) -> Result<(), MachineError> {
-        let mut memory = Memory(Arc::clone(&self.ram));
+        let mut memory = Memory {
+            ram: Arc::clone(&self.ram),
+            log: None,
+        };
         let mut rsdp = None;
         for (at, bytes) in self.board.acpi_tables() {
             if bytes.starts_with(b"RSD PTR ") && bytes.len() >= 36 {
@@ -225,13 +293,20 @@ impl Machine {
             cpu.vcpu.load_state(st);
             cpu.engine.forget(&mut cpu.vcpu);
         }
+        if let Some(lockstep) = &mut self.lockstep {
+            lockstep.follow(&mut self.cpus);
+        }
         Ok(())
     }
 
     /// Runs the machine to its end.
     pub fn run(&mut self) -> Result<Outcome, MachineError> {
         loop {
-            let (request, triple) = self.session()?;
+            let (request, triple) = if self.icount {
+                self.counted()?
+            } else {
+                self.session()?
+            };
             match request {
                 MachineRequest::PowerOff => return Ok(Outcome::PowerOff),
                 MachineRequest::Quit => return Ok(Outcome::Quit),
@@ -299,6 +374,14 @@ impl Machine {
                         .map(|l| format!("  {l}")),
                 );
             }
+            if self.icount {
+                let done: u64 = self.cpus.iter().map(|cpu| cpu.vcpu.retired).sum();
+                lines.push(format!(
+                    "icount: {done} instructions, {} ns of the guest's time",
+                    self.board.clock().now()
+                ));
+            }
+            lines.extend(self.lockstep.as_ref().map(|lockstep| lockstep.report()));
         }
         lines
     }
@@ -311,6 +394,30 @@ impl Machine {
             .collect::<Vec<_>>()
             .join("\n")
     }
+}
+
+/// The one that follows, for `--verify`.
+fn follower(
+    config: &MachineConfig,
+    board: &Arc<Board>,
+    ram: &Arc<GuestRam>,
+    model: &Arc<CpuModel>,
+    log: Arc<Log>,
+) -> Result<Lockstep, RamError> {
+    let engine = config.verify.unwrap_or(EngineKind::Interp);
+    let options = EngineOptions::default();
+    Lockstep::new(LockstepConfig {
+        ram: Arc::clone(ram),
+        mem: config.mem,
+        model: Arc::clone(model),
+        log,
+        board: Arc::clone(board) as Arc<dyn Platform>,
+        events: board.events().to_vec(),
+        leader: config.engine.name(),
+        engines: (0..config.cpus)
+            .map(|_| engine.create(model, options))
+            .collect(),
+    })
 }
 
 /// A seed that differs from run to run.

@@ -68,6 +68,8 @@ pub struct Vcpu {
     pub warned: std::collections::HashSet<u32>,
     /// `Some` in `exec`: TSC = this + instructions completed, whatever the platform says.
     pub fixed_tsc: Option<u64>,
+    /// `Some` where instructions are counted as time: the raw TSC = this + instructions completed.
+    pub tsc_base: Option<u64>,
     /// What INT n, INT3, INTO and INT1 do.
     pub soft_ints: SoftInts,
 }
@@ -160,6 +162,7 @@ impl Vcpu {
             random: 0x9e37_79b9_7f4a_7c15,
             warned: std::collections::HashSet::new(),
             fixed_tsc: None,
+            tsc_base: None,
             soft_ints: SoftInts::Deliver,
         });
         vcpu.reset();
@@ -242,7 +245,15 @@ impl Vcpu {
     pub fn tsc(&self) -> u64 {
         match self.fixed_tsc {
             Some(start) => start.wrapping_add(self.retired),
-            None => self.platform.tsc().wrapping_add(self.st.msr.tsc_offset),
+            None => self.raw_tsc().wrapping_add(self.st.msr.tsc_offset),
+        }
+    }
+
+    /// The count that all vCPUs share, without this one's offset.
+    pub fn raw_tsc(&self) -> u64 {
+        match self.tsc_base {
+            Some(base) => base.wrapping_add(self.retired),
+            None => self.platform.tsc(),
         }
     }
 

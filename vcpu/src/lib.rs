@@ -4,8 +4,8 @@
 mod engines;
 pub mod exec;
 pub mod fuzz;
-
+pub mod lockstep;
 mod thread;
 
 pub use engines::{EngineKind, EngineOptions};
-pub use thread::{Stopped, Times, run};
+pub use thread::{Cpu, Stopped, Times, run, turn};

@@ -22,6 +22,27 @@ pub struct Times {
     pub sleep: Duration,
 }
 
+/// A vCPU with its engine.
+pub struct Cpu {
+    /// The vCPU.
+    pub vcpu: Box<Vcpu>,
+    /// What executes its instructions.
+    pub engine: Box<dyn Engine>,
+    /// Where its time went.
+    pub times: Times,
+}
+
+impl Cpu {
+    /// A vCPU that has not run yet.
+    pub fn new(vcpu: Box<Vcpu>, engine: Box<dyn Engine>) -> Self {
+        Self {
+            vcpu,
+            engine,
+            times: Times::default(),
+        }
+    }
+}
+
 /// Instructions between two looks at the clock.
 const SLICE: u64 = 1 << 40;
 
@@ -48,4 +69,24 @@ pub fn run(v: &mut Vcpu, engine: &mut dyn Engine, times: &mut Times) -> Stopped 
     };
     v.mmu.park();
     stopped
+}
+
+/// Runs a vCPU on this thread for exactly `budget` instructions, or until it has nothing to do: its turn where
+/// instructions are counted as time. `tsc` is the raw TSC at its start.
+pub fn turn(cpu: &mut Cpu, budget: u64, tsc: u64) -> Exit {
+    let v = &mut *cpu.vcpu;
+    let _current = Current::enter(v);
+    v.tsc_base = Some(tsc.wrapping_sub(v.retired));
+    v.mmu.sync();
+    let start = Instant::now();
+    let end = v.retired.saturating_add(budget);
+    let exit = loop {
+        let exit = cpu.engine.run(v, end.saturating_sub(v.retired));
+        if exit != Exit::Budget || v.retired >= end {
+            break exit;
+        }
+    };
+    cpu.times.run += start.elapsed();
+    v.mmu.park();
+    exit
 }

@@ -70,7 +70,7 @@ fn arm(v: &mut Vcpu, guest: u64) {
     let raw = if guest == 0 {
         0
     } else {
-        let now = v.platform.tsc();
+        let now = v.raw_tsc();
         let ahead = guest.saturating_sub(now.wrapping_add(v.st.msr.tsc_offset));
         if ahead == 0 {
             now.max(1)

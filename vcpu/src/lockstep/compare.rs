@@ -1,0 +1,179 @@
+//! Are leader and follower the same? Registers, flags, and the pages of RAM that either wrote.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use softmmu::GuestRam;
+use system::Vcpu;
+use x86::{CpuState, PAGE_SIZE, PhysAddr, flags};
+
+/// Differing pages that are described.
+const PAGES: usize = 6;
+/// DR6 bits of [`Vcpu::pending_debug`]; the others are notes of one instruction.
+const PENDING: u64 = 0xe00f;
+
+/// How leader and follower differ.
+#[derive(Debug, Default)]
+pub struct Differences {
+    /// What differs, a line each.
+    pub text: String,
+    /// Only these status flags of this vCPU differ.
+    pub flags: Option<(usize, u64)>,
+}
+
+/// The state without what engines need not agree on: where the last x87 instruction and its operand were.
+fn comparable(st: &CpuState) -> CpuState {
+    let mut st = st.clone();
+    let fpu = &mut st.fpu;
+    (fpu.fop, fpu.fcs, fpu.fds, fpu.fip, fpu.fdp) = (0, 0, 0, 0, 0);
+    st
+}
+
+/// Whether two vCPUs are the same.
+fn same(a: &Vcpu, b: &Vcpu) -> bool {
+    a.retired == b.retired
+        && a.random == b.random
+        && (a.pending_debug ^ b.pending_debug) & PENDING == 0
+        && (a.st == b.st || comparable(&a.st) == comparable(&b.st))
+}
+
+/// Compares vCPUs in pairs.
+pub fn vcpus<'a>(
+    pairs: impl Iterator<Item = (&'a Vcpu, &'a Vcpu)>,
+    names: [&str; 2],
+) -> Option<Differences> {
+    let mut found: Option<Differences> = None;
+    for (a, b) in pairs.filter(|(a, b)| !same(a, b)) {
+        let first = found.is_none();
+        let found = found.get_or_insert_default();
+        let _ = write!(found.text, "{}", describe(a, b, names));
+        let diff = a.st.rflags ^ b.st.rflags;
+        let (one, mut other) = (comparable(&a.st), comparable(&b.st));
+        other.rflags = one.rflags;
+        let only = diff & !flags::STATUS == 0
+            && one == other
+            && a.retired == b.retired
+            && a.random == b.random
+            && (a.pending_debug ^ b.pending_debug) & PENDING == 0;
+        found.flags = (first && only).then_some((a.index, diff));
+    }
+    found
+}
+
+const GPR: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
+
+/// The fields in which two vCPUs differ, a line each.
+fn describe(a: &Vcpu, b: &Vcpu, [one, other]: [&str; 2]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let mut line = |name: &str, x: u64, y: u64| {
+        if x != y {
+            let _ = writeln!(
+                text,
+                "  vCPU {} {name}: {x:#x} {one}, {y:#x} {other}",
+                a.index
+            );
+        }
+    };
+    line("instructions completed", a.retired, b.retired);
+    line(
+        "pending debug traps",
+        a.pending_debug & PENDING,
+        b.pending_debug & PENDING,
+    );
+    line("random state", a.random, b.random);
+    for (n, name) in GPR.iter().enumerate() {
+        line(name, a.st.gpr[n], b.st.gpr[n]);
+    }
+    line("rip", a.st.rip, b.st.rip);
+    line("rflags", a.st.rflags, b.st.rflags);
+    line("mxcsr", u64::from(a.st.mxcsr), u64::from(b.st.mxcsr));
+    for (n, (x, y)) in a.st.vec.iter().zip(&b.st.vec).enumerate() {
+        if x != y {
+            let _ = writeln!(
+                text,
+                "  vCPU {} zmm{n}: {} {one}, {} {other}",
+                a.index,
+                hex(x),
+                hex(y)
+            );
+        }
+    }
+    let (mut x, mut y) = (comparable(&a.st), comparable(&b.st));
+    (y.gpr, y.rip, y.rflags, y.mxcsr, y.vec) = (x.gpr, x.rip, x.rflags, x.mxcsr, x.vec);
+    if x != y {
+        // All the rest is rare: by its debug form.
+        x.vec = [[0; 64]; 32];
+        y.vec = x.vec;
+        let (x, y) = (format!("{x:#x?}"), format!("{y:#x?}"));
+        let mut field = "";
+        for (x, y) in x.lines().zip(y.lines()) {
+            if x.starts_with("    ") && !x.starts_with("     ") {
+                field = x.trim();
+            }
+            if x != y {
+                let _ = writeln!(
+                    text,
+                    "  vCPU {} {field} {} {one}, {} {other}",
+                    a.index,
+                    x.trim(),
+                    y.trim()
+                );
+            }
+        }
+    }
+    text
+}
+
+/// Bytes, lowest address first, without the zeros at the end.
+fn hex(bytes: &[u8]) -> String {
+    let end = bytes.iter().rposition(|b| *b != 0).map_or(1, |n| n + 1);
+    bytes[..end].iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads a page; false where there is no RAM.
+pub fn read(ram: &GuestRam, page: u64, bytes: &mut [u8; PAGE_SIZE as usize]) -> bool {
+    ram.read(PhysAddr(page), bytes).is_ok()
+}
+
+/// Compares pages of RAM; the lines that describe the differences.
+pub fn pages(
+    a: &GuestRam,
+    b: &GuestRam,
+    touched: &BTreeSet<u64>,
+    [one, other]: [&str; 2],
+) -> Option<String> {
+    let (mut x, mut y) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
+    let (mut text, mut count) = (String::new(), 0);
+    for &page in touched {
+        if !read(a, page, &mut x) || !read(b, page, &mut y) || x == y {
+            continue;
+        }
+        count += 1;
+        if count > PAGES {
+            continue;
+        }
+        let Some(first) = x.iter().zip(&y).position(|(x, y)| x != y) else {
+            continue;
+        };
+        let bytes = x.iter().zip(&y).filter(|(x, y)| x != y).count();
+        let line = first & !15;
+        let _ = writeln!(
+            text,
+            "  {bytes} bytes of the page at {page:#x} differ, at {:#x} {} {one}, {} {other}",
+            page + line as u64,
+            hex(&x[line..line + 16]),
+            hex(&y[line..line + 16])
+        );
+    }
+    if count > PAGES {
+        let _ = writeln!(text, "  and {} pages more", count - PAGES);
+    }
+    (count > 0).then_some(text)
+}

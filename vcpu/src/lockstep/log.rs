@@ -1,0 +1,148 @@
+//! What came from outside a vCPU, in order: what the follower is fed, and what it must ask for and do in the same order.
+
+use parking_lot::Mutex;
+use x86::PhysAddr;
+
+/// What a vCPU turned to the board for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Device memory: address and bytes.
+    Mmio(u64, u8),
+    /// A port: number and bytes.
+    Port(u16, u8),
+    /// CR8.
+    Cr8,
+    /// A register of the local APIC by its MSR number.
+    ApicMsr(u32),
+    /// IA32_TSC_DEADLINE.
+    TscDeadline,
+    /// The acknowledgement of an interrupt.
+    Acknowledge,
+    /// The reset of the local APIC by INIT.
+    ApicInit,
+}
+
+/// A point in a vCPU's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Instructions completed.
+    pub retired: u64,
+    /// Exceptions and interrupts delivered.
+    pub delivered: u64,
+    /// RIP and RCX: in the middle of a repeated string instruction only they tell how far it is.
+    pub rip: u64,
+    /// See `rip`.
+    pub rcx: u64,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A vCPU read; `None` is a refusal.
+    Input {
+        /// The vCPU.
+        cpu: usize,
+        /// What it read.
+        what: Access,
+        /// What it got.
+        value: Option<u64>,
+    },
+    /// A vCPU wrote.
+    Output {
+        /// The vCPU.
+        cpu: usize,
+        /// What it wrote to.
+        what: Access,
+        /// What it wrote.
+        value: u64,
+        /// It was not refused.
+        ok: bool,
+    },
+    /// A device wrote to RAM.
+    Dma {
+        /// Where.
+        at: PhysAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// The A20 gate was opened or closed.
+    A20(bool),
+    /// A vCPU took events from outside at an instruction boundary.
+    Taken {
+        /// The vCPU.
+        cpu: usize,
+        /// When.
+        place: Place,
+        /// Bits of [`system::event`].
+        bits: u32,
+        /// The vector of a start-up IPI.
+        sipi: u8,
+    },
+}
+
+/// The events since the last point at which leader and follower were equal.
+#[derive(Debug, Default)]
+pub struct Log(Mutex<Vec<Event>>);
+
+impl Log {
+    /// Notes a device's write to RAM.
+    pub fn dma(&self, at: PhysAddr, bytes: &[u8]) {
+        let bytes = bytes.to_vec();
+        self.0.lock().push(Event::Dma { at, bytes });
+    }
+
+    /// Notes that the A20 gate was opened or closed.
+    pub fn a20(&self, on: bool) {
+        self.0.lock().push(Event::A20(on));
+    }
+
+    /// Appends; returns the event's number.
+    pub(super) fn push(&self, event: Event) -> usize {
+        let mut events = self.0.lock();
+        events.push(event);
+        events.len() - 1
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    pub(super) fn get(&self, number: usize) -> Option<Event> {
+        self.0.lock().get(number).cloned()
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.lock().clear();
+    }
+
+    /// The board refused the output that was noted as `number`.
+    pub(super) fn refused(&self, number: usize) {
+        if let Some(Event::Output { ok, .. }) = self.0.lock().get_mut(number) {
+            *ok = false;
+        }
+    }
+
+    /// Whether an interrupt was acknowledged since event `mark`. Acknowledgements of nothing are forgotten: they have
+    /// changed nothing.
+    pub(super) fn acknowledged(&self, mark: usize) -> bool {
+        let mut events = self.0.lock();
+        let asked = |event: &Event| matches!(event, Event::Input { what: Access::Acknowledge, value, .. } if value.is_some());
+        let nothing = |event: &Event| matches!(event, Event::Input { what: Access::Acknowledge, value, .. } if value.is_none());
+        let mut at = mark;
+        while at < events.len() {
+            if nothing(&events[at]) {
+                events.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        events.iter().skip(mark).any(asked)
+    }
+
+    /// Puts an event before those since `mark`.
+    pub(super) fn insert(&self, mark: usize, event: Event) {
+        let mut events = self.0.lock();
+        let mark = mark.min(events.len());
+        events.insert(mark, event);
+    }
+}

@@ -1,0 +1,120 @@
+//! A difference as text: the instruction, its bytes and IR, what led to it, what differs, both states.
+
+use std::fmt::{self, Write};
+
+use frontend_x86::{Decoded, Features, Limits, Mode, decode, lift};
+use iced_x86::{Formatter, Instruction, IntelFormatter, RflagsBits};
+use system::Vcpu;
+use x86::{LinAddr, Seg, flags};
+
+/// Two engines did not do the same.
+#[derive(Debug)]
+pub struct Difference {
+    /// The vCPU whose instruction it was.
+    pub cpu: usize,
+    /// Instructions that this vCPU had completed before it.
+    pub retired: u64,
+    /// RIP of the instruction.
+    pub rip: u64,
+    /// All there is to say, several lines.
+    pub text: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The bytes at RIP, as far as they can be read.
+fn code(v: &Vcpu) -> Vec<u8> {
+    let lin = if v.st.code64() {
+        v.st.rip
+    } else {
+        v.st.seg[Seg::Cs as usize].base.wrapping_add(v.st.rip) & 0xffff_ffff
+    };
+    (0..15)
+        .map_while(|n| {
+            let at = v.mmu.translate_debug(LinAddr(lin.wrapping_add(n)))?;
+            v.mmu.ram().read_u8(at).ok()
+        })
+        .collect()
+}
+
+/// The instruction at RIP.
+pub fn instruction(v: &Vcpu, features: &Features) -> Option<Instruction> {
+    match decode(&code(v), 0, Mode::of(&v.st), features) {
+        Decoded::Insn(mut insn) => {
+            insn.set_ip(v.st.rip);
+            Some(insn)
+        }
+        _ => None,
+    }
+}
+
+/// Where a vCPU stands: RIP, bytes, disassembly.
+pub fn line(v: &Vcpu, features: &Features) -> String {
+    let mut bytes = code(v);
+    let mode = Mode::of(&v.st);
+    let text = match decode(&bytes, 0, mode, features) {
+        Decoded::Insn(insn) => {
+            bytes.truncate(insn.len());
+            let mut decoder = iced_x86::Decoder::with_ip(
+                mode.code().bits(),
+                &bytes,
+                v.st.rip,
+                iced_x86::DecoderOptions::NONE,
+            );
+            let mut text = String::new();
+            IntelFormatter::new().format(&decoder.decode(), &mut text);
+            text
+        }
+        other => format!("({other:?})"),
+    };
+    let bytes = bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x} ");
+        text
+    });
+    format!("{:#018x}: {bytes:<31} {text}", v.st.rip)
+}
+
+/// The IR of the instruction at RIP.
+pub fn ir(v: &Vcpu, features: &Features) -> String {
+    let limits = Limits {
+        max_insns: 1,
+        page: u32::MAX,
+    };
+    let lifted = lift(&code(v), &limits, Mode::of(&v.st), features);
+    lifted.block.to_string()
+}
+
+/// The status flags that the manual leaves undefined after an instruction that began in this state.
+pub fn undefined(insn: &Instruction, st: &x86::CpuState) -> u64 {
+    use iced_x86::Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
+    let shift = matches!(
+        insn.mnemonic(),
+        Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shr | Shld | Shrd
+    );
+    let by_cl = (0..insn.op_count()).any(|n| insn.op_register(n) == iced_x86::Register::CL);
+    if shift && by_cl {
+        let wide = insn.op0_register().size() == 8 || insn.memory_size().size() == 8;
+        let count = st.gpr[1] & if wide { 0x3f } else { 0x1f };
+        if count == 0 {
+            // Nothing changes.
+            return 0;
+        }
+    }
+    let bits = insn.rflags_undefined();
+    [
+        (RflagsBits::OF, flags::OF),
+        (RflagsBits::SF, flags::SF),
+        (RflagsBits::ZF, flags::ZF),
+        (RflagsBits::AF, flags::AF),
+        (RflagsBits::CF, flags::CF),
+        (RflagsBits::PF, flags::PF),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| bits & bit != 0)
+    .fold(0, |mask, (_, flag)| mask | flag)
+}
