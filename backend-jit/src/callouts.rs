@@ -209,7 +209,8 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
         registers::store(f, v);
     }
     if count {
-        v.retired = end.wrapping_sub((f.budget + insns).cast_unsigned());
+        let done = f.budget + insns - i64::from(slow.ord);
+        v.retired = end.wrapping_sub(done.cast_unsigned());
     }
     const PLENTY: i64 = 1 << 40;
     v.budget = PLENTY;
