@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "translated code passes the frame by address")]
 // UNSAFETY: the frame and what it points to are handed over by machine code.
 
+use frontend_x86::Mode;
 use system::{FlagOp, LazyFlags, Vcpu, flag_kind};
-use x86::{Exception, LinAddr};
+use x86::{Activity, Exception, LinAddr, Shadow};
 
 use backend_interp::{Left, fetch_mxcsr};
 use ir::Width;
@@ -65,7 +66,11 @@ fn canonical(v: &Vcpu, lin: u64, size: u64, stack: bool) -> Result<(), Exception
     if softmmu::is_canonical(lin, la57) && softmmu::is_canonical(last, la57) {
         return Ok(());
     }
-    Err(if stack { Exception::SS0 } else { Exception::GP0 })
+    Err(if stack {
+        Exception::SS0
+    } else {
+        Exception::GP0
+    })
 }
 
 extern "sysv64" fn read(frame: *mut Frame) {
@@ -120,6 +125,8 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
             return Ok(Outcome::Interpret);
         }
         Place::Slow if kind.locked => return Ok(Outcome::Interpret),
+        // The code behind must not run on as it was.
+        Place::Slow if write && hits_code(v, lin, size) => return Ok(Outcome::Interpret),
         Place::Slow => {}
     }
     let mut bytes = [0; 64];
@@ -134,7 +141,7 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
     } else {
         v.read_bytes(lin, part)?;
     }
-    for (word, bytes) in f.bounce.iter_mut().zip(bytes.chunks_exact(8)) {
+    for (word, bytes) in f.bounce.0.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
     }
     if write {
@@ -144,11 +151,31 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
     Ok(Outcome::Bounce)
 }
 
+/// Whether a store across two pages, which [`softmmu::Mmu::place`] says nothing about, goes to translated bytes.
+fn hits_code(v: &Vcpu, lin: u64, size: u64) -> bool {
+    let first = x86::PAGE_SIZE - (lin & x86::PAGE_MASK);
+    if size <= first {
+        return false;
+    }
+    // Bits of the lines from one byte to another, both included.
+    let lines = |from: u64, to: u64| u64::MAX >> (63 - to / 64) & u64::MAX << (from / 64);
+    let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
+    let parts = [
+        (lin, lines(lin & x86::PAGE_MASK, x86::PAGE_MASK)),
+        (lin.wrapping_add(first) & mask, lines(0, size - first - 1)),
+    ];
+    parts.into_iter().any(|(lin, lines)| {
+        v.mmu
+            .translate_debug(LinAddr(lin))
+            .is_some_and(|at| v.mmu.ram().code_lines(at) & lines != 0)
+    })
+}
+
 fn finish(f: &mut Frame, v: &mut Vcpu, core: &mut Core, result: Result<Outcome, Exception>) {
     f.follow(&v.mmu);
     match result {
         Ok(Outcome::At(at)) => f.lin = at,
-        Ok(Outcome::Bounce) => f.lin = std::ptr::from_ref(&f.bounce).addr() as u64,
+        Ok(Outcome::Bounce) => f.lin = std::ptr::from_ref(&f.bounce.0).addr() as u64,
         Ok(Outcome::Interpret) => {
             f.lin = 0;
             f.exit = leave::INTERPRET;
@@ -165,7 +192,7 @@ fn finish(f: &mut Frame, v: &mut Vcpu, core: &mut Core, result: Result<Outcome, 
 extern "sysv64" fn commit(frame: *mut Frame) {
     let (f, v, _) = parts(frame);
     let mut bytes = [0; 64];
-    for (bytes, word) in bytes.chunks_exact_mut(8).zip(f.bounce) {
+    for (bytes, word) in bytes.chunks_exact_mut(8).zip(f.bounce.0) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
     let size = (f.commit_size as usize).min(64);
@@ -248,7 +275,39 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
         let done = if left == Left::Done { done + 1 } else { done };
         f.budget += insns - done;
     }
-    1
+    u32::from(f.exit != leave::NEXT || !resume(f, v, core))
+}
+
+/// Goes on at RIP without a way back to the run loop, where that would find nothing to do: the jump cache knows the code,
+/// and the call returns to it.
+fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
+    let quiet = v.events.pending() & f.event_mask == 0
+        && v.mmu.code_hit == 0
+        && v.mmu.ram().code_epoch() == core.epoch();
+    // Counted runs stop where the interpreter would.
+    if !quiet || core.count || v.st.activity != Activity::Active {
+        return false;
+    }
+    if v.st.shadow == Shadow::Sti {
+        // Nothing waits that it would hold up.
+        v.st.shadow = Shadow::None;
+    }
+    if v.needs_step() {
+        return false;
+    }
+    let mode = Mode::of(&v.st);
+    let set = usize::from(mode.cpl() == 3);
+    if core.modes[set] != mode.bits() | unmasked(v) {
+        return false;
+    }
+    let slot = Frame::jump_slot(v.st.rip);
+    if f.jump_rip[set][slot] != v.st.rip {
+        return false;
+    }
+    core.stats.resumed += 1;
+    core.running = core.modes[set];
+    f.ret = f.jump_code[set][slot];
+    true
 }
 
 /// Which units the guest has unmasked a floating-point exception of: [`key::ANY_UNMASKED`].

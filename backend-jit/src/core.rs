@@ -60,6 +60,9 @@ pub struct Own {
     pub flags: Option<Desc>,
     pub insns: u16,
     flags_dead: bool,
+    /// Exits that lead here although the flags are neither in memory nor where `flags` says: place, and where their own
+    /// stub is.
+    careless: Vec<(u32, u32)>,
     sides: Box<[Side]>,
     /// The pages that a jump from elsewhere must know: slot and number.
     pages: [Option<(usize, u32)>; 2],
@@ -100,6 +103,8 @@ pub struct Stats {
     pub translate_ns: u64,
     pub slow_sites: u64,
     pub slow_runs: u64,
+    /// Slow ops that changed the mode or went elsewhere, and after which the code went on directly.
+    pub resumed: u64,
     pub variants: u64,
     pub flushes: u64,
     pub reads: u64,
@@ -127,6 +132,10 @@ pub struct Core {
     /// `Vcpu::retired` as it will be when the budget is used up.
     pub end: u64,
     pub count: bool,
+    /// What the jump caches are good for: mode of supervisor and of user code.
+    pub modes: [u64; 2],
+    /// The mode of the code that runs.
+    pub running: u64,
     /// The page of the last store that hit translated code.
     pub code_page: Option<u64>,
     features: Features,
@@ -152,6 +161,8 @@ impl Core {
             stats: Stats::default(),
             end: 0,
             count: false,
+            modes: [u64::MAX; 2],
+            running: 0,
             code_page: None,
             features,
             switches: Switches::ALL,
@@ -294,6 +305,15 @@ impl Core {
         }
     }
 
+    /// Puts a block that was found for RIP into the jump cache.
+    pub fn know(&self, v: &Vcpu, frame: &mut Frame, set: usize, rip: u64, id: BlockId) {
+        if self.settled_for_good(v, id) {
+            let slot = Frame::jump_slot(rip);
+            frame.jump_rip[set][slot] = rip;
+            frame.jump_code[set][slot] = self.memory.address(self.blocks.get(id).own.guarded);
+        }
+    }
+
     fn page_number(&mut self, lin: u64, phys: u64) -> (usize, u32) {
         let next = self.page_numbers.len() as u32 + 1;
         let pair = (lin & !x86::PAGE_MASK, phys & !x86::PAGE_MASK);
@@ -315,7 +335,7 @@ impl Core {
             return;
         }
         let ram = Arc::clone(v.mmu.ram());
-        let (memory, mut hit) = (&self.memory, Vec::new());
+        let mut hit = Vec::new();
         match page {
             // Nobody else has written to code in between.
             Some(page) if epoch == self.code_epoch + 1 => {
@@ -326,8 +346,9 @@ impl Core {
         self.code_epoch = epoch;
         for id in hit {
             let own = &self.blocks.get(id).own;
-            memory.write(own.entry, &[0xe9]);
-            memory.retarget(own.entry + 1, own.stale);
+            self.memory.write(own.entry, &[0xe9]);
+            self.memory.retarget(own.entry + 1, own.stale);
+            self.unlink(id);
         }
     }
 
@@ -404,10 +425,7 @@ impl Core {
         self.spare = Some(block);
         self.stats.translate_ns += start.elapsed().as_nanos() as u64;
         let Some(id) = made else {
-            self.unsuitable.insert(Key {
-                flags: 0,
-                ..wanted
-            });
+            self.unsuitable.insert(Key { flags: 0, ..wanted });
             return Ok(Found::Interpret);
         };
         Ok(Found::Block(id))
@@ -533,14 +551,15 @@ impl Core {
             guarded: at(compiled.guarded),
             stale: at(compiled.stale),
             first,
-            flags,
+            // One that takes flags from anywhere serves all.
+            flags: flags.filter(|_| !compiled.flags_dead),
             insns: block.insns as u16,
             flags_dead: compiled.flags_dead,
+            careless: Vec::new(),
             sides,
             pages,
         };
         self.asm = asm;
-        // One that takes flags from anywhere serves all.
         let key = if own.flags_dead {
             Key { flags: 0, ..wanted }
         } else {
@@ -571,8 +590,16 @@ impl Core {
             let entry = info.own.entry;
             self.memory.write(entry, &[0xe9]);
             self.memory.retarget(entry + 1, to);
+            self.unlink(old);
         }
         Some(id)
+    }
+
+    /// A block's code is not what it was: it may look at flags now.
+    fn unlink(&mut self, id: BlockId) {
+        for (exit, stub) in std::mem::take(&mut self.blocks.get_mut(id).own.careless) {
+            self.memory.retarget(exit, stub);
+        }
     }
 
     /// Makes an exit lead to a block that was found for it.
@@ -589,8 +616,14 @@ impl Core {
             && target.second.is_none();
         let own = &target.own;
         let place = if near { own.entry } else { own.guarded };
-        let fits = exit.direct && (own.flags_dead || own.flags == exit.flags);
-        if fits {
+        let same = own.flags == exit.flags;
+        if exit.direct && (same || own.flags_dead) {
+            if !same {
+                let mut old = [0; 4];
+                self.memory.read(exit.hot, &mut old);
+                let stub = u32::from_le_bytes(old).wrapping_add(exit.hot + 4);
+                self.blocks.get_mut(to).own.careless.push((exit.hot, stub));
+            }
             self.memory.retarget(exit.hot, place);
         } else if own.flags.is_none() {
             self.memory.retarget(exit.stub, place);

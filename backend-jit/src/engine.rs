@@ -11,7 +11,7 @@ use translation::{BlockId, CodeMemory};
 use x86::{Activity, Exception};
 
 use crate::callouts;
-use crate::core::{Core, Found, MAX_INSNS, key};
+use crate::core::{Core, Found, MAX_INSNS, key, mode_of};
 use crate::x64::emit::suitable;
 use crate::x64::frame::{Area, Frame, JUMPS, leave};
 use crate::x64::runtime;
@@ -40,8 +40,6 @@ pub struct Jit {
     /// `None`: the host lacks something, and everything is interpreted.
     machine: Option<(Box<Core>, Area)>,
     options: Options,
-    /// What the jump caches are good for: mode of supervisor and of user code.
-    modes: [u64; 2],
     exits: [u64; 10],
     exceptions: u64,
     run_ns: u64,
@@ -66,7 +64,6 @@ impl Jit {
             interp: Interp::new(features),
             machine,
             options,
-            modes: [u64::MAX; 2],
             exits: [0; 10],
             exceptions: 0,
             run_ns: 0,
@@ -98,15 +95,19 @@ impl Jit {
         frame.mxcsr = v.st.mxcsr;
         frame.take_bases(v);
         frame.follow(&v.mmu);
-        let whole = mode.bits() | bits | callouts::unmasked(v);
-        let set = usize::from(mode.cpl() == 3);
-        if self.modes[set] != whole {
-            self.modes[set] = whole;
+        let mut whole = mode.bits() | bits | callouts::unmasked(v);
+        let mut set = usize::from(mode.cpl() == 3);
+        core.running = whole;
+        if core.modes[set] != whole {
+            core.modes[set] = whole;
             frame.jump_rip[set] = [Frame::NO_RIP; JUMPS];
         }
         let Found::Block(mut id) = core.find(v, frame, whole, None)? else {
             return Ok(Ran::Interpret);
         };
+        if bits & key::SINGLE == 0 {
+            core.know(v, frame, set, v.st.rip, id);
+        }
         loop {
             let own = &core.blocks.get(id).own;
             let code = core.memory.address(own.entry);
@@ -118,13 +119,17 @@ impl Jit {
             enter(pointer, code);
             let frame = area.get();
             v.st.mxcsr = frame.mxcsr;
+            // It may have gone on in another mode.
+            whole = core.running;
+            let mode = mode_of(whole);
+            set = usize::from(mode.cpl() == 3);
             let why = frame.exit;
             self.exits[why as usize % 10] += 1;
             let found = match why {
                 leave::LINK => {
                     let exit = core.exits[frame.info as usize];
                     v.st.rip = exit.target;
-                    if bits & key::SINGLE != 0 {
+                    if core.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
                     let number = frame.info;
@@ -148,23 +153,17 @@ impl Jit {
                         let rsp = &mut v.st.gpr[x86::Gpr::Rsp as usize];
                         *rsp = rsp.wrapping_add_signed(-i64::from(indirect.released));
                         if core.count {
-                            frame.budget +=
-                                i64::from(info.own.insns) - i64::from(indirect.ord);
+                            frame.budget += i64::from(info.own.insns) - i64::from(indirect.ord);
                         }
                         return Err(Exception::GP0);
                     }
-                    if bits & key::SINGLE != 0 {
+                    if core.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
                     let rip = frame.ret;
                     let found = core.find(v, frame, whole, None)?;
-                    if let Found::Block(to) = found
-                        && core.settled_for_good(v, to)
-                    {
-                        let slot = Frame::jump_slot(rip);
-                        let own = &core.blocks.get(to).own;
-                        frame.jump_rip[set][slot] = rip;
-                        frame.jump_code[set][slot] = core.memory.address(own.guarded);
+                    if let Found::Block(to) = found {
+                        core.know(v, frame, set, rip, to);
                     }
                     found
                 }
@@ -176,6 +175,9 @@ impl Jit {
                         v.flags = desc.evaluate(v);
                     }
                     if why == leave::POLL {
+                        return Ok(Ran::Look);
+                    }
+                    if core.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
                     if why == leave::STALE && v.mmu.ram().code_epoch() != core.epoch() {
@@ -354,9 +356,10 @@ impl Engine for Jit {
                 core.blocks.invalidations
             ),
             format!(
-                "slow ops {} at {} places; slow reads {} writes {}; TLB fills {}",
+                "slow ops {} at {} places, {} went on elsewhere; slow reads {} writes {}; TLB fills {}",
                 s.slow_runs,
                 s.slow_sites,
+                s.resumed,
                 s.reads,
                 s.writes,
                 v.mmu.fills()

@@ -1,4 +1,4 @@
-//! One TLB table: 1024 direct-mapped entries in the layout that inline code reads.
+//! One TLB table: 4096 direct-mapped entries in the layout that inline code reads.
 //!
 //! An access hits if the entry's tag for its kind equals the linear page of the access's *last* byte, low twelve
 //! bits zero; the host address is then `lin + addend`. The entry is looked up by the first byte, and no two
@@ -11,7 +11,7 @@ use crate::paging::PageSize;
 use crate::track::bits;
 
 /// Entries in a table.
-pub const ENTRIES: usize = 1024;
+pub const ENTRIES: usize = 4096;
 /// The binary logarithm of an entry's size in bytes.
 pub const ENTRY_SHIFT: u32 = 5;
 /// The bits of an address that a tag holds.
@@ -31,7 +31,7 @@ pub mod tag {
     pub const INVALID: u64 = u64::MAX;
 }
 
-/// The entry of a linear address: `(p + 2 * (p >> 10)) & 1023` of its page number p.
+/// The entry of a linear address: `(p + 2 * (p >> 10)) & 4095` of its page number p.
 #[inline(always)]
 pub const fn tlb_index(lin: u64) -> usize {
     ((lin >> 12).wrapping_add((lin >> 22) << 1) & (ENTRIES as u64 - 1)) as usize

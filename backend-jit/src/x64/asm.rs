@@ -237,15 +237,7 @@ impl Asm {
     }
 
     /// Prefixes, opcode, ModRM, SIB and displacement. `byte_reg`: `reg` names an 8-bit register; `byte_rm`: `rm` does.
-    fn form(
-        &mut self,
-        w: Width,
-        opcode: &[u8],
-        reg: Reg,
-        rm: &Rm,
-        byte_reg: bool,
-        byte_rm: bool,
-    ) {
+    fn form(&mut self, w: Width, opcode: &[u8], reg: Reg, rm: &Rm, byte_reg: bool, byte_rm: bool) {
         if w == Width::B16 {
             self.byte(0x66);
         }
@@ -388,11 +380,7 @@ impl Asm {
         if rex != 0 {
             self.byte(0x40 | rex);
         }
-        self.raw(&[
-            0x8d,
-            (reg & 7) << 3 | 4,
-            scale << 6 | (index & 7) << 3 | 5,
-        ]);
+        self.raw(&[0x8d, (reg & 7) << 3 | 4, scale << 6 | (index & 7) << 3 | 5]);
         self.imm32(disp);
     }
 
@@ -577,6 +565,22 @@ impl Asm {
         self.form(Width::B32, &[0x0f, 0x11], xmm, &Rm::M(mem), false, false);
     }
 
+    /// VMOVUPS between 32 bytes of memory and a register.
+    pub fn vmovups(&mut self, store: bool, ymm: Reg, mem: Mem) {
+        let (b, x) = (mem.base >> 3, mem.index.map_or(0, |(i, _)| i >> 3));
+        self.byte(0xc4);
+        self.byte((!(ymm >> 3) & 1) << 7 | (!x & 1) << 6 | (!b & 1) << 5 | 1);
+        // vvvv = 1111, L = 1, no prefix.
+        self.byte(0x7c);
+        self.byte(if store { 0x11 } else { 0x10 });
+        self.modrm(ymm, &Rm::M(mem));
+    }
+
+    /// VZEROUPPER.
+    pub fn vzeroupper(&mut self) {
+        self.raw(&[0xc5, 0xf8, 0x77]);
+    }
+
     /// LDMXCSR (`store` false) or STMXCSR.
     pub fn mxcsr(&mut self, store: bool, mem: Mem) {
         let extension = if store { 3 } else { 2 };
@@ -730,6 +734,8 @@ mod tests {
             a.vex(Width::B64, 2, 0, 0xf2, 8, 1, Rm::R(9));
             a.three_byte(Width::B64, Some(0xf2), 0xf1, 0, Rm::R(9), false);
             a.xchg(Width::B8, 6, Rm::M(Mem::at(4, 16)));
+            a.vmovups(true, 9, Mem::at(14, 64));
+            a.vmovups(false, 3, Mem::at(4, 8));
         });
         assert_eq!(
             got,
@@ -747,6 +753,8 @@ mod tests {
                 "andn r8,rcx,r9",
                 "crc32 rax,r9",
                 "xchg sil,[rsp+10h]",
+                "vmovups [r14+40h],ymm9",
+                "vmovups ymm3,[rsp+8]",
             ]
         );
     }

@@ -28,8 +28,10 @@ pub const S1: Reg = R11;
 pub const TEMPS: usize = 128;
 /// Entries of a jump cache.
 pub const JUMPS: usize = 4096;
-/// Slots of [`Frame::pages`] for each half of the address space.
-pub const PAGES: usize = 256;
+/// Slots of [`Frame::pages`] for the lower half of the address space, which is emptied with each address space.
+const LOW_PAGES: usize = 1024;
+/// Slots for the upper half: a kernel's.
+const HIGH_PAGES: usize = 8192;
 /// Entries of a page cache: one for each register that an access may be based on, and others.
 pub const CACHED: usize = 24;
 
@@ -49,6 +51,10 @@ pub struct PageCache {
 
 /// The page that an empty entry names: not canonical in any paging mode. An access to it goes to [`Frame::nowhere`].
 const NO_PAGE: u64 = 0x6a5b_dead_0000_0000;
+
+/// A buffer for any access: instructions that want alignment find it.
+#[repr(C, align(64))]
+pub struct Bounce(pub [u64; 8]);
 
 /// See the module's text.
 #[repr(C, align(64))]
@@ -89,10 +95,10 @@ pub struct Frame {
     pub home: [u64; 3],
     pub temps: [u64; TEMPS],
     /// Where an access is made that cannot be made in place.
-    pub bounce: [u64; 8],
+    pub bounce: Bounce,
     pub cached: [[PageCache; CACHED]; 2],
     /// For each linear page (by hash, low and high half): the number of the page pair that it is known to stand for.
-    pub pages: [u32; 2 * PAGES],
+    pub pages: [u32; LOW_PAGES + HIGH_PAGES],
     pub jump_rip: [[u64; JUMPS]; 2],
     pub jump_code: [[u64; JUMPS]; 2],
     pub data_gen: u64,
@@ -221,18 +227,22 @@ impl Frame {
         }
         if self.map_gen != mmu.map_gen {
             self.map_gen = mmu.map_gen;
-            self.pages[..PAGES].fill(0);
+            self.pages[..LOW_PAGES].fill(0);
         }
         if self.map_gen_high != mmu.map_gen_high {
             self.map_gen_high = mmu.map_gen_high;
-            self.pages[PAGES..].fill(0);
+            self.pages[LOW_PAGES..].fill(0);
         }
     }
 
     /// The slot of [`Frame::pages`] for a linear address.
     pub fn page_slot(lin: u64) -> usize {
-        let page = lin >> 12;
-        ((page ^ page >> 8) & (PAGES as u64 - 1)) as usize + (lin >> 63) as usize * PAGES
+        let page = (lin >> 12) as usize;
+        if lin >> 63 == 0 {
+            (page ^ page >> 10) % LOW_PAGES
+        } else {
+            LOW_PAGES + (page ^ page >> 13) % HIGH_PAGES
+        }
     }
 
     /// The slot of the jump caches for a guest address.

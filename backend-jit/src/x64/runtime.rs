@@ -79,6 +79,11 @@ fn flag_words() -> [(usize, usize); 3] {
 
 const _: () = assert!(size_of::<LazyFlags>() == 24);
 
+/// Whether the host has the upper halves of vector registers.
+fn wide() -> bool {
+    backend_interp::on_host(iced_x86::Code::VEX_Vmovups_ymm_ymmm256)
+}
+
 /// Guest registers into the context. r14, r11 lost.
 fn save_all(a: &mut Asm) {
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, vcpu))));
@@ -97,7 +102,16 @@ fn save_all(a: &mut Asm) {
         a.store(B64, Mem::at(R14, to as i32), R11);
     }
     for n in 0..16 {
-        a.movups_store(Mem::at(R14, offset::vec(n) as i32), n as u8);
+        let to = Mem::at(R14, offset::vec(n) as i32);
+        if wide() {
+            a.vmovups(true, n as u8, to);
+        } else {
+            a.movups_store(to, n as u8);
+        }
+    }
+    if wide() {
+        // Code compiled for older hosts is slow with the upper halves in use.
+        a.vzeroupper();
     }
 }
 
@@ -105,7 +119,12 @@ fn save_all(a: &mut Asm) {
 fn load_all(a: &mut Asm) {
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, vcpu))));
     for n in 0..16 {
-        a.movups_load(n as u8, Mem::at(R14, offset::vec(n) as i32));
+        let from = Mem::at(R14, offset::vec(n) as i32);
+        if wide() {
+            a.vmovups(false, n as u8, from);
+        } else {
+            a.movups_load(n as u8, from);
+        }
     }
     for (to, from) in flag_words() {
         a.load(B64, R11, Rm::M(Mem::at(R14, from as i32)));
@@ -168,11 +187,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
         leave::PAGE,
     ] {
         labels.push(bound(&mut a));
-        a.store_imm(
-            B32,
-            Rm::M(f(offset_of!(Frame, exit))),
-            code.cast_signed(),
-        );
+        a.store_imm(B32, Rm::M(f(offset_of!(Frame, exit))), code.cast_signed());
         a.jmp(all);
     }
     a.bind(all);
@@ -196,7 +211,10 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     a.pop_mem(under(8, offset_of!(Frame, host_flags)));
     take_return(&mut a);
     save_all(&mut a);
+    mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
+    mxcsr(&mut a, false, offset_of!(Frame, host_default_mxcsr));
     call_rust(&mut a, callouts.commit as usize as u64);
+    mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
     load_all(&mut a);
     a.push_mem(f(offset_of!(Frame, host_flags)));
     a.byte(0x9d); // POPFQ
@@ -377,14 +395,17 @@ fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
     a.store(B32, under(8, offset_of!(Frame, packed)), R11);
     take_return(a);
     save_all(a);
+    // Devices may compute with floating point.
+    mxcsr(a, true, offset_of!(Frame, mxcsr));
+    mxcsr(a, false, offset_of!(Frame, host_default_mxcsr));
     call_rust(a, callout);
     a.alu_imm(Alu::Cmp, B64, Rm::M(f(offset_of!(Frame, lin))), 0);
     a.jcc(Cond::E, fail);
+    mxcsr(a, false, offset_of!(Frame, mxcsr));
     load_all(a);
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, lin))));
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
     a.bind(fail);
-    mxcsr(a, true, offset_of!(Frame, mxcsr));
     a.jmp(saved);
     entry
 }
@@ -401,12 +422,7 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
     for op in [FlagOp::Sub, FlagOp::Logic, FlagOp::Add] {
         for w in [B64, B32, B8, B16] {
             let next = a.label();
-            a.alu_imm(
-                Alu::Cmp,
-                B32,
-                Rm::M(kind),
-                flag_kind(op, w).cast_signed(),
-            );
+            a.alu_imm(Alu::Cmp, B32, Rm::M(kind), flag_kind(op, w).cast_signed());
             a.jcc(Cond::Ne, next);
             a.load(B64, R14, Rm::M(va));
             match op {

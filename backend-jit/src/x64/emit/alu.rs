@@ -558,7 +558,9 @@ impl Emit<'_> {
             return None;
         }
         // The whole instruction again, interpreted, must do the same.
-        let start = (0..self.at).rev().find(|i| self.ops[*i].code == OpCode::Insn)?;
+        let start = (0..self.at)
+            .rev()
+            .find(|i| self.ops[*i].code == OpCode::Insn)?;
         let end = (self.at + 1..self.ops.len())
             .find(|i| self.ops[*i].code == OpCode::Insn || self.ops[*i].code.info().terminal)
             .unwrap_or(self.ops.len());

@@ -66,7 +66,8 @@ impl Emit<'_> {
     }
 
     /// At the start of blocks that can close a cycle: is an event up, or the budget used up?
-    pub(super) fn poll(&mut self) {
+    /// Whether it may stop there.
+    pub(super) fn poll(&mut self) -> bool {
         let back = self.ops.iter().any(|op| match op.code {
             OpCode::Jump => matches!(op.a, Operand::Pc(d) if d <= 0),
             OpCode::Branch | OpCode::BranchNz => [op.a, op.b]
@@ -77,11 +78,8 @@ impl Emit<'_> {
         });
         let stop = self.a.label();
         if back {
-            self.a.load(
-                Width::B64,
-                S1,
-                Rm::M(field(offset_of!(Frame, event_word))),
-            );
+            self.a
+                .load(Width::B64, S1, Rm::M(field(offset_of!(Frame, event_word))));
             self.a.load(Width::B32, S1, Rm::M(Mem::at(S1, 0)));
             self.a
                 .test(Width::B32, Rm::M(field(offset_of!(Frame, event_mask))), S1);
@@ -107,6 +105,7 @@ impl Emit<'_> {
             self.a.jmp(self.stubs.poll);
             self.a.section(old);
         }
+        back || self.cx.count
     }
 
     /// One way out: `branch` emits the jump to the stub and says where its displacement is.
@@ -209,12 +208,10 @@ impl Emit<'_> {
             Rm::M(slot(offset_of!(Frame, jump_rip))),
         );
         self.a.jcc(Cond::Ne, miss);
-        self.a
-            .jmp_rm(Rm::M(slot(offset_of!(Frame, jump_code))));
+        self.a.jmp_rm(Rm::M(slot(offset_of!(Frame, jump_code))));
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
-        self.a
-            .store(Width::B64, field(offset_of!(Frame, ret)), S1);
+        self.a.store(Width::B64, field(offset_of!(Frame, ret)), S1);
         self.a.mov_imm(S1, u64::from(number));
         self.a.jmp(self.stubs.indirect);
         self.a.section(old);
@@ -264,14 +261,8 @@ impl Emit<'_> {
         }
         self.spill();
         self.hf = false;
-        self.access(
-            &load.mem?,
-            u32::from(w.bytes()),
-            false,
-            Kind::default(),
-        )?;
-        self.a
-            .movzx(w, S1, Rm::M(Mem::at(S0, 0)));
+        self.access(&load.mem?, u32::from(w.bytes()), false, Kind::default())?;
+        self.a.movzx(w, S1, Rm::M(Mem::at(S0, 0)));
         self.at = at + ops.len() - 2;
         // No flag follows from RSP: they are in memory.
         let Rm::R(r) = self.place(rsp)? else {

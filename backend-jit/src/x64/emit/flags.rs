@@ -66,8 +66,7 @@ impl Emit<'_> {
             Src::Minus(_) | Src::Plus(_) if w >= Width::B32 => {}
             _ => self.a.movzx(w, S1, Rm::R(S1)),
         }
-        self.a
-            .store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
+        self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
         if desc.op != FlagOp::Logic {
             match desc.b {
                 Src::Imm(n) => {
@@ -82,8 +81,7 @@ impl Emit<'_> {
                 }
                 Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
                     self.a.movzx(w, S1, home(g));
-                    self.a
-                        .store(Width::B64, word(offset_of!(LazyFlags, b)), S1);
+                    self.a.store(Width::B64, word(offset_of!(LazyFlags, b)), S1);
                 }
             }
         }
@@ -253,4 +251,3 @@ impl Emit<'_> {
         }
     }
 }
-

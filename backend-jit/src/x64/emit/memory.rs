@@ -149,23 +149,20 @@ impl Emit<'_> {
             u32::from(mem.align)
         };
         if align > 1 {
-            self.a
-                .test_imm(Width::B8, Rm::R(S0), align as i32 - 1);
+            self.a.test_imm(Width::B8, Rm::R(S0), align as i32 - 1);
             self.a.jcc(ir::Cond::Ne, miss);
         }
         let w = Width::B64;
         self.a.load(w, S1, Rm::R(S0));
         self.a.alu(Alu::Sub, w, S1, Rm::M(field(cache + page)));
-        self.a
-            .alu_imm(Alu::Cmp, w, Rm::R(S1), 4096 - size as i32);
+        self.a.alu_imm(Alu::Cmp, w, Rm::R(S1), 4096 - size as i32);
         self.a.jcc(ir::Cond::A, miss);
         self.a.alu(Alu::Add, w, S0, Rm::M(field(cache + addend)));
         let here = self.a.label();
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
-        self.a
-            .mov_imm(S1, u64::from(packed(cache, size, align)));
+        self.a.mov_imm(S1, u64::from(packed(cache, size, align)));
         self.a.call(if write {
             self.stubs.write
         } else {
@@ -245,7 +242,10 @@ impl Emit<'_> {
     }
 
     /// A load and the op that alone uses it; `Some(None)` when they don't go together.
-    #[expect(clippy::option_option, reason = "unknown op, or known but not together")]
+    #[expect(
+        clippy::option_option,
+        reason = "unknown op, or known but not together"
+    )]
     fn load_and(&mut self, at: usize, op: &Op, next: &Op) -> Option<Option<usize>> {
         use OpCode as C;
         let mem = op.mem?;
@@ -285,9 +285,7 @@ impl Emit<'_> {
                 self.flags_set(next, None);
                 Some(Some(2))
             }
-            C::Sub | C::And
-                if next.width == w && next.dst == Operand::None && next.a == op.dst =>
-            {
+            C::Sub | C::And if next.width == w && next.dst == Operand::None && next.a == op.dst => {
                 if matches!(next.b, Operand::High(_)) {
                     return Some(None);
                 }
@@ -504,9 +502,7 @@ impl Emit<'_> {
         self.spill_for_bit();
         self.bit_access(op, extension)?;
         // Carry apart, then all flags from memory, then carry back.
-        let carry = Rm::M(field(
-            offset_of!(Frame, flags) + offset_of!(LazyFlags, c),
-        ));
+        let carry = Rm::M(field(offset_of!(Frame, flags) + offset_of!(LazyFlags, c)));
         self.a.setcc(ir::Cond::B, carry);
         self.a.call(self.stubs.flags);
         self.restore_carry();

@@ -186,9 +186,10 @@ pub fn emit(
     };
     e.guard(guarded, stale);
     e.a.bind(entry);
-    e.poll();
+    let polls = e.poll();
     e.instructions()?;
-    let flags_dead = e.need.first().is_none_or(|f| f.is_empty());
+    // A stop at the entry would look at them.
+    let flags_dead = !polls && e.need.first().is_none_or(|f| f.is_empty());
     Ok(Compiled {
         entry,
         guarded,
@@ -297,7 +298,10 @@ impl Emit<'_> {
 
     /// Emits the ops of an instruction.
     fn instruction(&mut self, from: usize, to: usize) -> Option<()> {
-        if let Some(n) = self.ops[from..to].iter().position(|op| op.code == OpCode::X87) {
+        if let Some(n) = self.ops[from..to]
+            .iter()
+            .position(|op| op.code == OpCode::X87)
+        {
             return self.x87(from, to, from + n);
         }
         let mut at = from;
@@ -344,7 +348,9 @@ impl Emit<'_> {
             C::ProbeWrite => self.probe(&op)?,
             C::VecLoad => return self.vec_load(at, to, &op),
             C::VecStore => self.vec_store(&op)?,
-            C::Vec if matches!(op.dst, Operand::VecTemp(_)) => return self.vec_to_memory(at, to, &op),
+            C::Vec if matches!(op.dst, Operand::VecTemp(_)) => {
+                return self.vec_to_memory(at, to, &op);
+            }
             C::Vec => self.vec(&op, None)?,
             C::Call => self.wait(&op)?,
             C::Fence => self.a.raw(&[0x0f, 0xae, 0xf0]),

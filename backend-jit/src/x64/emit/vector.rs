@@ -2,12 +2,14 @@
 
 use std::sync::OnceLock;
 
-use iced_x86::{Code, Encoder, Instruction, OpCodeOperandKind as K, OpKind, Register};
+use iced_x86::{
+    Code, Encoder, EncodingKind, Instruction, OpCodeOperandKind as K, OpKind, Register,
+};
 use ir::{Op, OpCode, Operand, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind};
-use crate::x64::asm::Rm;
+use crate::x64::asm::{Mem, Rm};
 use crate::x64::flags::State;
 use crate::x64::frame::{S0, S1};
 
@@ -52,9 +54,15 @@ fn facts(code: Code) -> Facts {
         let info = code.op_code();
         let mmx = (0..info.op_count())
             .any(|n| matches!(info.op_kind(n), K::mm_or_mem | K::mm_reg | K::mm_rm));
-        let legacy = info.is_instruction() && code.encoding() == iced_x86::EncodingKind::Legacy;
+        let vsib = (0..info.op_count()).any(|n| {
+            matches!(
+                info.op_kind(n),
+                K::mem_vsib32x | K::mem_vsib64x | K::mem_vsib32y | K::mem_vsib64y
+            )
+        });
+        let known = matches!(code.encoding(), EncodingKind::Legacy | EncodingKind::VEX);
         Facts {
-            plain: !mmx && legacy && backend_interp::on_host(code),
+            plain: !mmx && !vsib && known && backend_interp::on_host(code),
             float: backend_interp::uses_mxcsr(code),
         }
     })
@@ -95,12 +103,16 @@ impl Emit<'_> {
         let (prefix, opcode): (Option<u8>, u8) = match size {
             4 => (Some(0xf3), 0x11),
             8 => (None, 0x13),
-            16 => (None, 0x11),
+            16 | 32 => (None, 0x11),
             _ => return None,
         };
         self.writing(&op.mem?, size as u32, Kind::default(), |e| {
-            let here = Rm::M(crate::x64::asm::Mem::at(S0, 0));
-            e.a.two_byte(Width::B32, prefix, opcode, r, here);
+            let here = Mem::at(S0, 0);
+            if size == 32 {
+                e.a.vmovups(true, r, here);
+            } else {
+                e.a.two_byte(Width::B32, prefix, opcode, r, Rm::M(here));
+            }
             Some(())
         })
     }
@@ -116,9 +128,12 @@ impl Emit<'_> {
         };
         self.vec_code(op)?;
         let op = *op;
-        self.writing(&store.mem?, u32::try_from(size).ok()?, Kind::default(), |e| {
-            e.vec(&op, Some(op.dst))
-        })?;
+        self.writing(
+            &store.mem?,
+            u32::try_from(size).ok()?,
+            Kind::default(),
+            |e| e.vec(&op, Some(op.dst)),
+        )?;
         Some(2)
     }
 
@@ -148,10 +163,20 @@ impl Emit<'_> {
                 }
                 Operand::Vec(r) if r < 16 => {
                     instruction.set_op_kind(n, OpKind::Register);
-                    instruction.set_op_register(n, Register::XMM0 + u32::from(r));
+                    let wide = matches!(
+                        kind,
+                        K::ymm_reg
+                            | K::ymm_or_mem
+                            | K::ymm_vvvv
+                            | K::ymm_rm
+                            | K::ymm_is4
+                            | K::ymm_is5
+                    );
+                    let first = if wide { Register::YMM0 } else { Register::XMM0 };
+                    instruction.set_op_register(n, first + u32::from(r));
                 }
                 Operand::Reg(_) | Operand::Temp(_) => {
-                    let wide = matches!(kind, K::r64_or_mem | K::r64_reg | K::r64_rm);
+                    let wide = matches!(kind, K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_vvvv);
                     let small = matches!(
                         kind,
                         K::r32_or_mem
