@@ -33,6 +33,7 @@ use crate::Cpu;
 use compare::Differences;
 pub use log::Log;
 pub use report::Difference;
+use report::Undefined;
 pub use tap::Tap;
 use turn::{Runner, Turn};
 
@@ -243,13 +244,18 @@ impl Lockstep {
         let leader = &mut leaders[index];
         let start = leader.vcpu.retired;
         let tsc_base = tsc.wrapping_sub(start);
-        let exit = on(leader, &mut self.leader.delivered[index], tsc_base, |r| {
-            r.lead(&self.log, budget)
-        });
+        let exit = on(
+            leader,
+            &mut self.leader.delivered[index],
+            tsc_base,
+            None,
+            |r| r.lead(&self.log, budget),
+        );
         let end = leader.vcpu.retired;
         self.turns.push(Turn {
             cpu: index,
             tsc_base,
+            start,
             end,
             delivered: self.leader.delivered[index],
             log_end: self.log.len(),
@@ -272,24 +278,42 @@ impl Lockstep {
                 follower.vcpu.warned.clone_from(&leader.vcpu.warned);
             }
         }
-        let (_, ran) = run(&mut self.cpus, &mut self.follower, &self.turns, 0, 0, true);
-        match self.compare(leaders, ran) {
-            None => {
-                self.commit(leaders, None);
-                Ok(())
-            }
-            Some(first) => {
-                // The board's events belong to what comes later.
-                let up: Vec<u32> = self.events.iter().map(|e| e.pending()).collect();
-                self.events.iter().for_each(|e| e.lower(u32::MAX));
-                self.leader.tap.set_live(false);
-                self.narrow(leaders, &first)?;
-                self.leader.tap.set_live(true);
-                for (events, bits) in self.events.iter().zip(up) {
-                    events.raise(bits);
-                }
-                Ok(())
-            }
+        let mut undefined = vec![Undefined::default(); self.cpus.len()];
+        let ran = follow(
+            &mut self.cpus,
+            &mut self.follower,
+            &self.turns,
+            &self.features,
+            &mut undefined,
+        );
+        let Some(first) = self.compare(leaders, ran) else {
+            self.commit(leaders, None);
+            return Ok(());
+        };
+        let excused = |&(cpu, diff): &(usize, u64)| diff & !undefined[cpu].0 == 0;
+        if !first.flags.is_empty() && first.flags.iter().all(excused) {
+            self.even_out(leaders, &first);
+            self.commit(leaders, None);
+            return Ok(());
+        }
+        // The board's events belong to what comes later.
+        let up: Vec<u32> = self.events.iter().map(|e| e.pending()).collect();
+        self.events.iter().for_each(|e| e.lower(u32::MAX));
+        self.leader.tap.set_live(false);
+        self.narrow(leaders, &first)?;
+        self.leader.tap.set_live(true);
+        for (events, bits) in self.events.iter().zip(up) {
+            events.raise(bits);
+        }
+        Ok(())
+    }
+
+    /// Gives the follower the leader's undefined flags.
+    fn even_out(&mut self, leaders: &[Cpu], found: &Differences) {
+        self.counts[1] += 1;
+        for &(cpu, _) in &found.flags {
+            let flags = leaders[cpu].vcpu.rflags();
+            self.cpus[cpu].vcpu.set_rflags(flags);
         }
     }
 
@@ -304,11 +328,11 @@ impl Lockstep {
     /// Finds the first instruction after which the sides differ. If that is only in what is undefined, and so all the
     /// way to the interval's end, there is no difference.
     fn narrow(&mut self, leaders: &mut [Cpu], first: &Differences) -> Result<(), Box<Difference>> {
-        let mut excused = false;
+        let mut excuses = false;
         loop {
             let total = self.pending;
             if self.probe(leaders, total).is_none() {
-                if !excused {
+                if !excuses {
                     return Err(self.vanished(leaders, first));
                 }
                 self.commit(leaders, None);
@@ -329,14 +353,10 @@ impl Lockstep {
             let undefined = report::instruction(v, &self.features)
                 .map_or(0, |insn| report::undefined(&insn, &v.st));
             let found = self.probe(leaders, high).unwrap_or_default();
-            if found
-                .flags
-                .is_some_and(|(index, diff)| index == cpu && diff & !undefined == 0)
-            {
-                let (from, to) = (&leaders[cpu].vcpu, &mut self.cpus[cpu].vcpu);
-                to.set_rflags(from.rflags());
-                self.counts[1] += 1;
-                excused = true;
+            let excused = |&(index, diff): &(usize, u64)| index == cpu && diff & !undefined == 0;
+            if !found.flags.is_empty() && found.flags.iter().all(excused) {
+                self.even_out(leaders, &found);
+                excuses = true;
                 self.commit(leaders, Some(high));
                 continue;
             }
@@ -402,7 +422,7 @@ impl Lockstep {
         }
         let mut found = states.unwrap_or_default();
         if pages.is_some() || ran.is_err() {
-            found.flags = None;
+            found.flags.clear();
         }
         found.text.push_str(&pages.unwrap_or_default());
         if let Err(text) = ran {
@@ -577,9 +597,13 @@ fn run(
         } else {
             retired + todo.min(left)
         };
-        let result = on(cpu, &mut side.delivered[turn.cpu], turn.tsc_base, |r| {
-            r.replay(&side.tap, turn, limit)
-        });
+        let result = on(
+            cpu,
+            &mut side.delivered[turn.cpu],
+            turn.tsc_base,
+            None,
+            |r| r.replay(&side.tap, turn, limit),
+        );
         left = left.saturating_sub(todo);
         if result.is_err() || limit < turn.end {
             return (number, result);
@@ -588,11 +612,38 @@ fn run(
     (turns.len(), Ok(()))
 }
 
+/// Takes all turns again, and tells which status flags are undefined at each vCPU's end, as far as that can be seen from
+/// its last instructions.
+fn follow(
+    cpus: &mut [Cpu],
+    side: &mut Side,
+    turns: &[Turn],
+    features: &Features,
+    undefined: &mut [Undefined],
+) -> Result<(), String> {
+    let mut last = vec![usize::MAX; cpus.len()];
+    for (number, turn) in turns.iter().enumerate() {
+        if turn.end > turn.start {
+            last[turn.cpu] = number;
+        }
+    }
+    for (number, turn) in turns.iter().enumerate() {
+        let delivered = &mut side.delivered[turn.cpu];
+        let undefined = &mut undefined[turn.cpu];
+        let watch = (last[turn.cpu] == number).then_some((features, undefined));
+        on(&mut cpus[turn.cpu], delivered, turn.tsc_base, watch, |r| {
+            r.replay(&side.tap, turn, turn.end)
+        })?;
+    }
+    Ok(())
+}
+
 /// Lets a vCPU run on this thread.
 fn on<R>(
     cpu: &mut Cpu,
     delivered: &mut u64,
     tsc_base: u64,
+    watch: Option<(&Features, &mut Undefined)>,
     f: impl FnOnce(&mut Runner<'_>) -> R,
 ) -> R {
     let v = &mut *cpu.vcpu;
@@ -604,6 +655,7 @@ fn on<R>(
         v,
         engine: cpu.engine.as_mut(),
         delivered,
+        watch,
     });
     cpu.times.run += start.elapsed();
     cpu.vcpu.mmu.park();

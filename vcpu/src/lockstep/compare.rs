@@ -17,8 +17,8 @@ const PENDING: u64 = 0xe00f;
 pub struct Differences {
     /// What differs, a line each.
     pub text: String,
-    /// Only these status flags of this vCPU differ.
-    pub flags: Option<(usize, u64)>,
+    /// Nothing but status flags differs: which, of which vCPUs. Empty if there is more.
+    pub flags: Vec<(usize, u64)>,
 }
 
 /// The state without what engines need not agree on: where the last x87 instruction and its operand were.
@@ -43,19 +43,22 @@ pub fn vcpus<'a>(
     names: [&str; 2],
 ) -> Option<Differences> {
     let mut found: Option<Differences> = None;
+    let mut more = false;
     for (a, b) in pairs.filter(|(a, b)| !same(a, b)) {
-        let first = found.is_none();
         let found = found.get_or_insert_default();
-        let _ = write!(found.text, "{}", describe(a, b, names));
+        found.text.push_str(&describe(a, b, names));
         let diff = a.st.rflags ^ b.st.rflags;
         let (one, mut other) = (comparable(&a.st), comparable(&b.st));
         other.rflags = one.rflags;
-        let only = diff & !flags::STATUS == 0
-            && one == other
-            && a.retired == b.retired
-            && a.random == b.random
-            && (a.pending_debug ^ b.pending_debug) & PENDING == 0;
-        found.flags = (first && only).then_some((a.index, diff));
+        more |= diff & !flags::STATUS != 0
+            || one != other
+            || a.retired != b.retired
+            || a.random != b.random
+            || (a.pending_debug ^ b.pending_debug) & PENDING != 0;
+        found.flags.push((a.index, diff));
+    }
+    if more && let Some(found) = &mut found {
+        found.flags.clear();
     }
     found
 }

@@ -105,7 +105,11 @@ pub fn undefined(insn: &Instruction, st: &x86::CpuState) -> u64 {
             return 0;
         }
     }
-    let bits = insn.rflags_undefined();
+    mask(insn.rflags_undefined())
+}
+
+/// The status flags of [`RflagsBits`].
+fn mask(bits: u32) -> u64 {
     [
         (RflagsBits::OF, flags::OF),
         (RflagsBits::SF, flags::SF),
@@ -117,4 +121,59 @@ pub fn undefined(insn: &Instruction, st: &x86::CpuState) -> u64 {
     .into_iter()
     .filter(|(bit, _)| bits & bit != 0)
     .fold(0, |mask, (_, flag)| mask | flag)
+}
+
+/// Which status flags are undefined, as far as the instructions tell that were seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Undefined(pub u64);
+
+impl Undefined {
+    /// What they are when the instruction that begins in this state is completed.
+    pub fn after(self, v: &Vcpu, features: &Features) -> Self {
+        match instruction(v, features) {
+            Some(insn) => Self(self.0 & !mask(insn.rflags_modified()) | undefined(&insn, &v.st)),
+            None => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::undefined;
+    use iced_x86::{Decoder, DecoderOptions};
+    use x86::{CpuState, flags};
+
+    #[test]
+    fn what_the_manual_leaves_undefined() {
+        let after = |bytes: &[u8], rcx: u64| {
+            let mut st = CpuState::reset();
+            st.gpr[1] = rcx;
+            undefined(&Decoder::new(64, bytes, DecoderOptions::NONE).decode(), &st)
+        };
+        assert_eq!(after(&[0x01, 0xd8], 0), 0, "add eax, ebx");
+        assert_eq!(after(&[0x21, 0xd8], 0), flags::AF, "and eax, ebx");
+        assert_eq!(after(&[0xd1, 0xe0], 0), flags::AF, "shl eax, 1");
+        assert_eq!(
+            after(&[0xd3, 0xe0], 5),
+            flags::AF | flags::OF,
+            "shl eax, cl"
+        );
+        assert_eq!(
+            after(&[0xd3, 0xe0], 32),
+            0,
+            "shl eax, cl by 32 does nothing"
+        );
+        assert_eq!(
+            after(&[0x48, 0xd3, 0xe0], 32),
+            flags::AF | flags::OF,
+            "shl rax, cl"
+        );
+        let product = flags::SF | flags::ZF | flags::AF | flags::PF;
+        assert_eq!(after(&[0xf7, 0xe3], 0), product, "mul ebx");
+        assert_eq!(
+            after(&[0x0f, 0xbc, 0xc3], 0),
+            flags::STATUS & !flags::ZF,
+            "bsf eax, ebx"
+        );
+    }
 }

@@ -1,10 +1,12 @@
 //! A turn of one vCPU: the leader runs it and notes what comes from outside; whoever runs it again is fed the same at
 //! the same places.
 
+use frontend_x86::Features;
 use system::{Boundary, Engine, Exit, Vcpu, event};
 use x86::Gpr;
 
 use super::log::{Event, Log, Place};
+use super::report::Undefined;
 use super::tap::Tap;
 
 /// So many instructions before a limit an engine is asked for one after the other, as its blocks would overshoot: an
@@ -22,6 +24,8 @@ pub struct Turn {
     pub cpu: usize,
     /// [`Vcpu::tsc_base`] during the turn.
     pub tsc_base: u64,
+    /// Instructions completed before it.
+    pub start: u64,
     /// Instructions completed after it.
     pub end: u64,
     /// Exceptions and interrupts delivered until its end.
@@ -35,6 +39,8 @@ pub struct Runner<'a> {
     pub v: &'a mut Vcpu,
     pub engine: &'a mut dyn Engine,
     pub delivered: &'a mut u64,
+    /// Follows what becomes of undefined flags, as long as instructions run one by one.
+    pub watch: Option<(&'a Features, &'a mut Undefined)>,
 }
 
 impl Runner<'_> {
@@ -50,10 +56,20 @@ impl Runner<'_> {
     /// Runs instructions, at most `left`; an exception is delivered.
     fn advance(&mut self, left: u64) {
         let limit = if left <= SINGLES { 1 } else { left };
+        let retired = self.v.retired;
+        let after = match &self.watch {
+            Some((features, undefined)) if limit == 1 => undefined.after(self.v, features),
+            _ => Undefined::default(),
+        };
         if let Err(e) = self.engine.advance(self.v, limit) {
             *self.delivered += 1;
             // What can't be delivered is a shutdown, which the boundary tells.
             let _ = self.v.raise(e);
+        }
+        if self.v.retired != retired
+            && let Some((_, undefined)) = &mut self.watch
+        {
+            **undefined = after;
         }
     }
 
