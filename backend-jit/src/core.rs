@@ -88,6 +88,9 @@ pub struct Slow {
     pub flags: Option<Desc>,
     /// It looks at x87 registers, or changes them.
     pub x87: bool,
+    /// The op that the interpreter is needed for, and how often it has run.
+    op: (ir::OpCode, u32),
+    pub runs: u64,
     block_ir: Option<Box<(ir::Block, Mode)>>,
     fragment: Option<Fragment>,
 }
@@ -523,6 +526,8 @@ impl Core {
                 ord: slow.ord,
                 flags: slow.flags,
                 x87: slow.x87,
+                op: unusual(ops),
+                runs: 0,
                 block_ir: Some(Box::new((part, mode))),
                 fragment: None,
             });
@@ -639,15 +644,54 @@ impl Core {
         Some((id, sides[n]))
     }
 
+    /// How often slow ops have run, by what they are, the most frequent first.
+    pub fn slow_kinds(&self) -> Vec<(String, u64)> {
+        let mut kinds: HashMap<(ir::OpCode, u32), u64> = HashMap::new();
+        for slow in &self.slow {
+            *kinds.entry(slow.op).or_default() += slow.runs;
+        }
+        let mut kinds: Vec<_> = kinds
+            .into_iter()
+            .map(|((code, sub), runs)| {
+                let name = match code {
+                    ir::OpCode::Call => {
+                        ir::HelperId::from_index(sub).map_or("?".into(), |h| h.name().into())
+                    }
+                    ir::OpCode::Vec | ir::OpCode::X87 => iced_x86::Code::try_from(sub as usize)
+                        .map_or("?".into(), |c| format!("{c:?}")),
+                    ir::OpCode::String => ir::StringOp::decode(sub).map_or("?".into(), |s| {
+                        format!("{} {}", s.rep.name(), s.kind.name()).trim().into()
+                    }),
+                    other => other.info().name.into(),
+                };
+                (name, runs)
+            })
+            .collect();
+        kinds.sort_by_key(|(_, runs)| std::cmp::Reverse(*runs));
+        kinds
+    }
+
     /// The handlers of a slow op.
     pub fn fragment(&mut self, number: u32) -> Option<(&Slow, &Fragment, &mut Fragments)> {
         let slow = self.slow.get_mut(number as usize)?;
+        slow.runs += 1;
         if let Some(from) = slow.block_ir.take() {
             slow.fragment = self.fragments.make(&from.0, &from.0.ops, from.1);
         }
         let slow = &self.slow[number as usize];
         Some((slow, slow.fragment.as_ref()?, &mut self.fragments))
     }
+}
+
+/// The op that an instruction is left to the interpreter for, most likely: a helper's call, or else the last one.
+fn unusual(ops: &[ir::Op]) -> (ir::OpCode, u32) {
+    use ir::OpCode as C;
+    let known = |code| matches!(code, C::Insn | C::Mov | C::Lea | C::Load | C::Store | C::Jump | C::Exit);
+    let op = ops.iter().find(|op| !known(op.code)).or(ops.last());
+    op.map_or((C::Insn, 0), |op| {
+        let told = matches!(op.code, C::Call | C::Vec | C::X87 | C::String);
+        (op.code, if told { op.sub } else { 0 })
+    })
 }
 
 /// The frontend's mode of a block's.

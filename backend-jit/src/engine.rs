@@ -320,7 +320,14 @@ impl Engine for Jit {
         let per = |a: u64, b: u64| a as f64 / b.max(1) as f64;
         let (hot, cold) = core.memory.used();
         let e = self.exits;
+        let kinds: Vec<String> = core
+            .slow_kinds()
+            .into_iter()
+            .take(12)
+            .map(|(name, runs)| format!("{name} {runs}"))
+            .collect();
         vec![
+            format!("slow ops most run: {}", kinds.join(", ")),
             format!("ran {:.3} s", self.run_ns as f64 / 1e9),
             format!(
                 "blocks {} ({} instructions, {} guest bytes) made in {:.3} s: {:.2} us an instruction; {} for flags in registers",
