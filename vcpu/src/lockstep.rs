@@ -41,8 +41,8 @@ use turn::{Runner, Turn};
 const INTERVAL: u64 = 1 << 17;
 /// Events that are noted between two comparisons at most, about.
 const EVENTS: usize = 1 << 16;
-/// Instructions that a report lists before the one that differs.
-const TRACE: u64 = 20;
+/// Instructions that a report lists before the one that differs: if it goes wrong when it runs alone, and if not.
+const TRACES: [u64; 2] = [20, 80];
 
 /// A vCPU's state at the last point where both sides were equal.
 #[derive(Clone)]
@@ -510,6 +510,7 @@ impl Lockstep {
             cpu: v.index,
             retired: v.retired,
             rip: v.st.rip,
+            alone: false,
             text,
         })
     }
@@ -522,8 +523,21 @@ impl Lockstep {
         [low, high]: [u64; 2],
         found: &Differences,
     ) -> Box<Difference> {
+        // Does it go wrong by itself?
+        self.probe(leaders, low);
+        let at = self.base.reached;
+        let (_, led) = run(leaders, &mut self.leader, &self.turns, at, 1, false);
+        let (_, followed) = run(
+            &mut self.cpus,
+            &mut self.follower,
+            &self.turns,
+            at,
+            1,
+            false,
+        );
+        let alone = self.compare(leaders, led.and(followed)).is_some();
         // What led to it, as the follower ran it.
-        let start = low.saturating_sub(TRACE);
+        let start = low.saturating_sub(TRACES[usize::from(!alone)]);
         self.probe(leaders, start);
         let mut trace = String::new();
         for _ in start..low {
@@ -533,21 +547,27 @@ impl Lockstep {
                 v.index,
                 report::line(v, &self.features)
             ));
+            let at = self.base.reached;
             let (turn, _) = run(
                 &mut self.cpus,
                 &mut self.follower,
                 &self.turns,
-                self.base.reached,
+                at,
                 1,
                 false,
             );
             self.base.reached = turn;
         }
+        let alone_text = if alone {
+            ""
+        } else {
+            "but not when it runs alone: one of those before it goes wrong in a block of several\n"
+        };
         self.probe(leaders, low);
         let v = &self.cpus[cpu].vcpu;
         let (retired, rip) = (v.retired, v.st.rip);
         let mut text = format!(
-            "{} and {} differ after instruction {} of vCPU {cpu}, {} instructions after they were last compared equal:\n  {}\n\
+            "{} and {} differ after instruction {} of vCPU {cpu}, {} instructions after they were last compared equal:\n  {}\n{alone_text}\
              IR:\n{}\n{}the follower ran before it:\n{trace}before:\n{}\n",
             self.names[0],
             self.names[1],
@@ -569,6 +589,7 @@ impl Lockstep {
             cpu,
             retired,
             rip,
+            alone,
             text,
         })
     }

@@ -103,10 +103,17 @@ fn usage_errors() {
         ),
         ("run --kernel x --gdb :1234", "--gdb is not built yet"),
         (
-            "run --kernel x --verify interp",
-            "--verify is not built yet",
+            "run --kernel x --verify kvm",
+            "--verify kvm is not built yet; --verify takes interp or jit",
         ),
-        ("run --kernel x --icount", "--icount is not built yet"),
+        (
+            "run --kernel x --verify auto",
+            "--verify auto: there is no such engine to compare with; --verify takes interp or jit",
+        ),
+        (
+            "run --kernel x --seed many",
+            "--seed many: write a number, decimal or with 0x in front",
+        ),
         (
             "run --kernel x --code-cache 64M",
             "--code-cache is not built yet",

@@ -16,6 +16,9 @@ pub struct Difference {
     pub retired: u64,
     /// RIP of the instruction.
     pub rip: u64,
+    /// The instruction goes wrong when it runs alone, too. If not, the fault lies in one of up to 64 before it, in a block
+    /// of several.
+    pub alone: bool,
     /// All there is to say, several lines.
     pub text: String,
 }
