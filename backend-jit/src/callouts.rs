@@ -7,7 +7,7 @@ use system::{FlagOp, LazyFlags, Vcpu, flag_kind};
 use x86::{Activity, Exception, LinAddr, Shadow};
 
 use backend_interp::{Left, fetch_mxcsr};
-use ir::Width;
+use ir::{Exit, Width};
 use softmmu::Place;
 
 use crate::core::{Core, Side, key};
@@ -21,6 +21,7 @@ pub const ALL: Callouts = Callouts {
     write,
     commit,
     slow,
+    direct,
     image,
     x87,
 };
@@ -273,6 +274,61 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     };
     if count {
         let done = if left == Left::Done { done + 1 } else { done };
+        f.budget += insns - done;
+    }
+    u32::from(f.exit != leave::NEXT || !resume(f, v, core))
+}
+
+extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
+    let (f, v, core) = parts(frame);
+    core.stats.slow_runs += 1;
+    let (end, count) = (core.end, core.count);
+    let Some(slow) = core.slow.get_mut(f.info as usize) else {
+        debug_assert!(false, "slow op {} of {}", f.info, core.slow.len());
+        return 1;
+    };
+    slow.runs += 1;
+    let (ord, flags, block) = (i64::from(slow.ord), slow.flags, slow.block);
+    let (delta, len) = (u64::from(slow.delta), u64::from(slow.len));
+    let Some(what) = slow.direct else {
+        debug_assert!(false, "a direct op without its helper");
+        return 1;
+    };
+    let info = core.blocks.get(block);
+    let insns = i64::from(info.own.insns);
+    let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
+    v.ip = info.key.lin.wrapping_add(delta) & mask;
+    v.next_ip = v.ip.wrapping_add(len) & mask;
+    v.st.rip = v.ip;
+    if let Some(desc) = flags {
+        v.flags = desc.evaluate(v);
+    }
+    if count {
+        let left = f.budget + insns - ord;
+        v.retired = end.wrapping_sub(left.cast_unsigned());
+    }
+    let [a, b, c] = what.args;
+    let result = system::helper(what.helper)(v, a, b, c);
+    f.take_bases(v);
+    f.follow(&v.mmu);
+    f.event_mask = v.event_mask();
+    let mut done = ord + 1;
+    f.exit = match (result, what.exit) {
+        (Err(e), _) => {
+            // A task switch that fails late has moved it.
+            v.st.rip = v.ip;
+            v.exception = Some(e);
+            done = ord;
+            leave::FAULT
+        }
+        (Ok(_), None) if v.mmu.code_hit == 0 => return 0,
+        (Ok(_), Some(Exit::Helper)) => leave::NEXT,
+        (Ok(_), _) => {
+            v.st.rip = v.next_ip;
+            leave::NEXT
+        }
+    };
+    if count {
         f.budget += insns - done;
     }
     u32::from(f.exit != leave::NEXT || !resume(f, v, core))

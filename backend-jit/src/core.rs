@@ -13,6 +13,7 @@ use translation::{BlockId, Blocks, CodeMemory, Info, Key};
 use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::x64::asm::{Asm, Section};
+use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Context, Indirect, Kind};
 use crate::x64::flags::Desc;
 use crate::x64::frame::Frame;
@@ -90,6 +91,8 @@ pub struct Slow {
     pub x87: bool,
     /// The op that the interpreter is needed for, and how often it has run.
     op: (ir::OpCode, u32),
+    /// It is a helper's call and nothing else.
+    pub direct: Option<Direct>,
     pub runs: u64,
     block_ir: Option<Box<(ir::Block, Mode)>>,
     fragment: Option<Fragment>,
@@ -527,6 +530,7 @@ impl Core {
                 flags: slow.flags,
                 x87: slow.x87,
                 op: unusual(ops),
+                direct: direct(ops),
                 runs: 0,
                 block_ir: Some(Box::new((part, mode))),
                 fragment: None,

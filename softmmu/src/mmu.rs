@@ -117,6 +117,10 @@ impl Mmu {
     pub const OFFSET_DATA: usize = offset_of!(Self, data);
     /// Offset of the table pointers by index: two for each [`MmuIndex`].
     pub const OFFSET_TABLES: usize = offset_of!(Self, tables);
+    /// Offset of the current [`MmuIndex`], one byte.
+    pub const OFFSET_INDEX: usize = offset_of!(Self, index);
+    /// Offset of EFLAGS.AC as [`Mmu::set_ac`] was told it, one byte.
+    pub const OFFSET_AC: usize = offset_of!(Self, state) + offset_of!(PagingState, ac);
     /// Offset of `map_gen`.
     pub const OFFSET_MAP_GEN: usize = offset_of!(Self, map_gen);
     /// Offset of `data_gen`.

@@ -19,6 +19,8 @@ pub struct Callouts {
     pub commit: extern "sysv64" fn(*mut Frame),
     /// 0: go on.
     pub slow: extern "sysv64" fn(*mut Frame) -> u32,
+    /// As `slow`, for a helper that has nothing to do with MXCSR or the x87.
+    pub direct: extern "sysv64" fn(*mut Frame) -> u32,
     /// Brings `flags` into the form of an image of RFLAGS in its `a`.
     pub image: extern "sysv64" fn(*mut Frame),
     /// Prepares the x87 image to be loaded.
@@ -44,6 +46,8 @@ pub struct Stubs {
     pub commit: u32,
     /// Runs slow op r11d; loses r14, flags.
     pub slow: u32,
+    /// As `slow`, by the helper itself.
+    pub direct: u32,
     /// Brings the flags from memory into the host's; loses r11, r14.
     pub flags: u32,
     /// Called: leaves, for the instruction to be interpreted.
@@ -52,15 +56,16 @@ pub struct Stubs {
     pub x87: u32,
 }
 
-/// What `read` and `write` are told in r11d: offset of the page cache entry, size, alignment mask.
-pub fn packed(cache: usize, size: u32, align: u32) -> u32 {
+/// What `read` and `write` are told in r11d: offset of the page cache entry, size, alignment mask. `upper`: pages of the
+/// lower half are not cached (supervisor code may use them while EFLAGS.AC is set only).
+pub fn packed(cache: usize, size: u32, align: u32, upper: bool) -> u32 {
     debug_assert!(cache < 1 << 16 && size <= 64 && align <= 64);
-    cache as u32 | size << 16 | (align.max(1) - 1) << 24
+    cache as u32 | size << 16 | (align.max(1) - 1) << 24 | u32::from(upper) << 31
 }
 
 /// The parts of [`packed`] that Rust code needs: size, alignment mask.
 pub fn unpacked(packed: u32) -> (u64, u64) {
-    (u64::from(packed >> 16 & 0xff), u64::from(packed >> 24))
+    (u64::from(packed >> 16 & 0xff), u64::from(packed >> 24 & 0x3f))
 }
 
 const fn f(offset: usize) -> Mem {
@@ -234,6 +239,20 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
 
+    let direct = bound(&mut a);
+    a.store(B32, under(8, offset_of!(Frame, info)), R11);
+    take_return(&mut a);
+    save_all(&mut a);
+    call_rust(&mut a, callouts.direct as usize as u64);
+    let out = a.label();
+    a.test(B32, Rm::R(RAX), RAX);
+    a.jcc(Cond::Ne, out);
+    load_all(&mut a);
+    a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
+    a.bind(out);
+    mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
+    a.jmp(saved);
+
     // The instruction at the call is to be interpreted.
     let interpret = bound(&mut a);
     take_return(&mut a);
@@ -273,6 +292,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
         write: at(write),
         commit: at(commit),
         slow: at(slow),
+        direct: at(direct),
         flags: at(flags),
         interpret: at(interpret),
         x87: at(x87),
@@ -305,6 +325,7 @@ fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
     // Alignment.
     a.load(B32, RCX, Rm::R(R11));
     a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RCX), 24);
+    a.alu_imm(Alu::And, B32, Rm::R(RCX), 0x3f);
     a.test(B32, Rm::R(R14), RCX);
     a.jcc(Cond::Ne, slow);
     // Two pages.
@@ -357,7 +378,14 @@ fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
         RDX,
         Rm::M(Mem::at(RCX, TlbEntry::OFFSET_ADDEND as i32)),
     );
-    // Into the page cache.
+    // Into the page cache, if it may.
+    let found = a.label();
+    a.load(B32, RCX, Rm::R(R11));
+    a.shift_imm(super::asm::Shift::Shl, B64, Rm::R(RCX), 32);
+    // Bit 63: upper half only, and this is the lower.
+    a.alu_imm(Alu::Xor, B64, Rm::R(RCX), -1);
+    a.alu(Alu::Or, B64, RCX, Rm::R(R14));
+    a.jcc(Cond::Ns, found);
     a.movzx(B16, RCX, Rm::R(R11));
     let (page, addend) = if write {
         (
@@ -381,6 +409,7 @@ fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
             reg,
         );
     }
+    a.bind(found);
     a.alu(Alu::Add, B64, R14, Rm::R(RDX));
     for r in [RDX, RCX, RAX] {
         a.pop(r);

@@ -109,7 +109,7 @@ impl Emit<'_> {
     }
 
     /// One way out: `branch` emits the jump to the stub and says where its displacement is.
-    fn way_out(&mut self, target: u64, branch: impl FnOnce(&mut Self, Label) -> u32) {
+    pub(super) fn way_out(&mut self, target: u64, branch: impl FnOnce(&mut Self, Label) -> u32) {
         // The first bytes are overwritten when the block becomes stale: no displacement may lie there.
         while self.a.here() < FIRST {
             self.a.byte(0x90);
@@ -142,7 +142,7 @@ impl Emit<'_> {
         });
     }
 
-    fn exit_target(&self, operand: Operand, width: Width) -> Option<u64> {
+    pub(super) fn exit_target(&self, operand: Operand, width: Width) -> Option<u64> {
         let Operand::Pc(delta) = operand else {
             return None;
         };

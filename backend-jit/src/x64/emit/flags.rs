@@ -42,11 +42,16 @@ impl Emit<'_> {
             State::Host => {
                 self.a.byte(0x9c); // PUSHFQ
                 self.a.pop_mem(word(offset_of!(LazyFlags, a)));
-                self.kind(flag_kind(FlagOp::Image, Width::B64));
+                self.image_kind();
             }
             State::Desc(desc) => self.store_desc(&desc),
         }
         self.state = State::Memory;
+    }
+
+    /// What the frame holds is an image of RFLAGS.
+    pub(super) fn image_kind(&mut self) {
+        self.kind(flag_kind(FlagOp::Image, Width::B64));
     }
 
     fn kind(&mut self, kind: u32) {

@@ -142,6 +142,7 @@ impl Emit<'_> {
                 offset_of!(PageCache, read_addend),
             )
         };
+        let upper = self.code64 && !self.user;
         let miss = self.a.label();
         let align = if kind.locked && size > 1 {
             size
@@ -162,7 +163,7 @@ impl Emit<'_> {
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
-        self.a.mov_imm(S1, u64::from(packed(cache, size, align)));
+        self.a.mov_imm(S1, u64::from(packed(cache, size, align, upper)));
         self.a.call(if write {
             self.stubs.write
         } else {

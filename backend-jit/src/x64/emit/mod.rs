@@ -8,6 +8,7 @@ mod bits;
 mod exits;
 mod flags;
 mod memory;
+pub mod system;
 mod vector;
 mod x87;
 
@@ -354,6 +355,7 @@ impl Emit<'_> {
             C::Vec => self.vec(&op, None)?,
             C::Call => self.wait(&op)?,
             C::Fence => self.a.raw(&[0x0f, 0xae, 0xf0]),
+            C::Call => return self.call(at, to, &op),
             C::CheckPc => self.check_pc(&op)?,
             C::Jump => self.jump(&op)?,
             C::Branch => self.branch(&op)?,
@@ -393,7 +395,12 @@ impl Emit<'_> {
             x87,
         });
         self.a.mov_imm(S1, u64::from(number));
-        self.a.call(self.stubs.slow);
+        let direct = system::direct(&self.ops[from..to]).is_some();
+        self.a.call(if direct {
+            self.stubs.direct
+        } else {
+            self.stubs.slow
+        });
         self.side(Kind::default());
         self.state = State::Memory;
         self.hf = false;

@@ -379,7 +379,61 @@ impl Emit<'_> {
 #[cfg(test)]
 mod tests {
     use super::{Form, encoding, form};
-    use iced_x86::{Code, Decoder, DecoderOptions, OpCodeOperandKind, Register};
+    use crate::x64::asm::Asm;
+    use crate::x64::emit::{Context, emit};
+    use crate::x64::runtime::Stubs;
+    use frontend_x86::{Features, Limits, Mode};
+    use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic, OpCodeOperandKind, Register};
+
+    /// The inner loop of an n-body simulation, as a compiler for 32-bit code makes it.
+    const LOOP: &[u8] = &[
+        0xdd, 0x47, 0xc8, 0xdc, 0x26, 0xdd, 0x47, 0xd0, 0xdc, 0x66, 0x08, 0xd9, 0xc2, 0xd8, 0xcb,
+        0xde, 0xc1, 0xd9, 0xee, 0xdf, 0xe9, 0xdb, 0xc1, 0xd9, 0xfa, 0xdd, 0x54, 0x24, 0x08, 0xdb,
+        0x7f, 0xe0, 0xd9, 0x6c, 0x24, 0x10, 0x9b, 0xdd, 0x5e, 0xf0, 0xdf, 0xe0, 0x39, 0xf0, 0x75,
+        0xd0,
+    ];
+
+    #[test]
+    fn nothing_of_a_loop_is_left_to_the_interpreter() {
+        for host_x87 in [true, false] {
+            let mode = Mode::flat32();
+            let limits = Limits {
+                max_insns: 64,
+                page: 4096,
+            };
+            let mut block = frontend_x86::lift(LOOP, &limits, mode, &Features::v3_plus()).block;
+            ir::opt::run(&mut block, ir::opt::Switches::ALL);
+            let mut asm = Asm::default();
+            let context = Context {
+                mode,
+                lin: 0x8000,
+                flags: None,
+                count: false,
+                id: 0,
+                first: [0; 3],
+                guards: [None; 2],
+                host_float: true,
+                host_x87,
+            };
+            let made = emit(&mut asm, &Stubs::default(), &block, context);
+            let Ok(made) = made else {
+                panic!("it is suitable");
+            };
+            let (hot, _) = asm.link(0, 0x10000);
+            let code: Vec<_> = Decoder::new(64, hot, DecoderOptions::NONE)
+                .into_iter()
+                .collect();
+            for i in &code {
+                println!("{:x} {i}", i.ip());
+            }
+            // FLDCW has a way for what unmasks exceptions.
+            let (slow, own) = if host_x87 { (1, 17) } else { (18, 0) };
+            assert_eq!(made.slow.len(), slow);
+            let x87 = |m: Mnemonic| format!("{m:?}").starts_with('F');
+            let copied = code.iter().filter(|i| x87(i.mnemonic())).count();
+            assert_eq!(copied, own);
+        }
+    }
 
     #[test]
     fn what_is_encoded_is_decoded_as_the_same() {

@@ -1,0 +1,274 @@
+//! System instructions that kernels run at every turn, in place; the rest by the shortest way to their helper.
+
+use std::mem::offset_of;
+
+use ir::{Exit, HelperId, Op, OpCode, Operand, Width};
+use softmmu::{Mmu, MmuIndex};
+use system::{Vcpu, event};
+use x86::{CpuState, Msrs, Seg, Segment, cr4, flags};
+
+use super::Emit;
+use crate::x64::asm::{Alu, Mem, Rm, Section};
+use crate::x64::flags::State;
+use crate::x64::frame::{Frame, S0, S1, field};
+
+/// An instruction that is one helper's call with constant arguments.
+#[derive(Clone, Copy, Debug)]
+pub struct Direct {
+    pub helper: HelperId,
+    pub args: [u64; 3],
+    /// What follows; `None`: the next instruction.
+    pub exit: Option<Exit>,
+}
+
+/// The call that an instruction is, if there is no more to it and it leaves MXCSR and the x87 alone.
+pub fn direct(ops: &[Op]) -> Option<Direct> {
+    use HelperId as H;
+    let (call, exit) = match ops {
+        [_, call] => (call, None),
+        [_, call, exit] if exit.code == OpCode::Exit => {
+            (call, Some(*Exit::ALL.get(exit.sub as usize)?))
+        }
+        _ => return None,
+    };
+    let helper = HelperId::from_index(call.sub)?;
+    let fits = matches!(
+        helper,
+        H::Syscall
+            | H::Sysret
+            | H::Sysenter
+            | H::Sysexit
+            | H::Iret
+            | H::Sti
+            | H::Cli
+            | H::SetAc
+            | H::Swapgs
+            | H::Clts
+            | H::Rdmsr
+            | H::Wrmsr
+            | H::Rdtsc
+            | H::Cpuid
+            | H::Pause
+            | H::Hlt
+    );
+    if call.code != OpCode::Call || !fits || call.dst != Operand::None {
+        return None;
+    }
+    let arg = |operand| match operand {
+        Operand::None => Some(0),
+        Operand::Imm(n) => Some(n.cast_unsigned()),
+        _ => None,
+    };
+    Some(Direct {
+        helper,
+        args: [arg(call.a)?, arg(call.b)?, arg(call.c)?],
+        exit,
+    })
+}
+
+const fn st(offset: usize) -> usize {
+    offset_of!(Vcpu, st) + offset
+}
+
+const fn segment(seg: Seg) -> usize {
+    st(offset_of!(CpuState, seg) + seg as usize * size_of::<Segment>())
+}
+
+const RFLAGS: usize = st(offset_of!(CpuState, rflags));
+const CR4: usize = st(offset_of!(CpuState, cr4));
+const KERNEL_GS: usize = st(offset_of!(CpuState, msr) + offset_of!(Msrs, kernel_gs_base));
+
+/// A field of the vCPU, whose address is in S0.
+fn vcpu(offset: usize) -> Mem {
+    Mem::at(S0, offset as i32)
+}
+
+impl Emit<'_> {
+    /// A helper's call, with the exit behind it where there is one; how many ops that were.
+    pub(super) fn call(&mut self, at: usize, to: usize, op: &Op) -> Option<usize> {
+        let helper = HelperId::from_index(op.sub)?;
+        let kernel = self.cx.mode.cpl() == 0 && self.cx.mode.protected();
+        let next = self
+            .ops
+            .get(at + 1)
+            .filter(|next| at + 1 < to && next.code == OpCode::Exit)
+            .copied();
+        match helper {
+            HelperId::Cli if kernel => {
+                self.clobber();
+                self.load_vcpu();
+                self.interrupt_flag(false);
+                Some(1)
+            }
+            // Where instructions are counted the interrupt window opens with the next one, to the instruction.
+            HelperId::Sti if kernel && !self.cx.count => self.sti(at, to, &next?),
+            HelperId::SetAc if kernel && self.code64 && !self.cx.count => {
+                self.set_ac(at, to, op.a == Operand::Imm(1), &next?)
+            }
+            HelperId::Swapgs if kernel && self.code64 => {
+                self.swapgs();
+                Some(1)
+            }
+            HelperId::PushfImage if kernel && op.c == Operand::Imm(8) => {
+                self.pushf(op)?;
+                Some(1)
+            }
+            HelperId::ReadSeg => {
+                let Operand::Imm(n) = op.a else { return None };
+                let seg = Seg::from_index(usize::try_from(n).ok()?)?;
+                self.preserve(op.dst);
+                self.load_vcpu();
+                let selector = segment(seg) + offset_of!(Segment, selector);
+                self.a.movzx(Width::B16, S1, Rm::M(vcpu(selector)));
+                self.finish(Width::B64, op.dst, S1)?;
+                Some(1)
+            }
+            _ => None,
+        }
+    }
+
+    fn load_vcpu(&mut self) {
+        self.a
+            .load(Width::B64, S0, Rm::M(field(offset_of!(Frame, vcpu))));
+    }
+
+    /// Changes RFLAGS.IF and what a poll stops for.
+    fn interrupt_flag(&mut self, on: bool) {
+        let (rflags, mask) = (
+            Rm::M(vcpu(RFLAGS)),
+            Rm::M(field(offset_of!(Frame, event_mask))),
+        );
+        let (bit, intr) = (flags::IF as i32, event::INTR.cast_signed());
+        if on {
+            self.a.alu_imm(Alu::Or, Width::B32, rflags, bit);
+            self.a.alu_imm(Alu::Or, Width::B32, mask, intr);
+        } else {
+            self.a.alu_imm(Alu::And, Width::B32, rflags, !bit);
+            self.a.alu_imm(Alu::And, Width::B32, mask, !intr);
+        }
+    }
+
+    /// STI where nothing waits for it: otherwise the interpreter's, which knows the shadow.
+    fn sti(&mut self, at: usize, to: usize, next: &Op) -> Option<usize> {
+        if next.sub != Exit::Next as u32 {
+            return None;
+        }
+        self.spill();
+        self.hf = false;
+        let wait = self.a.label();
+        let word = field(offset_of!(Frame, event_word));
+        self.a.load(Width::B64, S1, Rm::M(word));
+        self.a.load(Width::B32, S1, Rm::M(Mem::at(S1, 0)));
+        self.a.test_imm(Width::B32, Rm::R(S1), event::INTR.cast_signed());
+        self.a.jcc(ir::Cond::Ne, wait);
+        let mask = field(offset_of!(Frame, event_mask));
+        self.a.test(Width::B32, Rm::M(mask), S1);
+        self.a.jcc(ir::Cond::Ne, wait);
+        self.load_vcpu();
+        self.interrupt_flag(true);
+        self.go_on(next)?;
+        self.slow_way(wait, at, to)?;
+        Some(to - at)
+    }
+
+    /// STAC and CLAC: other tables, RFLAGS.AC. Page caches hold no user pages in supervisor code.
+    fn set_ac(&mut self, at: usize, to: usize, on: bool, next: &Op) -> Option<usize> {
+        if next.sub != Exit::Next as u32 {
+            return None;
+        }
+        self.spill();
+        self.hf = false;
+        self.load_vcpu();
+        let slow = self.a.label();
+        let smap = Rm::M(vcpu(CR4));
+        self.a
+            .test_imm(Width::B32, smap, cr4::SMAP as i32);
+        self.a.jcc(ir::Cond::E, slow);
+        let (rflags, bit) = (Rm::M(vcpu(RFLAGS)), flags::AC as i32);
+        let index = if on {
+            self.a.alu_imm(Alu::Or, Width::B32, rflags, bit);
+            MmuIndex::Super
+        } else {
+            self.a.alu_imm(Alu::And, Width::B32, rflags, !bit);
+            MmuIndex::SuperSmap
+        };
+        let mmu = offset_of!(Vcpu, mmu);
+        let ac = Rm::M(vcpu(mmu + Mmu::OFFSET_AC));
+        self.a.store_imm(Width::B8, ac, i32::from(on));
+        let at_index = Rm::M(vcpu(mmu + Mmu::OFFSET_INDEX));
+        self.a.store_imm(Width::B8, at_index, index as i32);
+        for half in 0..2 {
+            let table = mmu + Mmu::OFFSET_TABLES + (index as usize * 2 + half) * 8;
+            self.a.load(Width::B64, S1, Rm::M(vcpu(table)));
+            let data = vcpu(mmu + Mmu::OFFSET_DATA + half * 8);
+            self.a.store(Width::B64, data, S1);
+        }
+        self.go_on(next)?;
+        self.slow_way(slow, at, to)?;
+        Some(to - at)
+    }
+
+    /// Goes on where an exit says, without a look at the mode.
+    fn go_on(&mut self, exit: &Op) -> Option<()> {
+        let target = self.exit_target(exit.a, exit.width)?;
+        self.way_out(target, |e, stub| e.a.jmp(stub));
+        Some(())
+    }
+
+    /// The whole instruction by the interpreter, in the cold section; it is the block's last.
+    fn slow_way(&mut self, label: crate::x64::asm::Label, at: usize, to: usize) -> Option<()> {
+        let start = (0..at).rev().find(|i| self.ops[*i].code == OpCode::Insn)?;
+        let old = self.a.section(Section::Cold);
+        self.a.bind(label);
+        self.slow_op(start, to).ok()?;
+        self.a.section(old);
+        Some(())
+    }
+
+    fn swapgs(&mut self) {
+        self.load_vcpu();
+        let (kernel, base) = (
+            vcpu(KERNEL_GS),
+            vcpu(segment(Seg::Gs) + offset_of!(Segment, base)),
+        );
+        let copy = field(offset_of!(Frame, gs_base));
+        let w = Width::B64;
+        self.a.load(w, S1, Rm::M(kernel));
+        self.a.store(w, copy, S1);
+        self.a.load(w, S1, Rm::M(base));
+        self.a.store(w, kernel, S1);
+        self.a.load(w, S1, Rm::M(copy));
+        self.a.store(w, base, S1);
+    }
+
+    /// What PUSHF pushes: status flags from the host's, the rest from the context, RF and VM clear.
+    fn pushf(&mut self, op: &Op) -> Option<()> {
+        self.host_flags();
+        self.a.byte(0x9c); // PUSHFQ
+        self.a.pop(S1);
+        self.state = match self.state {
+            // Only the host's had them, and they are changed next.
+            State::Host => {
+                let image = field(
+                    offset_of!(Frame, flags) + offset_of!(system::LazyFlags, a),
+                );
+                self.a.store(Width::B64, image, S1);
+                self.image_kind();
+                State::Memory
+            }
+            other => other,
+        };
+        self.hf = false;
+        let status = flags::STATUS as i32;
+        let away = (flags::RF | flags::VM) as i32 | status;
+        self.a
+            .alu_imm(Alu::And, Width::B32, Rm::R(S1), status);
+        self.load_vcpu();
+        self.a.load(Width::B32, S0, Rm::M(vcpu(RFLAGS)));
+        self.a.alu_imm(Alu::And, Width::B32, Rm::R(S0), !away);
+        self.a.alu(Alu::Or, Width::B32, S1, Rm::R(S0));
+        self.a
+            .alu_imm(Alu::Or, Width::B32, Rm::R(S1), flags::FIXED as i32);
+        self.finish(Width::B64, op.dst, S1)
+    }
+}
