@@ -233,11 +233,12 @@ impl Emit<'_> {
         }
         self.at = from;
         self.x87_live();
+        let data_pointer = self.data_pointer(from, at);
         for n in from..at {
             let before = self.ops[n];
             let skip = match before.code {
                 OpCode::Insn => true,
-                OpCode::Lea | OpCode::Zext => self.data_pointer_only(from, at, &before),
+                OpCode::Lea | OpCode::Zext | OpCode::Mov => data_pointer.contains(&n),
                 // The access itself is the probe.
                 OpCode::ProbeWrite => form == Form::Store,
                 OpCode::VecLoad => memory && n + 1 == at && before.dst == op.a,
@@ -333,21 +334,28 @@ impl Emit<'_> {
         self.a.section(old);
     }
 
-    /// Whether an op only makes the temporary that the x87 op at `at` takes the data pointer from, which is not kept.
-    fn data_pointer_only(&self, from: usize, at: usize, op: &Op) -> bool {
-        let Operand::Temp(t) = op.dst else {
-            return false;
-        };
-        if self.ops[at].b != op.dst {
-            return false;
+    /// The ops before the x87 op at `at`, the last one first, that only make its data pointer, which is not kept.
+    fn data_pointer(&self, from: usize, at: usize) -> Vec<usize> {
+        // Looks at temporaries that don't count.
+        let mut idle = Vec::new();
+        let mut skipped = Vec::new();
+        if let Operand::Temp(t) = self.ops[at].b {
+            idle.push(t);
         }
-        // All looks at it in the block are these.
-        let own: usize = self.ops[from..at]
-            .iter()
-            .filter(|o| o.code == OpCode::Zext && o.dst == op.dst)
-            .map(|o| reads(o).iter().filter(|r| **r == op.dst).count())
-            .sum();
-        usize::from(self.uses[usize::from(t.0)]) == own + 1
+        for n in (from..at).rev() {
+            let op = &self.ops[n];
+            let (OpCode::Lea | OpCode::Zext | OpCode::Mov, Operand::Temp(t)) = (op.code, op.dst)
+            else {
+                continue;
+            };
+            let inputs: Vec<_> = reads(op).iter().filter_map(|r| r.temp()).collect();
+            let looks = idle.iter().chain(&inputs).filter(|u| **u == t).count();
+            if looks != 0 && usize::from(self.uses[usize::from(t.0)]) == looks {
+                skipped.push(n);
+                idle.extend(inputs);
+            }
+        }
+        skipped
     }
 
     /// FLDCW of the word at S0, and the instruction by the interpreter where it unmasks something.
@@ -423,11 +431,17 @@ mod tests {
             let code: Vec<_> = Decoder::new(64, hot, DecoderOptions::NONE)
                 .into_iter()
                 .collect();
-            for i in &code {
-                println!("{:x} {i}", i.ip());
-            }
+            // Nor is the data pointer made for nothing.
+            let mut instructions = code.iter();
+            let sixth = instructions.nth(6).map(|i| i.mnemonic());
+            assert_eq!(sixth == Some(Mnemonic::Lea), host_x87);
+            let stores = code
+                .iter()
+                .filter(|i| i.code() == Code::Mov_rm64_r64)
+                .count();
+            assert_eq!(stores, 0);
             // FLDCW has a way for what unmasks exceptions.
-            let (slow, own) = if host_x87 { (1, 17) } else { (18, 0) };
+            let (slow, own) = if host_x87 { (1, 16) } else { (17, 0) };
             assert_eq!(made.slow.len(), slow);
             let x87 = |m: Mnemonic| format!("{m:?}").starts_with('F');
             let copied = code.iter().filter(|i| x87(i.mnemonic())).count();
