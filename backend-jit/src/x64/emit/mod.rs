@@ -252,7 +252,7 @@ struct Mark {
     state: State,
     hf: bool,
     x87_live: bool,
-    lens: [usize; 3],
+    lens: [usize; 4],
 }
 
 impl Emit<'_> {
@@ -279,7 +279,12 @@ impl Emit<'_> {
                 state: self.state,
                 hf: self.hf,
                 x87_live: self.x87_live,
-                lens: [self.sides.len(), self.exits.len(), self.indirects.len()],
+                lens: [
+                    self.sides.len(),
+                    self.exits.len(),
+                    self.indirects.len(),
+                    self.slow.len(),
+                ],
             };
             if self.instruction(at, end).is_none() {
                 self.a.rewind(&mark.asm);
@@ -289,6 +294,7 @@ impl Emit<'_> {
                 self.sides.truncate(mark.lens[0]);
                 self.exits.truncate(mark.lens[1]);
                 self.indirects.truncate(mark.lens[2]);
+                self.slow.truncate(mark.lens[3]);
                 self.at = at;
                 self.slow_op(at, end)?;
             }
@@ -353,9 +359,11 @@ impl Emit<'_> {
                 return self.vec_to_memory(at, to, &op);
             }
             C::Vec => self.vec(&op, None)?,
-            C::Call => self.wait(&op)?,
             C::Fence => self.a.raw(&[0x0f, 0xae, 0xf0]),
-            C::Call => return self.call(at, to, &op),
+            C::Call => match self.call(at, to, &op) {
+                Some(n) => return Some(n),
+                None => self.wait(&op)?,
+            },
             C::CheckPc => self.check_pc(&op)?,
             C::Jump => self.jump(&op)?,
             C::Branch => self.branch(&op)?,
