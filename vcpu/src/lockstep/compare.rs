@@ -19,6 +19,8 @@ pub struct Differences {
     pub text: String,
     /// Nothing but status flags differs: which, of which vCPUs. Empty if there is more.
     pub flags: Vec<(usize, u64)>,
+    /// Nothing but RAM differs.
+    pub memory: bool,
 }
 
 /// The state without what engines need not agree on: where the last x87 instruction and its operand were.
@@ -143,6 +145,23 @@ fn hex(bytes: &[u8]) -> String {
 /// Reads a page; false where there is no RAM.
 pub fn read(ram: &GuestRam, page: u64, bytes: &mut [u8; PAGE_SIZE as usize]) -> bool {
     ram.read(PhysAddr(page), bytes).is_ok()
+}
+
+/// The bytes of RAM that differ, by physical address; many at most.
+pub fn bytes(a: &GuestRam, b: &GuestRam, touched: &BTreeSet<u64>) -> Vec<u64> {
+    let (mut x, mut y) = ([0; PAGE_SIZE as usize], [0; PAGE_SIZE as usize]);
+    let mut found = Vec::new();
+    for &page in touched {
+        if !read(a, page, &mut x) || !read(b, page, &mut y) || x == y {
+            continue;
+        }
+        let differ = x.iter().zip(&y).enumerate().filter(|(_, (x, y))| x != y);
+        found.extend(differ.map(|(n, _)| page + n as u64));
+        if found.len() > PAGE_SIZE as usize {
+            break;
+        }
+    }
+    found
 }
 
 /// Compares pages of RAM; the lines that describe the differences.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use frontend_x86::{Decoded, Features, Limits, Mode, decode, lift};
-use iced_x86::{Formatter, Instruction, IntelFormatter, RflagsBits};
+use iced_x86::{Formatter, Instruction, IntelFormatter, MemorySize, Register, RflagsBits};
 use system::Vcpu;
 use x86::{LinAddr, Seg, flags};
 
@@ -109,6 +109,53 @@ pub fn undefined(insn: &Instruction, st: &x86::CpuState) -> u64 {
         }
     }
     mask(insn.rflags_undefined())
+}
+
+/// Where an instruction that is about to run stores the addresses and the opcode of the last x87 instruction (FIP, FDP,
+/// FOP), which engines need not agree on: physical addresses of bytes.
+pub fn x87_pointers(insn: &Instruction, v: &Vcpu) -> Vec<u64> {
+    use iced_x86::Mnemonic as M;
+    let fields = match insn.mnemonic() {
+        M::Fxsave
+        | M::Fxsave64
+        | M::Xsave
+        | M::Xsave64
+        | M::Xsavec
+        | M::Xsavec64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xsaves
+        | M::Xsaves64 => 6..24,
+        M::Fnstenv | M::Fnsave
+            if matches!(
+                insn.memory_size(),
+                MemorySize::FpuEnv14 | MemorySize::FpuState94
+            ) =>
+        {
+            6..14
+        }
+        M::Fnstenv | M::Fnsave => 12..28,
+        _ => return Vec::new(),
+    };
+    let register = |register: Register, _, _| {
+        if register.is_segment_register() {
+            return Some(v.st.seg[register.number()].base);
+        }
+        let whole = v.st.gpr[register.full_register().number()];
+        Some(match register.size() {
+            2 => whole & 0xffff,
+            4 => whole & 0xffff_ffff,
+            _ => whole,
+        })
+    };
+    let Some(base) = insn.virtual_address(0, 0, register) else {
+        return Vec::new();
+    };
+    let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
+    fields
+        .filter_map(|n| v.mmu.translate_debug(LinAddr(base.wrapping_add(n) & mask)))
+        .map(|at| at.0)
+        .collect()
 }
 
 /// The status flags of [`RflagsBits`].
