@@ -12,6 +12,7 @@ use system::Vcpu;
 use translation::{BlockId, Blocks, CodeMemory, Info, Key};
 use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
+use crate::dump::Dump;
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Context, Indirect, Kind};
@@ -144,6 +145,8 @@ pub struct Core {
     pub running: u64,
     /// The page of the last store that hit translated code.
     pub code_page: Option<u64>,
+    /// What is to be shown of blocks.
+    pub dump: Dump,
     features: Features,
     switches: Switches,
     asm: Asm,
@@ -170,6 +173,7 @@ impl Core {
             modes: [u64::MAX; 2],
             running: 0,
             code_page: None,
+            dump: Dump::default(),
             features,
             switches: Switches::ALL,
             asm: Asm::default(),
@@ -500,6 +504,11 @@ impl Core {
         let (hot_bytes, cold_bytes) = asm.link(hot, cold);
         self.memory.write(hot, hot_bytes);
         self.memory.write(cold, cold_bytes);
+        if self.dump.wants(lin, bytes.len() as u64) {
+            let code = (self.memory.address(hot), hot_bytes);
+            let side = (self.memory.address(cold), cold_bytes);
+            eprint!("{}", self.dump.block(lin, flags, block, code, side));
+        }
         let at = |label| asm.resolve(label, hot, cold);
         let id = self.blocks.next_id();
         self.exits.extend(compiled.exits.iter().map(|e| Exit {

@@ -23,6 +23,8 @@ pub struct Options {
     pub code_cache: usize,
     /// Single instructions are translated too, instead of interpreted: for tests.
     pub single: bool,
+    /// What is shown of the blocks made.
+    pub dump: crate::Dump,
 }
 
 impl Default for Options {
@@ -30,6 +32,7 @@ impl Default for Options {
         Self {
             code_cache: 64 << 20,
             single: false,
+            dump: crate::Dump::default(),
         }
     }
 }
@@ -77,7 +80,8 @@ impl Jit {
         }
         let mut memory = CodeMemory::new(options.code_cache).ok()?;
         let stubs = runtime::build(&mut memory, &callouts::ALL)?;
-        let core = Box::new(Core::new(memory, stubs, features));
+        let mut core = Box::new(Core::new(memory, stubs, features));
+        core.dump = options.dump;
         Some((core, Area::new().ok()?))
     }
 

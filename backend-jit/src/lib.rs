@@ -10,8 +10,10 @@
 
 mod callouts;
 mod core;
+mod dump;
 mod engine;
 mod x64;
 mod x87;
 
+pub use dump::Dump;
 pub use engine::{Jit, Options};

@@ -161,18 +161,18 @@ pub struct RunArgs {
     /// What RDRAND starts from
     #[arg(long, value_name = "N", value_parser = values::number)]
     pub seed: Option<u64>,
-    /// Room for translated code (not built yet)
-    #[arg(long, value_name = "SIZE")]
-    pub code_cache: Option<String>,
+    /// Room for the translator's code, of each CPU: 1M to 1G
+    #[arg(long, value_name = "SIZE", value_parser = values::code_cache)]
+    pub code_cache: Option<u64>,
     /// Say at the end what the engines have done
     #[arg(long)]
     pub stats: bool,
-    /// ir, asm (not built yet)
-    #[arg(long, value_name = "ir,asm")]
-    pub dump: Option<String>,
-    /// Dump only the code at this address (not built yet)
-    #[arg(long, value_name = "ADDR")]
-    pub filter: Option<String>,
+    /// Show what the translator makes of the guest's code, on stderr
+    #[arg(long, value_name = "ir,asm", value_delimiter = ',', value_parser = ["ir", "asm"])]
+    pub dump: Vec<String>,
+    /// Show only the code around this linear address
+    #[arg(long, value_name = "ADDR", value_parser = values::number)]
+    pub filter: Option<u64>,
     /// Go on from a snapshot (not built yet)
     #[arg(long, value_name = "FILE")]
     pub resume: Option<String>,

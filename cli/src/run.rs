@@ -9,6 +9,7 @@ use machine::host::{self, ByteQueue, HostLink};
 use machine::loader::BootFiles;
 use machine::machine::{Machine, MachineConfig, MachineError, Outcome as End};
 use machine::tick::TickPolicy;
+use vcpu::{Dump, EngineOptions};
 
 use crate::Outcome;
 use crate::args::RunArgs;
@@ -29,6 +30,21 @@ enum Serial {
     File(String),
     Unix(String),
     None,
+}
+
+/// What the translator is to show.
+fn dump(args: &RunArgs) -> Result<Dump, Failure> {
+    let wants = |what: &str| args.dump.iter().any(|d| d == what);
+    if args.filter.is_some() && args.dump.is_empty() {
+        return Err(Failure::Usage(
+            "--filter says which code to show: say what with --dump ir,asm".to_owned(),
+        ));
+    }
+    Ok(Dump {
+        ir: wants("ir"),
+        asm: wants("asm"),
+        filter: args.filter,
+    })
 }
 
 /// Runs a machine to its end.
@@ -67,7 +83,12 @@ pub fn run(args: RunArgs) -> Outcome {
         seed: args.seed,
         icount: args.icount,
         verify,
-        stats: args.stats,
+        options: EngineOptions {
+            stats: args.stats,
+            dump: dump(&args)?,
+            code_cache: args.code_cache.map(|size| size as usize),
+            ..EngineOptions::default()
+        },
     };
     let mut machine = Machine::new(config).map_err(machine_failure)?;
     link.attach(machine.board().requests());
@@ -224,7 +245,9 @@ pub fn host_memory() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Serial, guest_status, serial};
+    use super::{Serial, guest_status, machine_failure, serial};
+    use machine::machine::MachineError;
+    use vcpu::lockstep::Difference;
 
     fn list(words: &[&str]) -> Result<Vec<Serial>, String> {
         serial(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
@@ -253,6 +276,20 @@ mod tests {
         ] {
             assert!(list(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn engines_that_differ_are_a_bug() {
+        let difference = Difference {
+            cpu: 0,
+            retired: 1,
+            rip: 2,
+            alone: true,
+            text: "jit and interp differ".to_owned(),
+        };
+        let failure = machine_failure(MachineError::Differ(Box::new(difference)));
+        assert_eq!(failure.status(), 8);
+        assert_eq!(failure.to_string(), "jit and interp differ");
     }
 
     #[test]

@@ -46,13 +46,6 @@ pub fn check(args: &RunArgs) -> Result<(), Failure> {
         (args.monitor.is_some(), "--monitor", ""),
         (!args.screenshot.is_empty(), "--screenshot", ""),
         (args.gdb.is_some(), "--gdb", ""),
-        (
-            args.code_cache.is_some(),
-            "--code-cache",
-            "interp's cache needs no setting",
-        ),
-        (args.dump.is_some(), "--dump", ""),
-        (args.filter.is_some(), "--filter", ""),
         (args.resume.is_some(), "--resume", ""),
     ];
     for (given, what, instead) in absent {

@@ -22,6 +22,14 @@ pub fn mem(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// `--code-cache`: a size as `--mem` has it, 1M to 1G.
+pub fn code_cache(text: &str) -> Result<u64, String> {
+    mem(text)
+        .ok()
+        .filter(|size| (1 << 20..=1 << 30).contains(size))
+        .ok_or_else(|| "write a size from 1M to 1G, for example 64M".to_owned())
+}
+
 /// A decimal number, digits only.
 fn decimal(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {

@@ -54,8 +54,8 @@ pub struct MachineConfig {
     pub icount: bool,
     /// The engine that follows and is compared; counts instructions, too.
     pub verify: Option<EngineKind>,
-    /// Count what the engines do.
-    pub stats: bool,
+    /// What engines are told.
+    pub options: EngineOptions,
 }
 
 /// How a machine ended.
@@ -206,8 +206,8 @@ impl Machine {
             None => Arc::clone(&board) as Arc<dyn Platform>,
         };
         let options = EngineOptions {
-            stats: config.stats,
             single: config.verify.is_some(),
+            ..config.options
         };
         let seed = |n: usize| {
             let seed = match config.seed {
@@ -246,7 +246,7 @@ impl Machine {
             model,
             mem: config.mem,
             no_reboot: config.no_reboot,
-            stats: config.stats,
+            stats: config.options.stats,
             icount,
         };
         machine.load()?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use backend_interp::Interp;
+pub use backend_jit::Dump;
 use backend_jit::Jit;
 use frontend_x86::Features;
 use system::{CpuModel, Engine};
@@ -56,9 +57,11 @@ impl EngineKind {
             }
             Self::Jit => {
                 let features = Features::new(&model.features_iced());
+                let whole = backend_jit::Options::default();
                 let jit = backend_jit::Options {
                     single: options.single,
-                    ..backend_jit::Options::default()
+                    dump: options.dump,
+                    code_cache: options.code_cache.unwrap_or(whole.code_cache),
                 };
                 Box::new(Jit::new(features, jit))
             }
@@ -87,4 +90,8 @@ pub struct EngineOptions {
     pub stats: bool,
     /// Translate single instructions too, where it would be quicker to interpret them: for tests.
     pub single: bool,
+    /// What the translator shows of blocks.
+    pub dump: Dump,
+    /// Bytes of the translator's code cache; `None`: its own choice.
+    pub code_cache: Option<usize>,
 }

@@ -7,5 +7,5 @@ pub mod fuzz;
 pub mod lockstep;
 mod thread;
 
-pub use engines::{EngineKind, EngineOptions};
+pub use engines::{Dump, EngineKind, EngineOptions};
 pub use thread::{Cpu, Stopped, Times, run, turn};
