@@ -200,6 +200,44 @@ fn the_cloud_kernel_boots_on_four_cpus() {
 }
 
 #[test]
+fn counted_boots_are_the_same_and_engines_agree() {
+    let Some(kernel) = require(Guest::CloudKernel) else {
+        return;
+    };
+    let kernel = kernel.to_str().expect("a UTF-8 path");
+    let Some(initrd) = initrd("counted.cpio", Guest::Busybox, SCRIPT) else {
+        return;
+    };
+    let initrd = initrd.to_str().expect("a UTF-8 path");
+    let run = |more: &[&str]| {
+        let mut arguments = vec!["run", "--no-reboot", "--kernel", kernel, "--stats"];
+        arguments.extend(["--initrd", initrd, "--append", "console=ttyS0 panic=-1"]);
+        arguments.extend(["--engine", "jit", "--cpus", "2"]);
+        arguments.extend(more);
+        let output = doppel(&arguments).output().expect("doppel starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{}: {said}", output.status);
+        let count = said
+            .lines()
+            .find(|line| line.contains("icount: "))
+            .expect("the count is told")
+            .to_owned();
+        (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            count,
+            said,
+        )
+    };
+    let (text, count, _) = run(&["--icount"]);
+    check_boot(&text, "@@UP x86_64 2");
+    let (again, count_again, _) = run(&["--icount"]);
+    assert_eq!((&text, &count), (&again, &count_again));
+    let (text, _, said) = run(&["--verify", "interp"]);
+    check_boot(&text, "@@UP x86_64 2");
+    assert!(said.contains("verify: compared "), "{said}");
+}
+
+#[test]
 fn the_cloud_kernel_boots_with_5_levels_and_protection_keys() {
     let more = ["--cpu", "default,+pku,+la57"];
     let Some(text) = linux(

@@ -2,6 +2,8 @@
 
 mod common;
 #[cfg(test)]
+mod counted;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod exec;
