@@ -26,6 +26,9 @@ const MAX_BYTES: usize = 400;
 /// Blocks of one place that differ in where they find the flags.
 const MAX_VARIANTS: u8 = 4;
 
+/// Times that a block's code may change before it is left to the interpreter, which translates faster.
+const MAX_CHANGES: u8 = 8;
+
 /// The engine's bits in a block's mode.
 pub mod key {
     /// One instruction, never linked.
@@ -153,6 +156,7 @@ pub struct Core {
     spare: Option<ir::Block>,
     page_numbers: HashMap<(u64, u64), u32>,
     variants: HashMap<(u64, u64), u8>,
+    changes: HashMap<(u64, u64), u8>,
     unsuitable: HashSet<Key>,
     code_epoch: u64,
 }
@@ -180,6 +184,7 @@ impl Core {
             spare: None,
             page_numbers: HashMap::new(),
             variants: HashMap::new(),
+            changes: HashMap::new(),
             unsuitable: HashSet::new(),
             code_epoch: 0,
         }
@@ -192,6 +197,7 @@ impl Core {
         self.indirects.clear();
         self.slow.clear();
         self.variants.clear();
+        self.changes.clear();
         self.unsuitable.clear();
         self.memory.reset();
         frame.forget_jumps();

@@ -242,8 +242,9 @@ impl Jit {
         }
         match ran? {
             Ran::Look => Ok(()),
-            // One block of the interpreter's, or one instruction where they are counted.
-            Ran::Interpret => self.interp.advance(v, 1),
+            Ran::Interpret if bits != 0 => self.interp.advance(v, 1),
+            // Where instructions aren't counted, one block of the interpreter's.
+            Ran::Interpret => self.interp.advance(v, u64::from(MAX_INSNS) + 1),
         }
     }
 
