@@ -614,6 +614,11 @@ impl Core {
             let entry = info.own.entry;
             self.memory.write(entry, &[0xe9]);
             self.memory.retarget(entry + 1, to);
+            let changes = self.changes.entry((lin, wanted.phys)).or_default();
+            *changes += 1;
+            if *changes > MAX_CHANGES {
+                self.unsuitable.insert(Key { flags: 0, ..wanted });
+            }
             self.unlink(old);
         }
         Some(id)
@@ -705,7 +710,12 @@ impl Core {
 /// The op that an instruction is left to the interpreter for, most likely: a helper's call, or else the last one.
 fn unusual(ops: &[ir::Op]) -> (ir::OpCode, u32) {
     use ir::OpCode as C;
-    let known = |code| matches!(code, C::Insn | C::Mov | C::Lea | C::Load | C::Store | C::Jump | C::Exit);
+    let known = |code| {
+        matches!(
+            code,
+            C::Insn | C::Mov | C::Lea | C::Load | C::Store | C::Jump | C::Exit
+        )
+    };
     let op = ops.iter().find(|op| !known(op.code)).or(ops.last());
     op.map_or((C::Insn, 0), |op| {
         let told = matches!(op.code, C::Call | C::Vec | C::X87 | C::String);

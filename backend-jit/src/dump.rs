@@ -89,6 +89,9 @@ mod tests {
             (0x7000, &[0x90]),
             (0x8000, &[0xc3]),
         );
-        assert!(text.contains("7000  nop") && text.contains("8000  ret"), "{text}");
+        assert!(
+            text.contains("7000  nop") && text.contains("8000  ret"),
+            "{text}"
+        );
     }
 }

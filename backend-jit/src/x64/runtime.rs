@@ -65,7 +65,10 @@ pub fn packed(cache: usize, size: u32, align: u32, upper: bool) -> u32 {
 
 /// The parts of [`packed`] that Rust code needs: size, alignment mask.
 pub fn unpacked(packed: u32) -> (u64, u64) {
-    (u64::from(packed >> 16 & 0xff), u64::from(packed >> 24 & 0x3f))
+    (
+        u64::from(packed >> 16 & 0xff),
+        u64::from(packed >> 24 & 0x3f),
+    )
 }
 
 const fn f(offset: usize) -> Mem {

@@ -163,7 +163,8 @@ impl Emit<'_> {
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
-        self.a.mov_imm(S1, u64::from(packed(cache, size, align, upper)));
+        self.a
+            .mov_imm(S1, u64::from(packed(cache, size, align, upper)));
         self.a.call(if write {
             self.stubs.write
         } else {

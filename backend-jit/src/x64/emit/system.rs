@@ -159,7 +159,8 @@ impl Emit<'_> {
         let word = field(offset_of!(Frame, event_word));
         self.a.load(Width::B64, S1, Rm::M(word));
         self.a.load(Width::B32, S1, Rm::M(Mem::at(S1, 0)));
-        self.a.test_imm(Width::B32, Rm::R(S1), event::INTR.cast_signed());
+        self.a
+            .test_imm(Width::B32, Rm::R(S1), event::INTR.cast_signed());
         self.a.jcc(ir::Cond::Ne, wait);
         let mask = field(offset_of!(Frame, event_mask));
         self.a.test(Width::B32, Rm::M(mask), S1);
@@ -181,8 +182,7 @@ impl Emit<'_> {
         self.load_vcpu();
         let slow = self.a.label();
         let smap = Rm::M(vcpu(CR4));
-        self.a
-            .test_imm(Width::B32, smap, cr4::SMAP as i32);
+        self.a.test_imm(Width::B32, smap, cr4::SMAP as i32);
         self.a.jcc(ir::Cond::E, slow);
         let (rflags, bit) = (Rm::M(vcpu(RFLAGS)), flags::AC as i32);
         let index = if on {
@@ -249,9 +249,7 @@ impl Emit<'_> {
         self.state = match self.state {
             // Only the host's had them, and they are changed next.
             State::Host => {
-                let image = field(
-                    offset_of!(Frame, flags) + offset_of!(system::LazyFlags, a),
-                );
+                let image = field(offset_of!(Frame, flags) + offset_of!(system::LazyFlags, a));
                 self.a.store(Width::B64, image, S1);
                 self.image_kind();
                 State::Memory
@@ -261,8 +259,7 @@ impl Emit<'_> {
         self.hf = false;
         let status = flags::STATUS as i32;
         let away = (flags::RF | flags::VM) as i32 | status;
-        self.a
-            .alu_imm(Alu::And, Width::B32, Rm::R(S1), status);
+        self.a.alu_imm(Alu::And, Width::B32, Rm::R(S1), status);
         self.load_vcpu();
         self.a.load(Width::B32, S0, Rm::M(vcpu(RFLAGS)));
         self.a.alu_imm(Alu::And, Width::B32, Rm::R(S0), !away);
