@@ -42,6 +42,8 @@ use turn::{Runner, Turn};
 const INTERVAL: u64 = 1 << 17;
 /// Events that are noted between two comparisons at most, about.
 const EVENTS: usize = 1 << 16;
+/// Where a difference is looked for first.
+const FIRST: u64 = 1 << 10;
 /// Instructions that a report lists before the one that differs: if it goes wrong when it runs alone, and if not.
 const TRACES: [u64; 2] = [20, 80];
 
@@ -114,8 +116,8 @@ pub struct Lockstep {
     pending: u64,
     features: Features,
     names: [&'static str; 2],
-    /// Comparisons made, differences in undefined flags, and in images of the x87 pointers.
-    counts: [u64; 3],
+    /// Comparisons made; differences in undefined flags, in images of AF, and of the x87 pointers.
+    counts: [u64; 4],
 }
 
 /// What a [`Lockstep`] is made from.
@@ -203,7 +205,7 @@ impl Lockstep {
             pending: 0,
             features: Features::new(&config.model.features_iced()),
             names,
-            counts: [0; 3],
+            counts: [0; 4],
         })
     }
 
@@ -292,8 +294,7 @@ impl Lockstep {
             return Ok(());
         };
         let excused = |&(cpu, diff): &(usize, u64)| diff & !undefined[cpu].0 == 0;
-        if !first.flags.is_empty() && first.flags.iter().all(excused) {
-            self.even_out(leaders, &first);
+        if first.flags.iter().all(excused) && self.even_out_images(leaders, &first) {
             self.commit(leaders, None);
             return Ok(());
         }
@@ -309,13 +310,45 @@ impl Lockstep {
         Ok(())
     }
 
-    /// Gives the follower the leader's undefined flags.
+    /// Gives the follower the leader's status flags where they differ.
     fn even_out(&mut self, leaders: &[Cpu], found: &Differences) {
-        self.counts[1] += 1;
-        for &(cpu, _) in &found.flags {
-            let flags = leaders[cpu].vcpu.rflags();
-            self.cpus[cpu].vcpu.set_rflags(flags);
+        for &(cpu, diff) in &found.flags {
+            self.counts[1] += 1;
+            let (from, to) = (&leaders[cpu].vcpu, &mut self.cpus[cpu].vcpu);
+            to.set_rflags(to.rflags() & !diff | from.rflags() & diff);
         }
+    }
+
+    /// If status flags that are known to be undefined, and images of AF, are all that differs: gives the follower the
+    /// leader's.
+    fn even_out_images(&mut self, leaders: &[Cpu], found: &Differences) -> bool {
+        let (from, to) = (&self.leader.ram, &self.follower.ram);
+        if found.more {
+            return false;
+        }
+        let differ = if found.memory {
+            compare::bytes(from, to, &self.touched)
+        } else {
+            Vec::new()
+        };
+        let image = |&at: &u64| {
+            let (a, b) = (from.read_u32(PhysAddr(at)), to.read_u32(PhysAddr(at)));
+            matches!((a, b), (Ok(a), Ok(b)) if at % 4 == 0 && compare::is_image(a, b))
+        };
+        if !differ.iter().all(image) {
+            return false;
+        }
+        let copied = differ.iter().all(|&at| {
+            from.read_u8(PhysAddr(at))
+                .and_then(|value| to.write_u8(PhysAddr(at), value))
+                .is_ok()
+        });
+        for &(cpu, register) in &found.images {
+            self.cpus[cpu].vcpu.st.gpr[register] = leaders[cpu].vcpu.st.gpr[register];
+        }
+        self.counts[2] += (differ.len() + found.images.len()) as u64;
+        self.even_out(leaders, found);
+        copied
     }
 
     /// Gives the follower's RAM the leader's bytes at these addresses, if nothing else differs.
@@ -325,7 +358,7 @@ impl Lockstep {
         if !differ.iter().all(|byte| at.contains(byte)) {
             return false;
         }
-        self.counts[2] += 1;
+        self.counts[3] += 1;
         differ.iter().all(|&byte| {
             from.read_u8(PhysAddr(byte))
                 .and_then(|value| to.write_u8(PhysAddr(byte), value))
@@ -336,8 +369,9 @@ impl Lockstep {
     /// What `--stats` tells.
     pub fn report(&self) -> String {
         format!(
-            "verify: compared {} times; made equal: undefined flags {} times, x87 pointers in images {} times",
-            self.counts[0], self.counts[1], self.counts[2]
+            "verify: compared {} times; made equal: undefined flags {} times, AF where flags were saved {} times, x87 \
+             pointers {} times",
+            self.counts[0], self.counts[1], self.counts[2], self.counts[3]
         )
     }
 
@@ -347,14 +381,20 @@ impl Lockstep {
         let mut excuses = false;
         loop {
             let total = self.pending;
-            if self.probe(leaders, total).is_none() {
-                if !excuses {
-                    return Err(self.vanished(leaders, first));
+            match self.probe(leaders, total) {
+                None if !excuses => return Err(self.vanished(leaders, first)),
+                Some(found)
+                    if !found.flags.is_empty() || !self.even_out_images(leaders, &found) => {}
+                _ => {
+                    self.commit(leaders, None);
+                    return Ok(());
                 }
-                self.commit(leaders, None);
-                return Ok(());
             }
-            let (mut low, mut high) = (0, total);
+            // The first is near more often than not.
+            let (mut low, mut high) = (0, FIRST.min(total));
+            while high < total && self.probe(leaders, high).is_none() {
+                (low, high) = (high, (high * 4).min(total));
+            }
             while high - low > 1 {
                 let middle = low + (high - low) / 2;
                 if self.probe(leaders, middle).is_some() {
@@ -371,13 +411,13 @@ impl Lockstep {
             let pointers = insn.map_or_else(Vec::new, |insn| report::x87_pointers(&insn, v));
             let found = self.probe(leaders, high).unwrap_or_default();
             let excused = |&(index, diff): &(usize, u64)| index == cpu && diff & !undefined == 0;
-            if !found.flags.is_empty() && found.flags.iter().all(excused) {
+            if found.only_flags() && found.flags.iter().all(excused) {
                 self.even_out(leaders, &found);
                 excuses = true;
                 self.commit(leaders, Some(high));
                 continue;
             }
-            if found.memory && self.even_out_memory(&pointers) {
+            if found.only_memory() && self.even_out_memory(&pointers) {
                 excuses = true;
                 self.commit(leaders, Some(high));
                 continue;
@@ -442,12 +482,9 @@ impl Lockstep {
         if states.is_none() && pages.is_none() && ran.is_ok() {
             return None;
         }
-        let alone = states.is_none() && ran.is_ok();
         let mut found = states.unwrap_or_default();
-        found.memory = alone;
-        if pages.is_some() || ran.is_err() {
-            found.flags.clear();
-        }
+        found.memory = pages.is_some();
+        found.more |= ran.is_err();
         found.text.push_str(&pages.unwrap_or_default());
         if let Err(text) = ran {
             found.text.push_str("  ");

@@ -17,10 +17,34 @@ const PENDING: u64 = 0xe00f;
 pub struct Differences {
     /// What differs, a line each.
     pub text: String,
-    /// Nothing but status flags differs: which, of which vCPUs. Empty if there is more.
+    /// Status flags that differ, and of which vCPU.
     pub flags: Vec<(usize, u64)>,
-    /// Nothing but RAM differs.
+    /// General registers that differ as [`is_image`] says, and of which vCPU.
+    pub images: Vec<(usize, usize)>,
+    /// RAM differs.
     pub memory: bool,
+    /// Anything else differs.
+    pub more: bool,
+}
+
+impl Differences {
+    /// Nothing but status flags differs.
+    pub fn only_flags(&self) -> bool {
+        !self.flags.is_empty() && self.images.is_empty() && !self.memory && !self.more
+    }
+
+    /// Nothing but RAM differs.
+    pub fn only_memory(&self) -> bool {
+        self.flags.is_empty() && self.images.is_empty() && self.memory && !self.more
+    }
+}
+
+/// Whether two words are images of RFLAGS that differ in AF alone. It is undefined after shifts, logic and
+/// multiplications, and whatever pushes the flags or SYSCALL leaves it where nobody looks at it.
+pub fn is_image(a: u32, b: u32) -> bool {
+    // Bit 1 is set, bits 3, 5, 15 and those from 22 up are clear.
+    const RESERVED: u32 = 0xffc0_802a;
+    a ^ b == flags::AF as u32 && a & RESERVED == 2
 }
 
 /// The state without what engines need not agree on: where the last x87 instruction and its operand were.
@@ -45,22 +69,26 @@ pub fn vcpus<'a>(
     names: [&str; 2],
 ) -> Option<Differences> {
     let mut found: Option<Differences> = None;
-    let mut more = false;
     for (a, b) in pairs.filter(|(a, b)| !same(a, b)) {
         let found = found.get_or_insert_default();
         found.text.push_str(&describe(a, b, names));
         let diff = a.st.rflags ^ b.st.rflags;
+        if diff != 0 {
+            found.flags.push((a.index, diff));
+        }
         let (one, mut other) = (comparable(&a.st), comparable(&b.st));
+        for (n, (x, y)) in one.gpr.iter().zip(&mut other.gpr).enumerate() {
+            if x >> 32 == *y >> 32 && is_image(*x as u32, *y as u32) {
+                found.images.push((a.index, n));
+                *y = *x;
+            }
+        }
         other.rflags = one.rflags;
-        more |= diff & !flags::STATUS != 0
+        found.more |= diff & !flags::STATUS != 0
             || one != other
             || a.retired != b.retired
             || a.random != b.random
             || (a.pending_debug ^ b.pending_debug) & PENDING != 0;
-        found.flags.push((a.index, diff));
-    }
-    if more && let Some(found) = &mut found {
-        found.flags.clear();
     }
     found
 }
@@ -198,4 +226,20 @@ pub fn pages(
         let _ = writeln!(text, "  and {} pages more", count - PAGES);
     }
     (count > 0).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_image;
+
+    #[test]
+    fn images_of_rflags_differ_in_af_alone() {
+        assert!(is_image(0x246, 0x256) && is_image(0x256, 0x246) && is_image(0x12, 0x2));
+        assert!(!is_image(0x246, 0x246), "the same");
+        assert!(!is_image(0x246, 0x247), "CF");
+        assert!(!is_image(0x246, 0x257), "CF, too");
+        assert!(!is_image(0x244, 0x254), "bit 1 is always set");
+        assert!(!is_image(0x24a, 0x25a), "bit 3 never");
+        assert!(!is_image(0x8000_0246, 0x8000_0256), "nor are high ones");
+    }
 }

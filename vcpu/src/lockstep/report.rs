@@ -189,8 +189,9 @@ impl Undefined {
 
 #[cfg(test)]
 mod tests {
-    use super::undefined;
+    use super::{undefined, x87_pointers};
     use iced_x86::{Decoder, DecoderOptions};
+    use system::testing::Machine;
     use x86::{CpuState, flags};
 
     #[test]
@@ -225,5 +226,21 @@ mod tests {
             flags::STATUS & !flags::ZF,
             "bsf eax, ebx"
         );
+    }
+
+    #[test]
+    fn where_images_have_pointers() {
+        let m = Machine::long(0, true);
+        let at = |bytes: &[u8]| {
+            let insn = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
+            x87_pointers(&insn, &m.v)
+        };
+        let rsp = m.v.st.gpr[4];
+        let whole: Vec<u64> = (rsp + 6..rsp + 24).collect();
+        assert_eq!(at(&[0x48, 0x0f, 0xae, 0x04, 0x24]), whole, "fxsave64 [rsp]");
+        assert_eq!(at(&[0x48, 0x0f, 0xc7, 0x24, 0x24]), whole, "xsavec64 [rsp]");
+        let whole: Vec<u64> = (rsp + 12..rsp + 28).collect();
+        assert_eq!(at(&[0xd9, 0x34, 0x24]), whole, "fnstenv [rsp]");
+        assert_eq!(at(&[0xdd, 0x1c, 0x24]), [0; 0], "fstp [rsp]");
     }
 }

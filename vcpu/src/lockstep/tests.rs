@@ -19,7 +19,7 @@ const SHARED: u64 = 0x2_f000;
 /// Instructions of a turn.
 const TURN: u64 = 10_000;
 
-/// Loops over arithmetic, memory, ports, the TSC, a call and undefined flags on the stack; 25 instructions a round.
+/// Loops over arithmetic, memory, ports, the TSC, a call and undefined flags on the stack; 26 instructions a round.
 fn program() -> Vec<u8> {
     let mut a = CodeAssembler::new(64).expect("64-bit code");
     let assembled = (|| {
@@ -47,6 +47,7 @@ fn program() -> Vec<u8> {
         a.pop(r9)?;
         a.add(r11, r9)?;
         a.xorps(xmm1, xmm2)?;
+        a.fxsave64(ptr(rsp - 0x800))?;
         a.jmp(again)?;
         a.set_label(&mut function)?;
         a.lea(r10, qword_ptr(r10 + rdi * 2 + 1))?;
@@ -69,6 +70,10 @@ enum Wrong {
     Chained,
     /// These flags.
     Flags(u64),
+    /// The address of the last x87 instruction.
+    Fip,
+    /// The x87 status word.
+    Fsw,
 }
 
 /// An engine that does something wrong just after its `at`th instruction.
@@ -108,6 +113,8 @@ impl Engine for Faulty {
                     .ram()
                     .write(PhysAddr(SHARED + 0x800), &[1])
                     .expect("RAM"),
+                Wrong::Fip => v.st.fpu.fip ^= 0x1234,
+                Wrong::Fsw => v.st.fpu.fsw ^= 0x100,
                 Wrong::Flags(mask) => {
                     let rflags = v.rflags();
                     v.set_rflags(rflags ^ mask);
@@ -301,7 +308,7 @@ fn the_translator_is_checked_too() {
 
 /// Instructions completed after the `nth` TEST of the program on an undisturbed vCPU.
 fn after_test(nth: u64) -> u64 {
-    1 + 25 * nth + 20
+    1 + 26 * nth + 20
 }
 
 #[test]
@@ -320,6 +327,19 @@ fn undefined_flags_may_differ_and_defined_ones_may_not() {
         assert_eq!(difference.retired + 1, at, "{difference}");
         assert!(difference.to_string().contains("test"), "{difference}");
     }
+}
+
+#[test]
+fn x87_pointers_may_differ_in_images_and_nothing_else_may() {
+    let at = after_test(40);
+    let mut one = rig((EngineKind::Interp, Wrong::Fip, at), RIGHT);
+    if let Err(difference) = one.run(INTERVAL / 2) {
+        panic!("{difference}");
+    }
+    assert!(one.lockstep.counts[3] > 0, "it was seen in an image");
+    let bad = (EngineKind::Interp, Wrong::Fsw, at);
+    let difference = rig(bad, RIGHT).run(INTERVAL / 2).expect_err("it is wrong");
+    assert_eq!(difference.retired + 1, at, "{difference}");
 }
 
 #[test]
