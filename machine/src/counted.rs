@@ -149,7 +149,7 @@ mod tests {
     impl ByteSink for &mut Slow {
         fn put(&mut self, byte: u8) -> bool {
             self.0 += 1;
-            if self.0 % 3 != 0 {
+            if !self.0.is_multiple_of(3) {
                 return false;
             }
             self.1.push(byte);

@@ -118,7 +118,10 @@ fn usage_errors() {
             "run --kernel x --code-cache 64K",
             "write a size from 1M to 1G, for example 64M",
         ),
-        ("run --kernel x --filter 0x100", "say what with --dump ir,asm"),
+        (
+            "run --kernel x --filter 0x100",
+            "say what with --dump ir,asm",
+        ),
         ("run --resume x", "--resume is not built yet"),
         ("bench", "doppel bench is not built yet"),
         ("ctl sock quit", "doppel ctl is not built yet"),

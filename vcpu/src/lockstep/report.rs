@@ -99,7 +99,7 @@ pub fn undefined(insn: &Instruction, st: &x86::CpuState) -> u64 {
         insn.mnemonic(),
         Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shr | Shld | Shrd
     );
-    let by_cl = (0..insn.op_count()).any(|n| insn.op_register(n) == iced_x86::Register::CL);
+    let by_cl = (0..insn.op_count()).any(|n| insn.op_register(n) == Register::CL);
     if shift && by_cl {
         let wide = insn.op0_register().size() == 8 || insn.memory_size().size() == 8;
         let count = st.gpr[1] & if wide { 0x3f } else { 0x1f };
