@@ -74,8 +74,7 @@ impl Jit {
     }
 
     fn machine(features: Features, options: Options) -> Option<(Box<Core>, Area)> {
-        let host = ["bmi1", "bmi2", "lzcnt", "popcnt", "sse4.2"];
-        if !host.iter().all(|f| host_has(f)) {
+        if !available() {
             return None;
         }
         let mut memory = CodeMemory::new(options.code_cache).ok()?;
@@ -253,6 +252,13 @@ impl Jit {
             core.check_code(v);
         }
     }
+}
+
+/// Whether this host's CPU runs what the translator emits.
+pub fn available() -> bool {
+    ["bmi1", "bmi2", "lzcnt", "popcnt", "sse4.2"]
+        .iter()
+        .all(|f| host_has(f))
 }
 
 /// Whether the host CPU has a feature.

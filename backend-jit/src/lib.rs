@@ -16,4 +16,4 @@ mod x64;
 mod x87;
 
 pub use dump::Dump;
-pub use engine::{Jit, Options};
+pub use engine::{Jit, Options, available};

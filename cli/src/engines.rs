@@ -22,7 +22,10 @@ const LATER: [(&str, &str); 2] = [
 pub fn choose(name: &str) -> Result<(EngineKind, Option<String>), Failure> {
     if name == "auto" {
         let engine = EngineKind::auto();
-        let why = "the only one built yet";
+        let why = match engine {
+            EngineKind::Jit => "the fastest that runs here",
+            EngineKind::Interp => "this host's CPU lacks what the translator needs",
+        };
         return Ok((
             engine,
             Some(format!(

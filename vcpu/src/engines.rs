@@ -24,7 +24,11 @@ impl EngineKind {
 
     /// What `--engine auto` picks on this host.
     pub fn auto() -> Self {
-        Self::Interp
+        if backend_jit::available() {
+            Self::Jit
+        } else {
+            Self::Interp
+        }
     }
 
     /// The name on the command line.

@@ -65,8 +65,6 @@ pub enum Alu {
 pub enum Shift {
     Rol = 0,
     Ror = 1,
-    Rcl = 2,
-    Rcr = 3,
     Shl = 4,
     Shr = 5,
     Sar = 7,
@@ -744,7 +742,7 @@ mod tests {
                 "add r12,1000h",
                 "sar ebx,5",
                 "movzx r8d,bpl",
-                "movsxd rcx,dword ptr [r13]",
+                "movsxd rcx,[r13]",
                 "setbe dil",
                 "mov r14,0FFFFFFFFFFFFFFFFh",
                 "mov r14,100000000h",
@@ -752,7 +750,7 @@ mod tests {
                 "bt r10,rdx",
                 "andn r8,rcx,r9",
                 "crc32 rax,r9",
-                "xchg sil,[rsp+10h]",
+                "xchg [rsp+10h],sil",
                 "vmovups [r14+40h],ymm9",
                 "vmovups ymm3,[rsp+8]",
             ]

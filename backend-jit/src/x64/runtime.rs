@@ -305,7 +305,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
 }
 
 fn bound(a: &mut Asm) -> Label {
-    while a.here() % 16 != 0 {
+    while !a.here().is_multiple_of(16) {
         a.byte(0xcc);
     }
     let label = a.label();

@@ -20,7 +20,7 @@ fn output_comes_out_and_the_guest_chooses_the_status() {
     assert_eq!(output.stdout, b"hello, \x1b[1mworld\r\n");
     let said = words(&output);
     assert!(
-        said.contains("engine interp: ") && said.contains("--engine"),
+        said.contains("engine ") && said.contains("--engine"),
         "{said}"
     );
     let output = run(&[

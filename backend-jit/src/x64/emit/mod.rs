@@ -104,7 +104,6 @@ pub struct Unsuitable;
 #[derive(Clone, Copy, Default)]
 struct Insn {
     delta: u16,
-    len: u8,
     ord: u16,
 }
 
@@ -269,7 +268,6 @@ impl Emit<'_> {
                 };
                 self.insn = Insn {
                     delta: delta as u16,
-                    len: (self.ops[at].sub & 15) as u8,
                     ord: self.insn.ord + u16::from(!first),
                 };
                 first = false;
