@@ -107,7 +107,7 @@ impl Machine {
             triple.get_or_insert_with(|| vcpu.dump());
             self.board.requests().request(MachineRequest::Reset);
         }
-        Ok(done != 0)
+        Ok(done != 0 || exit == Exit::Budget)
     }
 
     /// Nobody runs: lets time pass until the next deadline.

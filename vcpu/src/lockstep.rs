@@ -40,8 +40,8 @@ use turn::{Runner, Turn};
 
 /// Instructions between two comparisons, about.
 const INTERVAL: u64 = 1 << 17;
-/// Events that are noted between two comparisons at most, about.
-const EVENTS: usize = 1 << 16;
+/// Turns between two comparisons at most.
+const TURNS: usize = 1 << 12;
 /// Where a difference is looked for first.
 const FIRST: u64 = 1 << 10;
 /// Instructions that a report lists before the one that differs: if it goes wrong when it runs alone, and if not.
@@ -264,7 +264,7 @@ impl Lockstep {
             log_end: self.log.len(),
         });
         self.pending += end - start;
-        if self.pending >= INTERVAL || self.log.len() >= EVENTS || self.turns.len() >= EVENTS {
+        if self.pending >= INTERVAL || self.turns.len() >= TURNS || self.log.is_full() {
             self.check(leaders)?;
         }
         Ok(exit)

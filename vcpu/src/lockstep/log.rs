@@ -1,5 +1,7 @@
 //! What came from outside a vCPU, in order: what the follower is fed, and what it must ask for and do in the same order.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use parking_lot::Mutex;
 use x86::PhysAddr;
 
@@ -82,42 +84,57 @@ pub enum Event {
 
 /// The events since the last point at which leader and follower were equal.
 #[derive(Debug, Default)]
-pub struct Log(Mutex<Vec<Event>>);
+pub struct Log {
+    events: Mutex<Vec<Event>>,
+    /// Bytes that devices have written.
+    bytes: AtomicUsize,
+}
+
+/// Events, and bytes that devices write, that are kept for a comparison: a few more at most.
+const EVENTS: usize = 1 << 16;
+const BYTES: usize = 16 << 20;
 
 impl Log {
     /// Notes a device's write to RAM.
     pub fn dma(&self, at: PhysAddr, bytes: &[u8]) {
+        self.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
         let bytes = bytes.to_vec();
-        self.0.lock().push(Event::Dma { at, bytes });
+        self.events.lock().push(Event::Dma { at, bytes });
     }
 
     /// Notes that the A20 gate was opened or closed.
     pub fn a20(&self, on: bool) {
-        self.0.lock().push(Event::A20(on));
+        self.events.lock().push(Event::A20(on));
     }
 
     /// Appends; returns the event's number.
     pub(super) fn push(&self, event: Event) -> usize {
-        let mut events = self.0.lock();
+        let mut events = self.events.lock();
         events.push(event);
         events.len() - 1
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.lock().len()
+        self.events.lock().len()
     }
 
     pub(super) fn get(&self, number: usize) -> Option<Event> {
-        self.0.lock().get(number).cloned()
+        self.events.lock().get(number).cloned()
+    }
+
+    /// There is so much that it is time for a comparison.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > BYTES || self.len() > EVENTS
     }
 
     pub(super) fn clear(&self) {
-        self.0.lock().clear();
+        self.bytes.store(0, Ordering::Relaxed);
+        self.events.lock().clear();
     }
 
     /// The board refused the output that was noted as `number`.
     pub(super) fn refused(&self, number: usize) {
-        if let Some(Event::Output { ok, .. }) = self.0.lock().get_mut(number) {
+        if let Some(Event::Output { ok, .. }) = self.events.lock().get_mut(number) {
             *ok = false;
         }
     }
@@ -125,7 +142,7 @@ impl Log {
     /// Whether an interrupt was acknowledged since event `mark`. Acknowledgements of nothing are forgotten: they have
     /// changed nothing.
     pub(super) fn acknowledged(&self, mark: usize) -> bool {
-        let mut events = self.0.lock();
+        let mut events = self.events.lock();
         let asked = |event: &Event| matches!(event, Event::Input { what: Access::Acknowledge, value, .. } if value.is_some());
         let nothing = |event: &Event| matches!(event, Event::Input { what: Access::Acknowledge, value, .. } if value.is_none());
         let mut at = mark;
@@ -141,8 +158,29 @@ impl Log {
 
     /// Puts an event before those since `mark`.
     pub(super) fn insert(&self, mark: usize, event: Event) {
-        let mut events = self.0.lock();
+        let mut events = self.events.lock();
         let mark = mark.min(events.len());
         events.insert(mark, event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BYTES, EVENTS, Log};
+    use x86::PhysAddr;
+
+    #[test]
+    fn it_says_when_it_is_full() {
+        let log = Log::default();
+        log.dma(PhysAddr(0), &vec![0; BYTES]);
+        assert!(!log.is_full());
+        log.dma(PhysAddr(0), &[0]);
+        assert!(log.is_full());
+        log.clear();
+        (0..=EVENTS).for_each(|_| {
+            assert!(!log.is_full());
+            log.a20(true);
+        });
+        assert!(log.is_full());
     }
 }

@@ -155,6 +155,12 @@ impl Tap {
             if !ok {
                 self.log.refused(number);
             }
+            if self.log.is_full()
+                && let Some(events) = self.events.get(cpu)
+            {
+                // Has the engine come back before its turn is over.
+                events.raise(event::RECHECK);
+            }
             return ok;
         }
         match self.peek() {

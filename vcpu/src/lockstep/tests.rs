@@ -358,6 +358,23 @@ fn what_devices_write_reaches_the_follower() {
 }
 
 #[test]
+fn a_full_log_ends_the_turn() {
+    let mut rig = rig(RIGHT, RIGHT);
+    let page = [0; 0x1000];
+    for _ in 0..=(16 << 20) / page.len() {
+        rig.log.dma(PhysAddr(SHARED + 0x1000), &page);
+    }
+    let turn = |rig: &mut Rig| {
+        rig.lockstep
+            .turn(&mut rig.cpus, 0, TURN, 0)
+            .unwrap_or_else(|difference| panic!("{difference}"));
+        (rig.cpus[0].vcpu.retired, rig.lockstep.counts[0])
+    };
+    assert_eq!(turn(&mut rig), (0, 1), "nothing but a comparison");
+    assert_eq!(turn(&mut rig), (TURN, 1), "which has emptied it");
+}
+
+#[test]
 fn each_vcpu_is_compared() {
     let engines = |wrong, at| {
         vec![

@@ -73,7 +73,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Takes the leader's turn: `budget` instructions, or fewer if it sleeps or is stopped before.
+    /// Takes the leader's turn: `budget` instructions, or fewer if it sleeps, is stopped or the log is full before.
     pub fn lead(&mut self, log: &Log, budget: u64) -> Exit {
         let end = self.v.retired.saturating_add(budget);
         loop {
@@ -105,7 +105,7 @@ impl Runner<'_> {
                 Boundary::Stop => return Exit::Stop,
             }
             let left = end.saturating_sub(self.v.retired);
-            if left == 0 {
+            if left == 0 || log.is_full() {
                 return Exit::Budget;
             }
             self.advance(left);
