@@ -55,6 +55,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let ticks = ticks(&args.ticks)?;
     let serial = serial(&args.serial)?;
     unbuilt::check(&args)?;
+    let dump = dump(&args)?;
     enough_memory(args.mem)?;
     let kernel = args.kernel.as_deref().unwrap_or_default();
     let boot = BootFiles::open(kernel, args.initrd.as_deref(), &args.append, args.mem)
@@ -85,7 +86,7 @@ pub fn run(args: RunArgs) -> Outcome {
         verify,
         options: EngineOptions {
             stats: args.stats,
-            dump: dump(&args)?,
+            dump,
             code_cache: args.code_cache.map(|size| size as usize),
             ..EngineOptions::default()
         },

@@ -50,8 +50,8 @@ fn usage_errors() {
             "there is no CPU feature `smeb`; did you mean smep?",
         ),
         (
-            "run --kernel x --cpu default,+avx2",
-            "`avx2` is not built yet",
+            "run --kernel x --cpu default,+avx512f",
+            "`avx512f` is not built yet",
         ),
         (
             "run --kernel x --serial tcp:1",
@@ -126,7 +126,7 @@ fn usage_errors() {
         ("bench", "doppel bench is not built yet"),
         ("ctl sock quit", "doppel ctl is not built yet"),
         ("boot", "there is no command boot; commands are run, exec"),
-        ("exec --engine jit", "--engine jit is not built yet"),
+        ("exec --engine kvm", "--engine kvm is not built yet"),
         ("exec --cpu v9", "--cpu v9: there is no CPU model `v9`"),
         ("exec case.json", "there is no argument case.json"),
     ] {

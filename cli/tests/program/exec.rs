@@ -123,7 +123,9 @@ fn engines_and_doctor() {
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(
-        text.contains("interp  works (auto)") && text.contains("kvm     not built yet"),
+        text.contains("interp  works ")
+            && text.contains("works (auto)")
+            && text.contains("kvm     not built yet"),
         "{text}"
     );
     let output = run(&["doctor"]);

@@ -51,6 +51,8 @@ fn ports_can_lead_elsewhere() {
         guest.path(),
         "--debug-exit",
         "0xf4",
+        "--engine",
+        "interp",
         "--serial",
         &serial,
         "--stats",
