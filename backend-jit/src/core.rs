@@ -39,6 +39,8 @@ pub mod key {
     pub const UNMASKED: u64 = 1 << 34;
     /// The x87's are, or one is pending.
     pub const X87_UNMASKED: u64 = 1 << 40;
+    /// Accesses are checked one by one.
+    pub const UNMERGED: u64 = 1 << 41;
     /// Either.
     pub const ANY_UNMASKED: u64 = UNMASKED | X87_UNMASKED;
 }
@@ -82,6 +84,8 @@ pub struct Exit {
     pub target: u64,
     pub flags: Option<Desc>,
     direct: bool,
+    /// The mode of the block that it leads to.
+    pub mode: u64,
 }
 
 /// An instruction for the interpreter.
@@ -487,6 +491,7 @@ impl Core {
                     self.slow.len() as u32,
                 ],
                 guards: pages,
+                merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0 && mode.code64(),
                 host_float: wanted.mode & key::UNMASKED == 0,
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,
             };
@@ -524,6 +529,11 @@ impl Core {
             target: e.target,
             flags: e.flags,
             direct: e.direct,
+            mode: if e.unmerged {
+                wanted.mode | key::UNMERGED
+            } else {
+                wanted.mode & !key::UNMERGED
+            },
         }));
         self.indirects
             .extend(compiled.indirects.iter().map(|i| (id, *i)));
@@ -637,7 +647,7 @@ impl Core {
             return;
         };
         let (from, target) = (self.blocks.get(exit.block), self.blocks.get(to));
-        if from.key.mode & key::SINGLE != 0 || from.key.mode != target.key.mode {
+        if from.key.mode & key::SINGLE != 0 || exit.mode != target.key.mode {
             return;
         }
         let near = (from.key.lin ^ target.key.lin) & !x86::PAGE_MASK == 0

@@ -137,7 +137,7 @@ impl Jit {
                     }
                     let number = frame.info;
                     let flushes = core.stats.flushes;
-                    let found = core.find(v, frame, whole, exit.flags)?;
+                    let found = core.find(v, frame, exit.mode, exit.flags)?;
                     if let Found::Block(to) = found
                         && core.stats.flushes == flushes
                         && core.settled_for_good(v, to)
@@ -173,7 +173,7 @@ impl Jit {
                 leave::STALE | leave::POLL | leave::PAGE => {
                     let info = core.blocks.get(BlockId(frame.info));
                     v.st.rip = info.key.lin;
-                    let flags = info.own.flags;
+                    let (flags, its_mode) = (info.own.flags, info.key.mode);
                     if let Some(desc) = flags {
                         v.flags = desc.evaluate(v);
                     }
@@ -186,7 +186,7 @@ impl Jit {
                     if why == leave::STALE && v.mmu.ram().code_epoch() != core.epoch() {
                         return Ok(Ran::Look);
                     }
-                    core.find(v, frame, whole, flags)?
+                    core.find(v, frame, its_mode, flags)?
                 }
                 leave::FAULT => return Err(v.exception.take().unwrap_or(Exception::UD)),
                 leave::AGAIN => {

@@ -42,6 +42,9 @@ pub struct Stubs {
     pub read: u32,
     /// As `read`. When the access is to be made in the bounce buffer, returns 5 bytes behind.
     pub write: u32,
+    /// As these, but nothing more is tried where the TLB does not know the range: then they return with CF set.
+    pub group_read: u32,
+    pub group_write: u32,
     /// Writes the bounce buffer where it belongs; keeps flags and registers but r11.
     pub commit: u32,
     /// Runs slow op r11d; loses r14, flags.
@@ -210,8 +213,10 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     }
     a.ret();
 
-    let read = lookup(&mut a, false, callouts.read as usize as u64, saved);
-    let write = lookup(&mut a, true, callouts.write as usize as u64, saved);
+    let read = lookup(&mut a, false, Some(callouts.read as usize as u64), saved);
+    let write = lookup(&mut a, true, Some(callouts.write as usize as u64), saved);
+    let group_read = lookup(&mut a, false, None, saved);
+    let group_write = lookup(&mut a, true, None, saved);
 
     // The store in the bounce buffer.
     let commit = bound(&mut a);
@@ -293,6 +298,8 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
         page: at(labels[4]),
         read: at(read),
         write: at(write),
+        group_read: at(group_read),
+        group_write: at(group_write),
         commit: at(commit),
         slow: at(slow),
         direct: at(direct),
@@ -314,7 +321,7 @@ fn bound(a: &mut Asm) -> Label {
 }
 
 /// The TLB behind the page caches, and the page walk behind that.
-fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
+fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label {
     let entry = bound(a);
     let (slow, fail) = (a.label(), a.label());
     for r in [RAX, RCX, RDX] {
@@ -388,7 +395,8 @@ fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
     // Bit 63: upper half only, and this is the lower.
     a.alu_imm(Alu::Xor, B64, Rm::R(RCX), -1);
     a.alu(Alu::Or, B64, RCX, Rm::R(R14));
-    a.jcc(Cond::Ns, found);
+    // A group must be in the page cache.
+    a.jcc(Cond::Ns, if callout.is_some() { found } else { slow });
     a.movzx(B16, RCX, Rm::R(R11));
     let (page, addend) = if write {
         (
@@ -417,12 +425,20 @@ fn lookup(a: &mut Asm, write: bool, callout: u64, saved: Label) -> Label {
     for r in [RDX, RCX, RAX] {
         a.pop(r);
     }
+    if callout.is_none() {
+        a.byte(0xf8); // CLC
+    }
     a.ret();
 
     a.bind(slow);
     for r in [RDX, RCX, RAX] {
         a.pop(r);
     }
+    let Some(callout) = callout else {
+        a.byte(0xf9); // STC
+        a.ret();
+        return entry;
+    };
     a.store(B64, under(8, offset_of!(Frame, lin)), R14);
     a.store(B32, under(8, offset_of!(Frame, packed)), R11);
     take_return(a);

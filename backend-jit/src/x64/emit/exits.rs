@@ -27,6 +27,8 @@ pub struct Exit {
     pub flags: Option<Desc>,
     /// The flags are in memory at `hot` or follow from `flags`: a block that wants them so may be linked there.
     pub direct: bool,
+    /// The block that it leads to merges no accesses.
+    pub unmerged: bool,
 }
 
 /// An indirect exit.
@@ -139,6 +141,7 @@ impl Emit<'_> {
                 State::Memory | State::Host => None,
             },
             direct: state != State::Host,
+            unmerged: false,
         });
     }
 
@@ -262,7 +265,7 @@ impl Emit<'_> {
         self.spill();
         self.hf = false;
         self.access(&load.mem?, u32::from(w.bytes()), false, Kind::default())?;
-        self.a.movzx(w, S1, Rm::M(Mem::at(S0, 0)));
+        self.a.movzx(w, S1, Rm::M(self.here));
         self.at = at + ops.len() - 2;
         // No flag follows from RSP: they are in memory.
         let Rm::R(r) = self.place(rsp)? else {

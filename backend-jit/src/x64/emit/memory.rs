@@ -21,9 +21,6 @@ mod entry {
     pub const GS: usize = 19;
 }
 
-/// The operand that is where S0 points.
-const HERE: Rm = Rm::M(asm::Mem::at(S0, 0));
-
 impl Emit<'_> {
     /// Computes an effective address, segment not added, into a register, cut to `w`. r11 is lost.
     pub(super) fn address_into(&mut self, mem: &Mem, to: Reg, w: Width) -> Option<()> {
@@ -105,7 +102,7 @@ impl Emit<'_> {
         }
     }
 
-    /// Finds the place of an access: its host address is in S0 afterwards. r11 and the host's flags are lost.
+    /// Finds the place of an access: `here`, by S0. r11 and the host's flags are lost, or seem to be.
     /// Returns where the cold way for stores goes on when the access is made in the bounce buffer.
     pub(super) fn access(
         &mut self,
@@ -117,6 +114,10 @@ impl Emit<'_> {
         if mem.access != Access::Data {
             return None;
         }
+        if self.merged(mem, size, write, kind).is_some() {
+            return Some(None);
+        }
+        self.here = asm::Mem::at(S0, 0);
         self.clobber();
         self.address_into(mem, S0, mem.addr)?;
         match mem.seg {
@@ -130,7 +131,12 @@ impl Emit<'_> {
                 self.a.alu(Alu::Add, Width::B64, S0, at);
             }
         }
-        let cache = cached(self.user, Self::cache_entry(mem));
+        let mut entry = Self::cache_entry(mem);
+        if Gpr::ALL.get(entry).is_some_and(|g| self.holds_checked(*g)) {
+            // Others rely on what that entry holds.
+            entry = entry::TEMP;
+        }
+        let cache = cached(self.user, entry);
         let (page, addend) = if write {
             (
                 offset_of!(PageCache, write_page),
@@ -184,7 +190,16 @@ impl Emit<'_> {
         Some(bounce)
     }
 
-    /// Emits an access that writes at S0, and again for the bounce buffer.
+    /// Brings the place of the access into S0 itself.
+    pub(super) fn plain_here(&mut self) {
+        let plain = asm::Mem::at(S0, 0);
+        if self.here != plain {
+            self.a.lea(Width::B64, S0, self.here);
+            self.here = plain;
+        }
+    }
+
+    /// Emits an access that writes at `here`, and again for the bounce buffer.
     pub(super) fn writing(
         &mut self,
         mem: &Mem,
@@ -224,18 +239,18 @@ impl Emit<'_> {
         match op.dst {
             Operand::Reg(_) => {
                 let reg = self.target(op.dst, S1);
-                self.a.load(op.width, reg, HERE);
+                self.a.load(op.width, reg, Rm::M(self.here));
                 self.finish(op.width, op.dst, reg)?;
             }
             Operand::High(_) => {
-                self.a.movzx(Width::B8, S1, HERE);
+                self.a.movzx(Width::B8, S1, Rm::M(self.here));
                 self.finish(op.width, op.dst, S1)?;
             }
             Operand::None => {
-                self.a.movzx(op.width, S1, HERE);
+                self.a.movzx(op.width, S1, Rm::M(self.here));
             }
             Operand::Temp(_) => {
-                self.a.movzx(op.width, S1, HERE);
+                self.a.movzx(op.width, S1, Rm::M(self.here));
                 self.finish(op.width, op.dst, S1)?;
             }
             _ => return None,
@@ -264,7 +279,7 @@ impl Emit<'_> {
                 self.preserve_at(at + 1, next.dst);
                 self.access(&mem, size, false, Kind::default())?;
                 let to = self.target(next.dst, S1);
-                self.extend_from(next, from, to, HERE);
+                self.extend_from(next, from, to, Rm::M(self.here));
                 self.finish(next.width, next.dst, to)?;
                 Some(Some(2))
             }
@@ -281,8 +296,8 @@ impl Emit<'_> {
                 self.at = at + 1;
                 self.before_flags(next, FlagSet::NONE);
                 match host_alu(next.code) {
-                    Some(alu) => self.a.alu(alu, w, to, HERE),
-                    None => self.a.imul(w, to, HERE),
+                    Some(alu) => self.a.alu(alu, w, to, Rm::M(self.here)),
+                    None => self.a.imul(w, to, Rm::M(self.here)),
                 }
                 self.flags_set(next, None);
                 Some(Some(2))
@@ -297,16 +312,16 @@ impl Emit<'_> {
                 let cmp = next.code == C::Sub;
                 if let Some(n) = self.imm(w, next.b) {
                     if cmp {
-                        self.a.alu_imm(Alu::Cmp, w, HERE, n);
+                        self.a.alu_imm(Alu::Cmp, w, Rm::M(self.here), n);
                     } else {
-                        self.a.test_imm(w, HERE, n);
+                        self.a.test_imm(w, Rm::M(self.here), n);
                     }
                 } else {
                     let second = self.register(w, S1, next.b)?;
                     if cmp {
-                        self.a.alu_to(Alu::Cmp, w, HERE, second);
+                        self.a.alu_to(Alu::Cmp, w, Rm::M(self.here), second);
                     } else {
-                        self.a.test(w, HERE, second);
+                        self.a.test(w, Rm::M(self.here), second);
                     }
                 }
                 self.flags_set(next, None);
@@ -322,7 +337,7 @@ impl Emit<'_> {
                 self.at = at + 1;
                 self.before_flags(next, FlagSet::NONE);
                 let first = self.register(w, S1, next.a)?;
-                self.a.alu(Alu::Cmp, w, first, HERE);
+                self.a.alu(Alu::Cmp, w, first, Rm::M(self.here));
                 self.flags_set(next, None);
                 Some(Some(2))
             }
@@ -351,10 +366,10 @@ impl Emit<'_> {
         let imm = self.imm(w, value);
         self.writing(&mem, u32::from(w.bytes()), Kind::default(), |e| {
             match imm {
-                Some(n) => e.a.store_imm(w, HERE, n),
+                Some(n) => e.a.store_imm(w, Rm::M(e.here), n),
                 None => {
                     let reg = e.register(w, S1, value)?;
-                    e.a.store(w, asm::Mem::at(S0, 0), reg);
+                    e.a.store(w, e.here, reg);
                 }
             }
             Some(())
@@ -398,12 +413,12 @@ impl Emit<'_> {
                 self.writing(&mem, size, kind, |e| {
                     e.fetch(w, S1, op.a)?;
                     if alu == C::Mov {
-                        e.a.xchg(w, S1, HERE);
+                        e.a.xchg(w, S1, Rm::M(e.here));
                     } else {
                         if lock {
                             e.a.lock();
                         }
-                        e.a.two_byte_sized(w, 0xc0, S1, HERE);
+                        e.a.two_byte_sized(w, 0xc0, S1, Rm::M(e.here));
                     }
                     e.finish(w, op.dst, S1)
                 })?;
@@ -423,14 +438,14 @@ impl Emit<'_> {
                             if lock {
                                 e.a.lock();
                             }
-                            e.a.alu_imm(host, w, HERE, n);
+                            e.a.alu_imm(host, w, Rm::M(e.here), n);
                         }
                         None => {
                             let reg = e.register(w, S1, op.a)?;
                             if lock {
                                 e.a.lock();
                             }
-                            e.a.alu_to(host, w, HERE, reg);
+                            e.a.alu_to(host, w, Rm::M(e.here), reg);
                         }
                     }
                     Some(())
@@ -455,10 +470,10 @@ impl Emit<'_> {
                         e.a.lock();
                     }
                     match alu {
-                        C::Inc => e.a.incdec(w, HERE, false),
-                        C::Dec => e.a.incdec(w, HERE, true),
-                        C::Neg => e.a.group3(w, 3, HERE),
-                        _ => e.a.group3(w, 2, HERE),
+                        C::Inc => e.a.incdec(w, Rm::M(e.here), false),
+                        C::Dec => e.a.incdec(w, Rm::M(e.here), true),
+                        C::Neg => e.a.group3(w, 3, Rm::M(e.here)),
+                        _ => e.a.group3(w, 2, Rm::M(e.here)),
                     }
                     Some(())
                 })?;
@@ -477,7 +492,7 @@ impl Emit<'_> {
                 }
                 self.before_flags(op, FlagSet::NONE);
                 self.writing(&mem, size, kind, |e| {
-                    e.a.shift_imm(shift, w, HERE, count);
+                    e.a.shift_imm(shift, w, Rm::M(e.here), count);
                     Some(())
                 })?;
                 self.flags_set(op, None);
@@ -535,7 +550,7 @@ impl Emit<'_> {
                 if mem.lock {
                     e.a.lock();
                 }
-                e.a.bit_imm(w, extension, HERE, (n as u64 & u64::from(bits - 1)) as u8);
+                e.a.bit_imm(w, extension, Rm::M(e.here), (n as u64 & u64::from(bits - 1)) as u8);
             } else {
                 // By a register it would reach beyond the operand.
                 e.fetch(w, S1, op.a)?;
@@ -543,7 +558,7 @@ impl Emit<'_> {
                 if mem.lock {
                     e.a.lock();
                 }
-                e.a.bit_reg(w, extension, HERE, S1);
+                e.a.bit_reg(w, extension, Rm::M(e.here), S1);
             }
             Some(())
         })
@@ -586,7 +601,7 @@ impl Emit<'_> {
             if mem.lock {
                 e.a.lock();
             }
-            e.a.two_byte_sized(w, 0xb0, new, HERE);
+            e.a.two_byte_sized(w, 0xb0, new, Rm::M(e.here));
             // Either they were equal, or the host has put the old value there, as the ops that follow will.
             e.finish(Width::B64, op.dst, RAX)
         })?;

@@ -8,6 +8,7 @@ mod bits;
 mod exits;
 mod flags;
 mod memory;
+mod merge;
 pub mod system;
 mod vector;
 mod x87;
@@ -39,6 +40,8 @@ pub struct Context {
     pub first: [u32; 3],
     /// The place and value in the table of pages that an entry from another page checks: for each page of the code.
     pub guards: [Option<(usize, u32)>; 2],
+    /// Accesses near each other may share a check.
+    pub merge: bool,
     /// SSE instructions that depend on MXCSR may run on the host's.
     pub host_float: bool,
     /// x87 instructions may run on the host's.
@@ -131,6 +134,11 @@ pub(super) struct Emit<'a> {
     indirects: Vec<Indirect>,
     slow: Vec<Slow>,
     entry: Label,
+    /// Where the access at hand is made.
+    here: super::asm::Mem,
+    groups: merge::Groups,
+    /// For each register, the range that has been checked.
+    checked: [Option<merge::Checked>; 16],
 }
 
 /// Whether blocks of a mode can be translated.
@@ -183,6 +191,13 @@ pub fn emit(
         indirects: Vec::new(),
         slow: Vec::new(),
         entry,
+        here: super::asm::Mem::at(frame::S0, 0),
+        groups: if cx.merge {
+            merge::Groups::of(&block.ops)
+        } else {
+            merge::Groups::default()
+        },
+        checked: [None; 16],
     };
     e.guard(guarded, stale);
     e.a.bind(entry);
@@ -252,6 +267,7 @@ struct Mark {
     hf: bool,
     x87_live: bool,
     lens: [usize; 4],
+    checked: [Option<merge::Checked>; 16],
 }
 
 impl Emit<'_> {
@@ -277,6 +293,7 @@ impl Emit<'_> {
                 state: self.state,
                 hf: self.hf,
                 x87_live: self.x87_live,
+                checked: self.checked,
                 lens: [
                     self.sides.len(),
                     self.exits.len(),
@@ -288,6 +305,7 @@ impl Emit<'_> {
                 self.a.rewind(&mark.asm);
                 self.state = mark.state;
                 self.hf = mark.hf;
+                self.checked = mark.checked;
                 self.x87_live = mark.x87_live;
                 self.sides.truncate(mark.lens[0]);
                 self.exits.truncate(mark.lens[1]);
@@ -388,6 +406,7 @@ impl Emit<'_> {
         }
         let x87 = x87::concerns_x87(&self.ops[from..to]);
         self.x87_live &= !x87;
+        self.forget_checks();
         self.clobber_for_call();
         let number = self.cx.first[2] + self.slow.len() as u32;
         self.slow.push(Slow {

@@ -9,9 +9,9 @@ use ir::{Op, OpCode, Operand, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind};
-use crate::x64::asm::{Mem, Rm};
+use crate::x64::asm::Rm;
 use crate::x64::flags::State;
-use crate::x64::frame::{S0, S1};
+use crate::x64::frame::S1;
 
 const GPR32: [Register; 16] = [
     Register::EAX,
@@ -107,7 +107,7 @@ impl Emit<'_> {
             _ => return None,
         };
         self.writing(&op.mem?, size as u32, Kind::default(), |e| {
-            let here = Mem::at(S0, 0);
+            let here = e.here;
             if size == 32 {
                 e.a.vmovups(true, r, here);
             } else {
@@ -153,7 +153,15 @@ impl Emit<'_> {
             let kind = info.op_kind(n);
             if Some(operand) == memory {
                 instruction.set_op_kind(n, OpKind::Memory);
-                instruction.set_memory_base(Register::R14);
+                instruction.set_memory_base(GPR32[usize::from(self.here.base)].full_register());
+                if let Some((index, scale)) = self.here.index {
+                    instruction.set_memory_index(GPR32[usize::from(index)].full_register());
+                    instruction.set_memory_index_scale(1 << scale);
+                }
+                if self.here.disp != 0 {
+                    instruction.set_memory_displacement64(self.here.disp as i64 as u64);
+                    instruction.set_memory_displ_size(8);
+                }
                 continue;
             }
             match operand {

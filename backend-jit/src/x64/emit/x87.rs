@@ -262,6 +262,7 @@ impl Emit<'_> {
                 self.at = at - 1;
                 let size = u32::try_from(size).ok()?;
                 self.access(&load.mem?, size, false, Kind::default())?;
+                self.plain_here();
                 self.at = at;
                 if form == Form::LoadControl {
                     self.load_control(from, at + 1)?;
@@ -280,6 +281,7 @@ impl Emit<'_> {
                 next += 1;
                 let size = u32::try_from(size).ok()?;
                 self.writing(&store.mem?, size, Kind::default(), |e| {
+                    e.plain_here();
                     e.copy(code, 0);
                     Some(())
                 })?;
