@@ -62,7 +62,7 @@ pub struct Stubs {
 /// What `read` and `write` are told in r11d: offset of the page cache entry, size, alignment mask. `upper`: pages of the
 /// lower half are not cached (supervisor code may use them while EFLAGS.AC is set only).
 pub fn packed(cache: usize, size: u32, align: u32, upper: bool) -> u32 {
-    debug_assert!(cache < 1 << 16 && size <= 64 && align <= 64);
+    debug_assert!(cache < 1 << 16 && size < 256 && align <= 64);
     cache as u32 | size << 16 | (align.max(1) - 1) << 24 | u32::from(upper) << 31
 }
 
