@@ -108,12 +108,13 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
         return Ok(Outcome::At(at));
     }
     let kind = core.side(f.ret).map(|(_, s)| s.kind).unwrap_or_default();
+    if lin & align != 0 && !kind.locked {
+        // CPUs look at this before they look for #SS.
+        return Err(Exception::GP0);
+    }
     canonical(v, lin, size, kind.stack)?;
     if lin & align != 0 {
-        if kind.locked {
-            return Ok(Outcome::Interpret);
-        }
-        return Err(Exception::GP0);
+        return Ok(Outcome::Interpret);
     }
     let place = v
         .mmu

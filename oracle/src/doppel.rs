@@ -1,4 +1,4 @@
-//! Doppel's side: a vCPU at privilege level 3 below a Linux-like kernel's tables, and the interpreter that runs cases.
+//! Doppel's side: a vCPU at privilege level 3 below a Linux-like kernel's tables, and the engine that runs cases.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub enum Way {
     Chained,
 }
 
-/// The vCPU and its interpreter.
+/// The vCPU and its engine.
 pub struct Doppel {
     v: Box<Vcpu>,
     engine: Box<dyn Engine>,
@@ -69,6 +69,8 @@ pub struct Doppel {
     changes: Vec<Change>,
     /// Instructions laid so far.
     codes: u64,
+    /// Instructions that a chained run may do: so many that a translator does not count them.
+    plenty: u64,
     next_table: u64,
 }
 
@@ -82,20 +84,27 @@ impl Doppel {
     /// # Panics
     /// When the host has no memory to give.
     pub fn new() -> Self {
+        // Which engine: for runs by hand.
+        Self::with(std::env::var_os("DOPPEL_ORACLE_ENGINE").is_some_and(|e| e == "jit"))
+    }
+
+    /// A vCPU of the largest model, run by the translator or by the interpreter.
+    ///
+    /// # Panics
+    /// When the host has no memory to give.
+    pub fn with(translator: bool) -> Self {
         let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
         let model = Arc::new(model());
         let features = Features::new(&model.features_iced());
-        // Which engine: for runs by hand, and for the test that repeats them with another.
-        let engine: Box<dyn Engine> =
-            if std::env::var_os("DOPPEL_ORACLE_ENGINE").is_some_and(|e| e == "jit") {
-                let options = Options {
-                    single: true,
-                    ..Options::default()
-                };
-                Box::new(Jit::new(features, options))
-            } else {
-                Box::new(Interp::new(features))
+        let (engine, plenty): (Box<dyn Engine>, _) = if translator {
+            let options = Options {
+                single: true,
+                ..Options::default()
             };
+            (Box::new(Jit::new(features, options)), 1 << 40)
+        } else {
+            (Box::new(Interp::new(features)), 1 << 16)
+        };
         let board = Arc::new(Board::default());
         let mmu = Mmu::new(
             0,
@@ -121,6 +130,7 @@ impl Doppel {
             laid: (0, [0; CODE_BYTES], 0, 0),
             changes: Vec::new(),
             codes: 0,
+            plenty,
             next_table: TABLES + 0x1000,
         };
         doppel.build();
@@ -436,7 +446,7 @@ impl Doppel {
     /// Blocks until the way back or an exception.
     fn chained(&mut self) -> Option<Exception> {
         for _ in 0..1 << 20 {
-            if let Err(e) = self.engine.advance(&mut self.v, 1 << 16) {
+            if let Err(e) = self.engine.advance(&mut self.v, self.plenty) {
                 return Some(e);
             }
             if self.v.st.cpl() == 0 {

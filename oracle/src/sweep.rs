@@ -135,6 +135,13 @@ impl Oracle {
         })
     }
 
+    /// Has the translator run the cases.
+    #[must_use]
+    pub fn translated(mut self) -> Self {
+        self.doppel = Doppel::with(true);
+        self
+    }
+
     /// The code widths that the host can be asked about.
     pub fn widths(&self) -> Vec<u8> {
         let abilities = self.native.abilities();

@@ -8,6 +8,9 @@ mod tests {
     /// States of each form in each code width.
     const STATES: u64 = if cfg!(debug_assertions) { 24 } else { 240 };
 
+    /// As many with the translator, which translates anew for each instruction.
+    const TRANSLATED: u64 = if cfg!(debug_assertions) { 4 } else { 40 };
+
     /// The host's side, or why there is none.
     fn start() -> Option<Oracle> {
         Oracle::start(0)
@@ -16,16 +19,20 @@ mod tests {
     }
 
     /// Every second instruction, with a child of its own.
-    fn half(part: usize) -> (u64, u64, Vec<String>) {
+    fn half(part: usize, translated: bool) -> (u64, u64, Vec<String>) {
         let Some(mut oracle) = start() else {
             return (0, 0, Vec::new());
         };
+        let states = if translated { TRANSLATED } else { STATES };
+        if translated {
+            oracle = oracle.translated();
+        }
         let codes: Vec<_> = oracle.codes().into_iter().skip(part).step_by(2).collect();
         let widths = oracle.widths();
         let run = |oracle: &mut Oracle| {
-            oracle.sweep(&codes, &widths, STATES, 1)?;
-            oracle.noise(&widths, STATES * 20, 1 + part as u64)?;
-            oracle.sequences(&widths, STATES * 100, 1 + part as u64)?;
+            oracle.sweep(&codes, &widths, states, 1)?;
+            oracle.noise(&widths, states * 20, 1 + part as u64)?;
+            oracle.sequences(&widths, states * 100, 1 + part as u64)?;
             oracle.explain()
         };
         run(&mut oracle).expect("the child can be started again");
@@ -40,10 +47,10 @@ mod tests {
         )
     }
 
-    #[test]
-    fn every_instruction_agrees_with_the_host() {
-        let other = std::thread::spawn(|| half(1));
-        let mine = half(0);
+    /// Compares all instructions, run by the translator or by the interpreter.
+    fn every_instruction(translated: bool) {
+        let other = std::thread::spawn(move || half(1, translated));
+        let mine = half(0, translated);
         let other = other.join().expect("the other half ends");
         let failures: Vec<String> = mine.2.into_iter().chain(other.2).collect();
         assert!(
@@ -52,16 +59,33 @@ mod tests {
             failures.len(),
             failures.join("\n")
         );
-        let (states, codes) = (mine.0 + other.0, mine.1 + other.1);
-        eprintln!("{states} states of {codes} instruction forms agree");
-        if states > 0 {
+        let (total, codes) = (mine.0 + other.0, mine.1 + other.1);
+        eprintln!("{total} states of {codes} instruction forms agree");
+        if total > 0 {
             assert!(codes > 1400, "only {codes} instruction forms were compared");
         }
     }
 
     #[test]
+    fn every_instruction_agrees_with_the_host() {
+        every_instruction(false);
+    }
+
+    #[test]
+    fn every_translated_instruction_agrees_with_the_host() {
+        every_instruction(true);
+    }
+
+    #[test]
     fn cases_that_once_differed_agree() {
-        let Some(mut oracle) = start() else { return };
+        let Some(oracle) = start() else { return };
+        known_cases(oracle);
+        if let Some(oracle) = start() {
+            known_cases(oracle.translated());
+        }
+    }
+
+    fn known_cases(mut oracle: Oracle) {
         let widths = oracle.widths();
         let mut count = 0;
         let mut failures = Vec::new();

@@ -17,11 +17,13 @@ mod sane;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod undefined;
 mod world;
 
 use std::sync::Arc;
 
 use backend_interp::Interp;
+use backend_jit::{Jit, Options};
 use frontend_x86::Features;
 use ir::opt::Switches;
 use softmmu::{Bus, GuestRam, Mmu};
@@ -103,10 +105,40 @@ impl Plan {
     }
 }
 
+/// What runs the code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// The interpreter, with these passes over the IR.
+    Interp(Switches),
+    /// The translator, with so many bytes for its code.
+    Jit(usize),
+}
+
+impl Way {
+    fn engine(self, model: &CpuModel) -> Box<dyn Engine> {
+        let features = Features::new(&model.features_iced());
+        match self {
+            Self::Interp(passes) => {
+                let mut engine = Interp::new(features);
+                engine.set_passes(passes);
+                Box::new(engine)
+            }
+            Self::Jit(code_cache) => {
+                let options = Options {
+                    code_cache,
+                    single: true,
+                    ..Options::default()
+                };
+                Box::new(Jit::new(features, options))
+            }
+        }
+    }
+}
+
 /// A vCPU with its engine.
 struct Cpu {
     v: Box<Vcpu>,
-    engine: Interp,
+    engine: Box<dyn Engine>,
     events: Arc<Events>,
     board: Arc<Board>,
 }
@@ -118,7 +150,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(plan: &Plan, passes: Switches, loose: bool) -> Self {
+    fn new(plan: &Plan, way: Way, loose: bool) -> Self {
         let ram = Arc::new(
             GuestRam::new(place::RAM).unwrap_or_else(|e| panic!("no memory for a fuzz input: {e}")),
         );
@@ -155,11 +187,9 @@ impl Machine {
             );
             v.fixed_tsc = Some(0);
             v.mmu.park();
-            let mut engine = Interp::new(Features::new(&plan.model.features_iced()));
-            engine.set_passes(passes);
             Cpu {
                 v,
-                engine,
+                engine: way.engine(&plan.model),
                 events: Arc::clone(&events[index]),
                 board: Arc::clone(&board),
             }
@@ -257,7 +287,17 @@ enum Progress {
 /// When a vCPU gets into a state that no CPU can be in: a bug. Any other panic is one too.
 pub fn code(data: &[u8]) {
     let plan = Plan::read(data);
-    let mut machine = Machine::new(&plan, plan.passes[0], true);
+    run_code(&plan, Way::Interp(plan.passes[0]));
+    run_code(&plan, Way::Jit(cache(data)));
+}
+
+/// Bytes of code memory for an input: some are soon full.
+fn cache(data: &[u8]) -> usize {
+    [1 << 16, 1 << 18, 1 << 20][data.len() % 3]
+}
+
+fn run_code(plan: &Plan, way: Way) {
+    let mut machine = Machine::new(plan, way, true);
     let ram = &machine.ram;
     let [first, second] = &mut machine.cpus;
     let limit = plan.limits[0];
@@ -299,7 +339,28 @@ impl Drop for Stop {
 /// When states, exceptions or memory differ at any point where both can be seen: a bug.
 pub fn compare(data: &[u8]) -> bool {
     let plan = Plan::read(data);
-    let mut pair = Pair::new(&plan);
+    let ways = plan.passes.map(Way::Interp);
+    compare_ways(&plan, ways, plan.limits)
+}
+
+/// As [`compare`], with the translator as one way or both. Flags that the SDM leaves undefined may differ; returns false
+/// also if the program then looked at one.
+///
+/// # Panics
+/// As [`compare`].
+pub fn engines(data: &[u8]) -> bool {
+    let plan = Plan::read(data);
+    let (interp, jit) = (Way::Interp(plan.passes[0]), Way::Jit(cache(data)));
+    let ways = match data.len() / 3 % 4 {
+        0 | 1 => [jit, interp],
+        2 => [interp, jit],
+        _ => [jit, jit],
+    };
+    compare_ways(&plan, ways, [plan.limits[0], 1])
+}
+
+fn compare_ways(plan: &Plan, ways: [Way; 2], limits: [u64; 2]) -> bool {
+    let mut pair = Pair::new(plan, ways, limits);
     for episode in plan.episodes.iter().take(EPISODES) {
         if let Err(what) = pair.episode(episode) {
             if pair.excused() {

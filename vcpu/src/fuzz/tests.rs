@@ -21,16 +21,17 @@ fn input(seed: u64) -> Vec<u8> {
 }
 
 /// The seeds that run, for the panic hook: a panic in a handler ends the process.
-static RUNNING: [AtomicU64; 2] = [const { AtomicU64::new(u64::MAX) }; 2];
+static RUNNING: [AtomicU64; 3] = [const { AtomicU64::new(u64::MAX) }; 3];
 
 fn say_seeds() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let [code, compare] = [0, 1].map(|n| RUNNING[n].load(Ordering::Relaxed).cast_signed());
+            let [code, compare, engines] =
+                [0, 1, 2].map(|n| RUNNING[n].load(Ordering::Relaxed).cast_signed());
             eprintln!(
-                "with seed {code} of the code target, {compare} of the comparison (-1: none)"
+                "with seed {code} of the code target, {compare} of the comparison, {engines} of that of the engines (-1: none)"
             );
             usual(info);
         }));
@@ -84,11 +85,26 @@ fn all_ways_to_run_code_agree() {
 }
 
 #[test]
+fn all_engines_agree() {
+    let excused = AtomicU64::new(0);
+    seeds(2, 400, |data| {
+        if !super::engines(data) {
+            excused.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    eprintln!(
+        "{} inputs spoiled their paging structures or differ in what is undefined",
+        excused.load(Ordering::Relaxed)
+    );
+}
+
+#[test]
 fn inputs_that_end_early_are_inputs() {
     for len in 0..64 {
         for byte in [0, 0x55, 0xff] {
             super::code(&vec![byte; len]);
             super::compare(&vec![byte; len]);
+            super::engines(&vec![byte; len]);
         }
     }
 }

@@ -424,6 +424,7 @@ mod tests {
                 guards: [None; 2],
                 host_float: true,
                 host_x87,
+                merge: true,
             };
             let made = emit(&mut asm, &Stubs::default(), &block, context);
             let Ok(made) = made else {

@@ -1,0 +1,381 @@
+//! The translator as a whole: programs that must end as they do in the interpreter, however they are cut into runs.
+#![cfg(target_arch = "x86_64")]
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "an integration test is a test module by itself"
+)]
+
+use backend_interp::Interp;
+use backend_jit::{Jit, Options};
+use frontend_x86::Features;
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use system::testing::{HANDLER, Machine, START};
+use system::{Engine, Exit};
+use x86::{Gpr, PhysAddr, cr4};
+
+/// Where programs keep data.
+const DATA: u64 = START + 0x3000;
+/// Beyond RAM, inside the first GiB that is mapped: device memory, all ones.
+const MMIO: u64 = 0x80_0000;
+
+/// A way to run a program.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Interp,
+    /// So many instructions at a time, so many bytes for code.
+    Jit(u64, usize),
+}
+
+const WAYS: [Way; 7] = [
+    Way::Interp,
+    // Not counted.
+    Way::Jit(1 << 40, 1 << 24),
+    Way::Jit(1 << 40, 1 << 16),
+    Way::Jit(1 << 30, 1 << 24),
+    Way::Jit(1, 1 << 20),
+    Way::Jit(70, 1 << 20),
+    Way::Jit(333, 1 << 20),
+];
+
+/// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
+fn machine(program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
+    ir::verify::enable(true);
+    let mut m = Machine::long(0, true);
+    let mut st = m.v.st.clone();
+    st.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
+    m.v.load_state(st);
+    let mut a = CodeAssembler::new(64).expect("64 is a bitness");
+    program(&mut a).expect("the program assembles");
+    let bytes = a.assemble(START).expect("the program fits");
+    m.ram
+        .write(PhysAddr(START), &bytes)
+        .and_then(|()| m.ram.fill(PhysAddr(HANDLER), 256, 0xf4))
+        .expect("RAM");
+    m
+}
+
+fn run(m: &mut Machine, way: Way) {
+    let features = Features::new(&m.v.model.features_iced());
+    let (mut engine, piece): (Box<dyn Engine>, _) = match way {
+        Way::Interp => (Box::new(Interp::new(features)), 1 << 40),
+        Way::Jit(piece, code_cache) => {
+            let options = Options {
+                code_cache,
+                single: true,
+                ..Options::default()
+            };
+            (Box::new(Jit::new(features, options)), piece)
+        }
+    };
+    for _ in 0..1_000_000 {
+        let before = m.v.retired;
+        match engine.run(&mut m.v, piece) {
+            Exit::Halted => return,
+            exit => assert_eq!(
+                (exit, m.v.retired),
+                (Exit::Budget, before + piece),
+                "{way:?}"
+            ),
+        }
+    }
+    panic!("{way:?} does not come to its HLT");
+}
+
+/// Runs a program in all ways; they end in the same state, which is returned.
+fn all(program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
+    let mut first: Option<Machine> = None;
+    for way in WAYS {
+        let mut m = machine(&program);
+        run(&mut m, way);
+        let Some(first) = &first else {
+            first = Some(m);
+            continue;
+        };
+        assert!(
+            m.v.st == first.v.st,
+            "{way:?} ends otherwise:\n{}\n{}",
+            m.v.dump(),
+            first.v.dump()
+        );
+        let counted = matches!(way, Way::Jit(piece, _) if piece < 1 << 36);
+        assert!(!counted || m.v.retired == first.v.retired, "{way:?}");
+        let page = |m: &Machine| {
+            let mut bytes = vec![0; 0x2000];
+            m.ram.read(PhysAddr(DATA), &mut bytes).expect("RAM");
+            bytes
+        };
+        assert!(page(&m) == page(first), "{way:?} leaves other data");
+    }
+    first.expect("there is a way")
+}
+
+fn reg(m: &Machine, gpr: Gpr) -> u64 {
+    m.v.st.gpr[gpr as usize]
+}
+
+/// The handler that a program ended in.
+fn vector(m: &Machine) -> u64 {
+    m.v.st.rip - 1 - HANDLER
+}
+
+#[test]
+fn registers_of_all_kinds_and_sizes() {
+    // Guest r11, r14, r15 live in memory, rsp in another register.
+    all(|a| {
+        let mut top = a.create_label();
+        a.mov(rbp, DATA)?;
+        a.mov(rax, 0x0123_4567_89ab_cdef_u64)?;
+        a.mov(r11, rax)?;
+        a.mov(r14, rax)?;
+        a.mov(r15, rax)?;
+        a.mov(ecx, 300)?;
+        a.set_label(&mut top)?;
+        a.add(r11b, al)?;
+        a.mov(r14w, cx)?;
+        a.adc(r15b, r14b)?;
+        a.sbb(r11w, r15w)?;
+        a.mov(dl, ah)?;
+        a.add(ah, ch)?;
+        a.xchg(al, ah)?;
+        a.movsx(r14, r15b)?;
+        a.lea(r15, qword_ptr(r11 + r14 * 4 + 5))?;
+        a.lea(r11d, dword_ptr(r15 + rcx * 2))?;
+        a.mov(qword_ptr(rbp), r15)?;
+        a.xchg(qword_ptr(rbp), r11)?;
+        a.xadd(dword_ptr(rbp + 8), r14d)?;
+        a.add(r15b, byte_ptr(rbp + 1))?;
+        a.cmp(r15w, word_ptr(rbp + 2))?;
+        a.cmovb(r14d, ecx)?;
+        a.setg(r11b)?;
+        a.inc(dword_ptr(rbp + 16))?;
+        a.setb(byte_ptr(rbp + 20))?;
+        a.neg(r14w)?;
+        a.sbb(byte_ptr(rbp + 21), 3)?;
+        a.push(r14)?;
+        a.pop(rbx)?;
+        a.mov(rax, r15)?;
+        a.rol(eax, 3)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.cmp(rcx, 1)?;
+        a.hlt()
+    });
+}
+
+#[test]
+fn flags_survive_what_comes_between() {
+    all(|a| {
+        let (mut top, mut skip) = (a.create_label(), a.create_label());
+        a.mov(rbp, DATA)?;
+        a.mov(ecx, 200)?;
+        a.xor(ebx, ebx)?;
+        a.set_label(&mut top)?;
+        a.imul_3(eax, ecx, 0x0101_0107)?;
+        a.add(eax, ecx)?;
+        // The operands go, the flags stay.
+        a.mov(eax, dword_ptr(rbp))?;
+        a.mov(qword_ptr(rbp + 8), rcx)?;
+        a.lea(ecx, dword_ptr(rcx - 1))?;
+        a.setb(bl)?;
+        a.cmovo(edx, ecx)?;
+        a.pushfq()?;
+        a.pop(rsi)?;
+        a.add(rdi, rsi)?;
+        // Carry through INC and through a store to memory.
+        a.cmp(eax, ecx)?;
+        a.inc(dword_ptr(rbp))?;
+        a.adc(edi, 0)?;
+        a.stc()?;
+        a.dec(byte_ptr(rbp + 17))?;
+        a.adc(r8, 0)?;
+        a.cmp(edi, 77)?;
+        a.bts(dword_ptr(rbp + 24), 5)?;
+        a.jb(skip)?;
+        a.add(r9, 3)?;
+        a.set_label(&mut skip)?;
+        a.cmp(r9, rcx)?;
+        a.btc(dword_ptr(rbp + 24), 5)?;
+        a.setz(byte_ptr(rbp + 30))?;
+        a.shl(r9, 1)?;
+        a.setc(byte_ptr(rbp + 31))?;
+        a.test(ecx, ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+}
+
+#[test]
+fn stores_across_pages_and_to_devices() {
+    let m = all(|a| {
+        let mut top = a.create_label();
+        a.mov(rbp, DATA + 0xffd)?;
+        a.mov(r14, MMIO)?;
+        a.mov(ecx, 50)?;
+        a.set_label(&mut top)?;
+        a.add(qword_ptr(rbp), rcx)?;
+        a.inc(dword_ptr(rbp))?;
+        a.setz(byte_ptr(rbp + 1))?;
+        a.xchg(word_ptr(rbp + 2), cx)?;
+        a.xchg(word_ptr(rbp + 2), cx)?;
+        a.lock().add(dword_ptr(rbp), 3)?;
+        a.mov(eax, dword_ptr(rbp))?;
+        a.cmpxchg(dword_ptr(rbp), ecx)?;
+        a.movups(xmm1, xmmword_ptr(rbp))?;
+        a.movups(xmmword_ptr(rbp - 3), xmm1)?;
+        // The bounce buffer must be aligned as the device is.
+        a.paddd(xmm2, xmmword_ptr(r14))?;
+        a.movaps(xmmword_ptr(r14 + 16), xmm2)?;
+        a.movaps(xmm3, xmmword_ptr(r14 + 32))?;
+        a.add(dword_ptr(r14), 7)?;
+        a.adc(ebx, dword_ptr(r14 + 4))?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_eq!(m.v.st.vec[3][..16], [0xff; 16]);
+}
+
+#[test]
+fn a_store_across_pages_over_the_next_instruction() {
+    // At the start of a page: "mov [rdi], rax", then "mov ebx, imm32", whose opcode becomes that of "mov ecx, imm32".
+    let m = all(|a| {
+        let mut page = a.create_label();
+        a.mov(edi, (START + 0xffc) as u32)?; // 5 bytes
+        a.mov(rax, 0xb907_8948_9090_9090_u64)?; // 10
+        a.xor(ebx, ebx)?; // 2
+        a.jmp(page)?; // 5
+        for _ in 0..0x1000 - 22 {
+            a.nop()?;
+        }
+        a.set_label(&mut page)?;
+        a.mov(qword_ptr(rdi), rax)?;
+        a.mov(ebx, 0x1111_1111)?;
+        a.hlt()
+    });
+    assert_eq!((reg(&m, Gpr::Rbx), reg(&m, Gpr::Rcx)), (0, 0x1111_1111));
+}
+
+#[test]
+fn a_block_that_did_not_look_at_flags_and_does_now() {
+    // The target replaces all flags; then it is patched to SETC DL, RET. Whoever jumps there has the flags nowhere.
+    let m = all(|a| {
+        let (mut top, mut call, mut f) = (a.create_label(), a.create_label(), a.create_label());
+        let mut start = a.create_label();
+        a.jmp(start)?;
+        a.set_label(&mut f)?;
+        a.xor(edx, edx)?;
+        a.nop()?;
+        a.jmp(call)?;
+        a.set_label(&mut start)?;
+        a.lea(rsi, qword_ptr(f))?;
+        a.mov(ecx, 40)?;
+        a.set_label(&mut top)?;
+        a.cmp(ecx, 30)?;
+        a.jmp(f)?;
+        a.set_label(&mut call)?;
+        a.add(rbx, rdx)?;
+        a.dec(ecx)?;
+        a.cmp(ecx, 20)?;
+        let mut keep = a.create_label();
+        a.jne(keep)?;
+        // setb dl is 0F 92 C2.
+        a.mov(word_ptr(rsi), 0x920f)?;
+        a.mov(byte_ptr(rsi + 2), 0xc2)?;
+        a.set_label(&mut keep)?;
+        a.test(ecx, ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    // Twenty rounds of zero, then twenty in which ECX is below 30.
+    assert_eq!(reg(&m, Gpr::Rbx), 20);
+}
+
+#[test]
+fn a_function_that_is_rewritten_between_calls() {
+    let m = all(|a| {
+        let mut top = a.create_label();
+        a.mov(rsi, START + 0x1000)?;
+        a.mov(byte_ptr(rsi), 0xb8)?; // mov eax, imm32; ret
+        a.mov(byte_ptr(rsi + 5), 0xc3)?;
+        a.mov(ecx, 300)?;
+        a.xor(ebx, ebx)?;
+        a.set_label(&mut top)?;
+        a.mov(dword_ptr(rsi + 1), ecx)?;
+        a.call(rsi)?;
+        a.add(rbx, rax)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_eq!(reg(&m, Gpr::Rbx), 300 * 301 / 2);
+}
+
+#[test]
+fn an_unaligned_address_that_is_not_canonical() {
+    // Through RBP: #SS, but #GP where the alignment is wrong.
+    for (address, wanted) in [(1_u64 << 63 | 1, 13), (1 << 63, 12)] {
+        let m = all(|a| {
+            a.mov(rbp, address)?;
+            a.movaps(xmm1, xmmword_ptr(rbp))?;
+            a.hlt()
+        });
+        assert_eq!(vector(&m), wanted, "{address:#x}");
+    }
+}
+
+#[test]
+fn a_return_to_nowhere_leaves_the_stack_pointer() {
+    let m = all(|a| {
+        a.mov(rax, 1_u64 << 63)?;
+        a.push(rax)?;
+        a.cmp(eax, 1)?;
+        a.ret()
+    });
+    assert_eq!(vector(&m), 13);
+}
+
+#[test]
+fn rounding_and_sticky_flags_are_the_guests() {
+    let m = all(|a| {
+        a.mov(rbp, DATA)?;
+        a.mov(r14, MMIO)?;
+        // Round up, all masked.
+        a.mov(dword_ptr(rbp), 0x5f80)?;
+        a.ldmxcsr(dword_ptr(rbp))?;
+        a.mov(eax, 1)?;
+        a.cvtsi2sd(xmm0, eax)?;
+        a.mov(eax, 3)?;
+        a.cvtsi2sd(xmm1, eax)?;
+        a.mov(ecx, dword_ptr(r14))?;
+        a.mov(dword_ptr(r14), ecx)?;
+        a.divsd(xmm0, xmm1)?;
+        a.stmxcsr(dword_ptr(rbp + 4))?;
+        a.movq(rbx, xmm0)?;
+        a.hlt()
+    });
+    assert_eq!(reg(&m, Gpr::Rbx), 0x3fd5_5555_5555_5556);
+    assert_eq!(m.read(DATA + 4, 4), 0x5fa0);
+}
+
+#[test]
+fn a_cache_that_is_full_is_emptied() {
+    // 600 blocks, twice: more than the smallest cache holds.
+    let m = all(|a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 2)?;
+        a.set_label(&mut top)?;
+        for n in 0..600 {
+            let mut next = a.create_label();
+            a.add(eax, n)?;
+            a.cmp(eax, 1000 * n)?;
+            a.jb(next)?;
+            a.xor(ebx, eax)?;
+            a.set_label(&mut next)?;
+        }
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_eq!(reg(&m, Gpr::Rax), 2 * 600 * 599 / 2);
+}
