@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Options, Oracle, parse, print, replay};
+use super::{End, Options, Oracle, parse, print, replay};
 
 /// A fixed set: enough that every group comes up hundreds of times, few enough for seconds.
 const STATES: u64 = 20_000;
@@ -92,6 +92,59 @@ fn a_wrong_outcome_is_found() {
     let mut other = outcome;
     other.mem.push((0x1_5000, vec![0xa5]));
     assert!(replay(&print(&case, &other)).is_err());
+}
+
+/// The rules let hardly anything else pass: Doppel's own outcome with one register spoiled is a failure.
+#[test]
+fn the_rules_do_not_explain_a_wrong_register() {
+    use super::explain::{Seen, Why, explain};
+    let common = super::generate::Common {
+        cr4: 0xfbf,
+        vm86: false,
+        legacy_paging: false,
+    };
+    let mut doppel = super::Doppel::new().expect("the host has memory for a test");
+    // No rule is about one of these alone.
+    let spoil: [fn(&mut x86::CpuState); 4] = [
+        |st| st.gpr[3] ^= 1,
+        |st| st.cr3 ^= 8,
+        |st| st.seg[3].base ^= 0x10,
+        |st| st.gpr[8] ^= 1 << 40,
+    ];
+    let (mut found, mut explained) = (0, Vec::new());
+    for seed in 0..300 {
+        for (group, _) in super::GROUPS {
+            let case = super::generate::case(group, seed, common);
+            let answer = doppel.run(&case, &case.ram());
+            if answer.outcome.end != End::Done {
+                continue;
+            }
+            for spoil in spoil {
+                let mut kvm = answer.outcome.clone();
+                spoil(&mut kvm.st);
+                let list = super::compare::differences(&case, &answer.outcome, &kvm);
+                let seen = Seen {
+                    case: &case,
+                    doppel: &answer,
+                    kvm: &kvm,
+                    list: &list,
+                    mmio: false,
+                    after: doppel.ram(),
+                };
+                match explain(&seen) {
+                    Why::Unknown => found += 1,
+                    Why::Known(why) if !list.is_empty() => explained.push(why),
+                    Why::Known(_) | Why::Skip(_) => {}
+                }
+            }
+        }
+    }
+    assert!(found > 10_000, "{found}");
+    assert!(
+        explained.len() * 1000 < found,
+        "{} of {found} explained: {explained:?}",
+        explained.len()
+    );
 }
 
 /// Every row of `system_cases.txt` names a test that the sources have.
