@@ -8,7 +8,7 @@ use x86::{CpuState, Exception, LinAddr, PhysAddr, Seg};
 
 use super::episode::Episode;
 use super::place::{self, root};
-use super::undefined::Undefined;
+use super::undefined::{Undefined, code};
 use super::{Cpu, EVENTS, IDLE, Machine, Plan, Way};
 
 /// Instructions that a report lists.
@@ -169,7 +169,8 @@ impl<'a> Pair<'a> {
         }
         let line = describe(b);
         let before = b.v.retired;
-        let effects = self.undefined.effects(&b.v);
+        let effects = Undefined::effects(&b.v);
+        let (rip, bytes) = (b.v.st.rip, code(&b.v, b.v.st.rip));
         if self.trace.len() == TRACE {
             self.trace.pop_front();
         }
@@ -177,6 +178,9 @@ impl<'a> Pair<'a> {
         let mixed = self.mixed();
         let b = &mut self.b.cpus[0];
         *outcome = b.engine.advance(&mut b.v, limit);
+        // One that stores over itself is another from its next piece on, and pieces are an engine's choice.
+        let len = effects.repeated.min(bytes.len());
+        self.impatient |= mixed && !code(&b.v, rip).starts_with(&bytes[..len]);
         if mixed && b.v.retired != before {
             self.undefined.after(effects);
         }

@@ -15,6 +15,8 @@ pub struct Effects {
     x87: bool,
     /// It may show or copy the pointers.
     image: bool,
+    /// The length of a repeated string instruction, otherwise 0.
+    pub repeated: usize,
 }
 
 /// What is undefined along a run.
@@ -52,29 +54,16 @@ impl Undefined {
     }
 
     /// What the instruction that is next will do.
-    pub fn effects(&self, v: &Vcpu) -> Effects {
-        let code64 = v.st.code64();
-        let cs = &v.st.seg[Seg::Cs as usize];
-        let lin = |n: u64| {
-            if code64 {
-                v.st.rip.wrapping_add(n)
-            } else {
-                cs.base.wrapping_add(v.st.rip).wrapping_add(n) & 0xffff_ffff
-            }
-        };
-        let bytes: Vec<u8> = (0..15)
-            .map_while(|n| {
-                let at = v.mmu.translate_debug(LinAddr(lin(n)))?;
-                v.mmu.ram().read_u8(at).ok()
-            })
-            .collect();
-        let bits = match (code64, cs.attr & attr::DB != 0) {
+    pub fn effects(v: &Vcpu) -> Effects {
+        let bits = match (
+            v.st.code64(),
+            v.st.seg[Seg::Cs as usize].attr & attr::DB != 0,
+        ) {
             (true, _) => 64,
             (_, true) => 32,
             _ => 16,
         };
-        let insn = Decoder::new(bits, &bytes, DecoderOptions::NONE).decode();
-        Effects::of(&insn)
+        Effects::of(&Decoder::new(bits, &code(v, v.st.rip), DecoderOptions::NONE).decode())
     }
 
     /// The instruction has completed.
@@ -84,6 +73,24 @@ impl Undefined {
         self.spread |= self.pointers && effects.image;
         self.pointers |= effects.x87;
     }
+}
+
+/// The bytes of an instruction, as far as they are mapped.
+pub fn code(v: &Vcpu, rip: u64) -> Vec<u8> {
+    let lin = |n: u64| {
+        if v.st.code64() {
+            rip.wrapping_add(n)
+        } else {
+            let base = v.st.seg[Seg::Cs as usize].base;
+            base.wrapping_add(rip).wrapping_add(n) & 0xffff_ffff
+        }
+    };
+    (0..15)
+        .map_while(|n| {
+            let at = v.mmu.translate_debug(LinAddr(lin(n)))?;
+            v.mmu.ram().read_u8(at).ok()
+        })
+        .collect()
 }
 
 impl Effects {
@@ -142,6 +149,13 @@ impl Effects {
             undefined,
             x87,
             image,
+            repeated: if (insn.has_rep_prefix() || insn.has_repne_prefix())
+                && insn.is_string_instruction()
+            {
+                insn.len()
+            } else {
+                0
+            },
         }
     }
 }
