@@ -550,7 +550,12 @@ impl Emit<'_> {
                 if mem.lock {
                     e.a.lock();
                 }
-                e.a.bit_imm(w, extension, Rm::M(e.here), (n as u64 & u64::from(bits - 1)) as u8);
+                e.a.bit_imm(
+                    w,
+                    extension,
+                    Rm::M(e.here),
+                    (n as u64 & u64::from(bits - 1)) as u8,
+                );
             } else {
                 // By a register it would reach beyond the operand.
                 e.fetch(w, S1, op.a)?;

@@ -223,7 +223,10 @@ impl Emit<'_> {
             .iter()
             .rev()
             .take_while(|op| op.code != OpCode::Insn);
-        if before.into_iter().any(|op| op.mem.is_some() && op.code != OpCode::Lea) {
+        if before
+            .into_iter()
+            .any(|op| op.mem.is_some() && op.code != OpCode::Lea)
+        {
             return None;
         }
         let (mut low, mut high) = (first.offset, first.offset + i64::from(first.size));
@@ -267,7 +270,8 @@ impl Emit<'_> {
         self.a.load(Width::B64, S1, Rm::R(S0));
         self.a
             .alu(Alu::Sub, Width::B64, S1, Rm::M(field(cache + page)));
-        self.a.alu_imm(Alu::Cmp, Width::B64, Rm::R(S1), 4096 - length);
+        self.a
+            .alu_imm(Alu::Cmp, Width::B64, Rm::R(S1), 4096 - length);
         self.a.jcc(ir::Cond::A, miss);
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
