@@ -214,13 +214,10 @@ impl<T> Blocks<T> {
             .zip(info.stamps)
         {
             let Some(phys) = phys else { continue };
-            let page = self
-                .pages
-                .entry(phys / PAGE_SIZE)
-                .or_insert_with(|| Page {
-                    blocks: Vec::new(),
-                    generation: stamp.generation,
-                });
+            let page = self.pages.entry(phys / PAGE_SIZE).or_insert_with(|| Page {
+                blocks: Vec::new(),
+                generation: stamp.generation,
+            });
             if !page.blocks.contains(&id) {
                 page.blocks.push(id);
             }
