@@ -204,6 +204,8 @@ impl Core {
         self.changes.clear();
         self.unsuitable.clear();
         self.memory.reset();
+        self.page_numbers.clear();
+        frame.pages.fill(0);
         frame.forget_jumps();
     }
 
@@ -472,13 +474,13 @@ impl Core {
     ) -> Option<BlockId> {
         let mode = mode_of(wanted.mode);
         let lin = wanted.lin;
-        let pages = [
-            Some(self.page_number(lin, wanted.phys)),
-            second.map(|phys| self.page_number(lin.wrapping_add(PAGE_SIZE), phys)),
-        ];
         let mut asm = std::mem::take(&mut self.asm);
         let mut tried = false;
-        let (compiled, place) = loop {
+        let (compiled, place, pages) = loop {
+            let pages = [
+                Some(self.page_number(lin, wanted.phys)),
+                second.map(|phys| self.page_number(lin.wrapping_add(PAGE_SIZE), phys)),
+            ];
             let context = Context {
                 mode,
                 lin,
@@ -501,7 +503,7 @@ impl Core {
             };
             let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
             if let Some(place) = self.memory.alloc(lens.0, lens.1) {
-                break (compiled, place);
+                break (compiled, place, pages);
             }
             if std::mem::replace(&mut tried, true) {
                 self.asm = asm;

@@ -257,6 +257,29 @@ fn a_store_across_pages_over_the_next_instruction() {
 }
 
 #[test]
+fn a_store_over_the_instruction_that_hides_its_flags() {
+    // "add ecx, ecx" (01 C9) behind becomes "hlt; leave" (F4 C9), so that the flags are those of ADC, SBB.
+    for (adds, value) in [(true, 0xf2), (false, 0xff0c)] {
+        let m = all(|a| {
+            let mut next = a.create_label();
+            a.mov(ecx, 1)?;
+            a.mov(eax, value)?;
+            a.stc()?;
+            if adds {
+                a.adc(word_ptr(next), ax)?;
+            } else {
+                a.sbb(word_ptr(next), ax)?;
+            }
+            a.set_label(&mut next)?;
+            a.add(ecx, ecx)?;
+            a.hlt()
+        });
+        assert_eq!(reg(&m, Gpr::Rcx), 1);
+        assert_ne!(m.v.rflags() & x86::flags::SF, 0);
+    }
+}
+
+#[test]
 fn a_block_that_did_not_look_at_flags_and_does_now() {
     // The target replaces all flags; then it is patched to SETC DL, RET. Whoever jumps there has the flags nowhere.
     let m = all(|a| {
