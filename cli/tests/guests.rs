@@ -308,7 +308,7 @@ fn memtest(image: Guest) {
     let Some(image) = require(image) else { return };
     let image = image.to_str().expect("a UTF-8 path");
     let append = "console=ttyS0,115200";
-    let mut child = doppel(&["run", "--mem", "24M", "--kernel", image, "--append", append])
+    let mut child = doppel(&["run", "--mem", "96M", "--kernel", image, "--append", append])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -334,8 +334,10 @@ fn memtest(image: Guest) {
                 .and_then(|(number, _)| number.trim().parse().ok())
         })
         .collect();
+    // Screens are drawn by time, tests end by work: a fast engine shows few of them, and more than one pass.
+    let counted = shown.last() == Some(&6) && shown.iter().any(|n| *n < 6);
     assert!(
-        shown.is_sorted() && shown.len() >= 3,
+        counted && shown.iter().all(|n| *n <= 10),
         "tests shown: {shown:?}"
     );
     let errors: Vec<_> = text
