@@ -528,7 +528,7 @@ impl Asm {
         self.form(w, &[0x0f, 0x38, opcode], reg, &rm, false, byte_rm);
     }
 
-    /// A VEX-encoded general-register instruction (BMI1, BMI2): map 2 (0F38) or 3 (0F3A), `pp` 0..3.
+    /// A VEX-encoded instruction: map 1 (0F), 2 (0F38) or 3 (0F3A), `pp` 0..3, and 4 with it for VEX.L.
     pub fn vex(&mut self, w: Width, map: u8, pp: u8, opcode: u8, reg: Reg, v: Reg, rm: Rm) {
         let (b, x) = match rm {
             Rm::R(r) => (r >> 3, 0),
@@ -563,15 +563,28 @@ impl Asm {
         self.form(Width::B32, &[0x0f, 0x11], xmm, &Rm::M(mem), false, false);
     }
 
-    /// VMOVUPS between 32 bytes of memory and a register.
-    pub fn vmovups(&mut self, store: bool, ymm: Reg, mem: Mem) {
-        let (b, x) = (mem.base >> 3, mem.index.map_or(0, |(i, _)| i >> 3));
-        self.byte(0xc4);
-        self.byte((!(ymm >> 3) & 1) << 7 | (!x & 1) << 6 | (!b & 1) << 5 | 1);
-        // vvvv = 1111, L = 1, no prefix.
-        self.byte(0x7c);
-        self.byte(if store { 0x11 } else { 0x10 });
-        self.modrm(ymm, &Rm::M(mem));
+    /// VMOVUPS between 32 (`wide`) or 16 bytes of memory and a register; a load clears the rest of the register.
+    pub fn vmovups(&mut self, store: bool, wide: bool, reg: Reg, mem: Mem) {
+        let opcode = if store { 0x11 } else { 0x10 };
+        self.vex(
+            Width::B32,
+            1,
+            u8::from(wide) << 2,
+            opcode,
+            reg,
+            0,
+            Rm::M(mem),
+        );
+    }
+
+    /// VPOR of 16 bytes into a register.
+    pub fn vpor(&mut self, xmm: Reg, from: Rm) {
+        self.vex(Width::B32, 1, 1, 0xeb, xmm, xmm, from);
+    }
+
+    /// VPTEST of 16 bytes with themselves: ZF where all are zero.
+    pub fn vptest(&mut self, xmm: Reg) {
+        self.vex(Width::B32, 2, 1, 0x17, xmm, 0, Rm::R(xmm));
     }
 
     /// VZEROUPPER.
@@ -732,8 +745,11 @@ mod tests {
             a.vex(Width::B64, 2, 0, 0xf2, 8, 1, Rm::R(9));
             a.three_byte(Width::B64, Some(0xf2), 0xf1, 0, Rm::R(9), false);
             a.xchg(Width::B8, 6, Rm::M(Mem::at(4, 16)));
-            a.vmovups(true, 9, Mem::at(14, 64));
-            a.vmovups(false, 3, Mem::at(4, 8));
+            a.vmovups(true, true, 9, Mem::at(14, 64));
+            a.vmovups(false, true, 3, Mem::at(4, 8));
+            a.vmovups(false, false, 3, Mem::at(14, 8));
+            a.vpor(1, Rm::M(Mem::at(14, 32)));
+            a.vptest(1);
         });
         assert_eq!(
             got,
@@ -753,6 +769,9 @@ mod tests {
                 "xchg [rsp+10h],sil",
                 "vmovups [r14+40h],ymm9",
                 "vmovups ymm3,[rsp+8]",
+                "vmovups xmm3,[r14+8]",
+                "vpor xmm1,xmm1,[r14+20h]",
+                "vptest xmm1,xmm1",
             ]
         );
     }

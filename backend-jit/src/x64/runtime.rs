@@ -115,7 +115,7 @@ fn save_all(a: &mut Asm) {
     for n in 0..16 {
         let to = Mem::at(R14, offset::vec(n) as i32);
         if wide() {
-            a.vmovups(true, n as u8, to);
+            a.vmovups(true, true, n as u8, to);
         } else {
             a.movups_store(to, n as u8);
         }
@@ -126,17 +126,43 @@ fn save_all(a: &mut Asm) {
     }
 }
 
+/// The vector registers. Where all upper halves are zero they are loaded by instructions that say so: a register whose
+/// upper half the host thinks to be in use makes each SSE instruction that writes it wait for its old value.
+fn load_vectors(a: &mut Asm) {
+    let at = |n: usize, upper: i32| Mem::at(R14, offset::vec(n) as i32 + upper);
+    if !wide() {
+        for n in 0..16 {
+            a.movups_load(n as u8, at(n, 0));
+        }
+        return;
+    }
+    // Two chains, for latency's sake.
+    for n in 0..16 {
+        if n < 2 {
+            a.vmovups(false, false, n as u8, at(n, 16));
+        } else {
+            a.vpor(n as u8 & 1, Rm::M(at(n, 16)));
+        }
+    }
+    let (narrow, done) = (a.label(), a.label());
+    a.vpor(0, Rm::R(1));
+    a.vptest(0);
+    a.jcc(Cond::E, narrow);
+    for n in 0..16 {
+        a.vmovups(false, true, n as u8, at(n, 0));
+    }
+    a.jmp(done);
+    a.bind(narrow);
+    for n in 0..16 {
+        a.vmovups(false, false, n as u8, at(n, 0));
+    }
+    a.bind(done);
+}
+
 /// The other way.
 fn load_all(a: &mut Asm) {
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, vcpu))));
-    for n in 0..16 {
-        let from = Mem::at(R14, offset::vec(n) as i32);
-        if wide() {
-            a.vmovups(false, n as u8, from);
-        } else {
-            a.movups_load(n as u8, from);
-        }
-    }
+    load_vectors(a);
     for (to, from) in flag_words() {
         a.load(B64, R11, Rm::M(Mem::at(R14, from as i32)));
         a.store(B64, f(to), R11);

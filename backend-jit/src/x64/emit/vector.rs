@@ -109,7 +109,7 @@ impl Emit<'_> {
         self.writing(&op.mem?, size as u32, Kind::default(), |e| {
             let here = e.here;
             if size == 32 {
-                e.a.vmovups(true, r, here);
+                e.a.vmovups(true, true, r, here);
             } else {
                 e.a.two_byte(Width::B32, prefix, opcode, r, Rm::M(here));
             }
