@@ -118,6 +118,8 @@ pub struct Asm {
     current: usize,
     labels: Vec<Option<(Section, u32)>>,
     fixups: Vec<Fixup>,
+    /// See [`Asm::moment`].
+    touched: u32,
 }
 
 impl Asm {
@@ -127,6 +129,17 @@ impl Asm {
         self.labels.clear();
         self.fixups.clear();
         self.current = 0;
+    }
+
+    /// Changes whenever r14 may have: what it was found to hold at a moment holds as long as that stays the same.
+    pub fn moment(&self) -> u32 {
+        self.touched
+    }
+
+    fn touch(&mut self, reg: Reg) {
+        if reg == R14 {
+            self.touched += 1;
+        }
     }
 
     /// A state to which [`Asm::rewind`] can return.
@@ -147,6 +160,7 @@ impl Asm {
         self.labels.truncate(mark.labels);
         self.fixups.truncate(mark.fixups);
         self.current = mark.current;
+        self.touched += 1;
     }
 
     /// Goes on in another section; the one before.
@@ -180,6 +194,7 @@ impl Asm {
     }
 
     pub fn bind(&mut self, label: Label) {
+        self.touched += 1;
         self.labels[label.0 as usize] = Some((self.which(), self.here()));
     }
 
@@ -263,6 +278,10 @@ impl Asm {
     }
 
     fn modrm(&mut self, reg: Reg, rm: &Rm) {
+        self.touch(reg);
+        if let Rm::R(r) = rm {
+            self.touch(*r);
+        }
         let reg = (reg & 7) << 3;
         match rm {
             Rm::R(r) => self.byte(0xc0 | reg | r & 7),
@@ -325,6 +344,7 @@ impl Asm {
 
     /// reg = imm, all 64 bits, flags kept.
     pub fn mov_imm(&mut self, reg: Reg, imm: u64) {
+        self.touch(reg);
         if let Ok(small) = u32::try_from(imm) {
             if reg >= 8 {
                 self.byte(0x41);
@@ -371,6 +391,7 @@ impl Asm {
 
     /// reg = disp32 + index << scale, without a base.
     pub fn lea_scaled(&mut self, w: Width, reg: Reg, index: Reg, scale: u8, disp: i32) {
+        self.touch(reg);
         if w == Width::B16 {
             self.byte(0x66);
         }
@@ -391,6 +412,7 @@ impl Asm {
     }
 
     pub fn bswap(&mut self, w: Width, reg: Reg) {
+        self.touch(reg);
         let rex = if w == Width::B64 { 8 } else { 0 } | reg >> 3;
         if rex != 0 {
             self.byte(0x40 | rex);
@@ -631,12 +653,14 @@ impl Asm {
     }
 
     pub fn call(&mut self, target: impl Into<Target>) {
+        self.touched += 1;
         self.byte(0xe8);
         self.rel32(target.into());
     }
 
     /// CALL through a register or memory.
     pub fn call_rm(&mut self, rm: Rm) {
+        self.touched += 1;
         self.form(Width::B32, &[0xff], 2, &rm, false, false);
     }
 
@@ -653,6 +677,7 @@ impl Asm {
     }
 
     pub fn pop(&mut self, reg: Reg) {
+        self.touch(reg);
         if reg >= 8 {
             self.byte(0x41);
         }

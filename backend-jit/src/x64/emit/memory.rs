@@ -117,19 +117,25 @@ impl Emit<'_> {
         if self.merged(mem, size, write, kind).is_some() {
             return Some(None);
         }
-        self.here = asm::Mem::at(S0, 0);
         self.clobber();
-        self.address_into(mem, S0, mem.addr)?;
-        match mem.seg {
-            SegBase::None => {}
-            SegBase::Fs => {
-                let at = Rm::M(field(offset_of!(Frame, fs_base)));
-                self.a.alu(Alu::Add, Width::B64, S0, at);
+        let w = Width::B64;
+        let base = self.near(mem);
+        if let Some(base) = base {
+            self.a.lea(w, S1, asm::Mem::at(base, mem.disp));
+        } else {
+            self.address_into(mem, S0, mem.addr)?;
+            match mem.seg {
+                SegBase::None => {}
+                SegBase::Fs => {
+                    let at = Rm::M(field(offset_of!(Frame, fs_base)));
+                    self.a.alu(Alu::Add, w, S0, at);
+                }
+                SegBase::Gs => {
+                    let at = Rm::M(field(offset_of!(Frame, gs_base)));
+                    self.a.alu(Alu::Add, w, S0, at);
+                }
             }
-            SegBase::Gs => {
-                let at = Rm::M(field(offset_of!(Frame, gs_base)));
-                self.a.alu(Alu::Add, Width::B64, S0, at);
-            }
+            self.a.load(w, S1, Rm::R(S0));
         }
         let mut entry = Self::cache_entry(mem);
         if Gpr::ALL.get(entry).is_some_and(|g| self.holds_checked(*g)) {
@@ -153,22 +159,40 @@ impl Emit<'_> {
         let align = if kind.locked && size > 1 {
             size
         } else {
-            u32::from(mem.align)
+            u32::from(mem.align).max(1)
         };
-        if align > 1 {
-            self.a.test_imm(Width::B8, Rm::R(S0), align as i32 - 1);
-            self.a.jcc(ir::Cond::Ne, miss);
-        }
-        let w = Width::B64;
-        self.a.load(w, S1, Rm::R(S0));
         self.a.alu(Alu::Sub, w, S1, Rm::M(field(cache + page)));
-        self.a.alu_imm(Alu::Cmp, w, Rm::R(S1), 4096 - size as i32);
-        self.a.jcc(ir::Cond::A, miss);
-        self.a.alu(Alu::Add, w, S0, Rm::M(field(cache + addend)));
+        self.in_page(S1, size, align, miss);
+        let addend = Rm::M(field(cache + addend));
+        self.here = if let Some(base) = base {
+            self.a.load(w, S0, addend);
+            asm::Mem {
+                base: S0,
+                index: Some((base, 0)),
+                disp: mem.disp,
+            }
+        } else {
+            self.a.alu(Alu::Add, w, S0, addend);
+            asm::Mem::at(S0, 0)
+        };
         let here = self.a.label();
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
+        // What the stub finds is the place itself; hot code adds the register.
+        let found = if let Some(base) = base {
+            let label = self.a.label();
+            self.a.bind(label);
+            self.a.alu(Alu::Sub, w, S0, Rm::R(base));
+            self.a.lea(w, S0, asm::Mem::at(S0, mem.disp.wrapping_neg()));
+            self.a.jmp(here);
+            label
+        } else {
+            here
+        };
         self.a.bind(miss);
+        if let Some(base) = base {
+            self.a.lea(w, S0, asm::Mem::at(base, mem.disp));
+        }
         self.a
             .mov_imm(S1, u64::from(packed(cache, size, align, upper)));
         self.a.call(if write {
@@ -178,7 +202,7 @@ impl Emit<'_> {
         });
         let stack = mem.stack;
         self.side(Kind { stack, ..kind });
-        self.a.jmp(here);
+        self.a.jmp(found);
         let bounce = if write && !kind.locked {
             let label = self.a.label();
             self.a.bind(label);
@@ -188,6 +212,18 @@ impl Emit<'_> {
         };
         self.a.section(old);
         Some(bounce)
+    }
+
+    /// The register of an address that is it and a displacement, and can be used as it is.
+    fn near(&self, mem: &Mem) -> Option<Reg> {
+        let plain = mem.index == Operand::None
+            && mem.seg == SegBase::None
+            && mem.addr == Width::B64
+            && mem.disp != i32::MIN;
+        match self.place(mem.base)? {
+            Rm::R(r) if plain => Some(r),
+            _ => None,
+        }
     }
 
     /// Brings the place of the access into S0 itself.
@@ -213,6 +249,7 @@ impl Emit<'_> {
             let done = self.a.label();
             self.a.bind(done);
             let old = self.a.section(Section::Cold);
+            self.here = asm::Mem::at(S0, 0);
             f(self)?;
             self.a.call(self.stubs.commit);
             self.a.jmp(done);

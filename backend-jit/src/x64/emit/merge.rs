@@ -29,6 +29,7 @@ struct Member {
     offset: i64,
     size: u32,
     write: bool,
+    align: u32,
 }
 
 /// What has been checked.
@@ -38,6 +39,26 @@ pub(super) struct Checked {
     low: i64,
     high: i64,
     write: bool,
+    /// `low` is a multiple of this.
+    align: u32,
+}
+
+impl Checked {
+    fn covers(&self, m: &Member, write: bool) -> bool {
+        self.epoch == m.epoch
+            && self.low <= m.offset
+            && m.offset + i64::from(m.size) <= self.high
+            && (self.write || !(write || m.write))
+            && m.align <= self.align
+            && (m.offset - self.low) % i64::from(m.align) == 0
+    }
+}
+
+/// S0 holds the addend of a page cache entry (its offset) as long as [`asm::Asm::moment`] is this.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Held {
+    addend: usize,
+    moment: u32,
 }
 
 /// The accesses of a block, in order.
@@ -53,7 +74,7 @@ impl Groups {
         let mut moved = [0i64; 16];
         let mut members = Vec::new();
         for (n, op) in ops.iter().enumerate() {
-            if let Some((gpr, disp, size, write)) = plain(op) {
+            if let Some((gpr, disp, size, write, align)) = plain(op) {
                 members.push(Member {
                     op: n as u32,
                     gpr,
@@ -61,6 +82,7 @@ impl Groups {
                     offset: moved[gpr as usize] + disp,
                     size,
                     write,
+                    align,
                 });
             }
             match op.code {
@@ -93,8 +115,8 @@ impl Groups {
     }
 }
 
-/// Register, displacement, size and direction of an access that may be a member.
-fn plain(op: &Op) -> Option<(Gpr, i64, u32, bool)> {
+/// Register, displacement, size, direction and alignment of an access that may be a member.
+fn plain(op: &Op) -> Option<(Gpr, i64, u32, bool, u32)> {
     let mem = op.mem?;
     let Operand::Reg(gpr) = mem.base else {
         return None;
@@ -103,7 +125,6 @@ fn plain(op: &Op) -> Option<(Gpr, i64, u32, bool)> {
         && mem.seg == SegBase::None
         && mem.addr == Width::B64
         && mem.access == Access::Data
-        && mem.align <= 1
         && !mem.lock;
     let size = match op.code {
         OpCode::Load | OpCode::Store | OpCode::Rmw | OpCode::Cmpxchg => op.width.bytes().into(),
@@ -121,7 +142,8 @@ fn plain(op: &Op) -> Option<(Gpr, i64, u32, bool)> {
         _ => return None,
     };
     let write = op.code.info().mem != MemUse::Read;
-    simple.then_some((gpr, i64::from(mem.disp), size, write))
+    let align = u32::from(mem.align).max(1);
+    simple.then_some((gpr, i64::from(mem.disp), size, write, align))
 }
 
 /// The register that an op moves by a constant.
@@ -176,29 +198,25 @@ impl Emit<'_> {
             return None;
         }
         let g = member.gpr as usize;
-        let end = member.offset + i64::from(size);
-        let covered = self.checked[g].is_some_and(|c| {
-            c.epoch == member.epoch
-                && c.low <= member.offset
-                && end <= c.high
-                && (c.write || !(write || member.write))
-        });
-        if !covered {
+        if !self.checked[g].is_some_and(|c| c.covers(&member, write)) {
             self.check_group(n, mem.disp)?;
         }
         let write = self.checked[g].is_some_and(|c| c.write);
         let cache = cached(self.user, g);
-        let addend = Rm::M(field(
-            cache
-                + if write {
-                    offset_of!(PageCache, write_addend)
-                } else {
-                    offset_of!(PageCache, read_addend)
-                },
-        ));
+        let addend = cache
+            + if write {
+                offset_of!(PageCache, write_addend)
+            } else {
+                offset_of!(PageCache, read_addend)
+            };
         match home(member.gpr) {
             Rm::R(r) => {
-                self.a.load(Width::B64, S0, addend);
+                let moment = self.a.moment();
+                if self.held.addend != addend || self.held.moment != moment {
+                    self.a.load(Width::B64, S0, Rm::M(field(addend)));
+                    let moment = self.a.moment();
+                    self.held = Held { addend, moment };
+                }
                 self.here = asm::Mem {
                     base: S0,
                     index: Some((r, 0)),
@@ -208,7 +226,7 @@ impl Emit<'_> {
             memory @ Rm::M(_) => {
                 self.clobber();
                 self.a.load(Width::B64, S0, memory);
-                self.a.alu(Alu::Add, Width::B64, S0, addend);
+                self.a.alu(Alu::Add, Width::B64, S0, Rm::M(field(addend)));
                 self.here = asm::Mem::at(S0, mem.disp);
             }
         }
@@ -230,7 +248,7 @@ impl Emit<'_> {
             return None;
         }
         let (mut low, mut high) = (first.offset, first.offset + i64::from(first.size));
-        let (mut write, mut count) = (first.write, 1);
+        let (mut write, mut align, mut count) = (first.write, first.align, 1);
         for m in &self.groups.members[n + 1..] {
             if m.gpr != first.gpr {
                 continue;
@@ -238,10 +256,17 @@ impl Emit<'_> {
             if m.epoch != first.epoch {
                 break;
             }
-            let (l, h) = (low.min(m.offset), high.max(m.offset + i64::from(m.size)));
-            if h - l <= RANGE {
+            let a = align.max(m.align);
+            // Downwards to what is a multiple if the members are.
+            let fixed = if m.align > align { m.offset } else { low };
+            let mut l = low.min(m.offset);
+            l -= (l - fixed).rem_euclid(i64::from(a));
+            let h = high.max(m.offset + i64::from(m.size));
+            let together = (m.offset - low) % i64::from(align.min(m.align)) == 0;
+            if together && h - l <= RANGE {
                 (low, high) = (l, h);
                 write |= m.write;
+                align = a;
                 count += 1;
             }
         }
@@ -251,14 +276,14 @@ impl Emit<'_> {
         // From the register's value now.
         let start = i32::try_from(i64::from(disp) + low - first.offset).ok()?;
         self.clobber();
-        let base = match home(first.gpr) {
-            Rm::R(r) => r,
+        let lowest = |e: &mut Self, to: asm::Reg| match home(first.gpr) {
+            Rm::R(r) => e.a.lea(Width::B64, to, asm::Mem::at(r, start)),
             memory @ Rm::M(_) => {
-                self.a.load(Width::B64, S0, memory);
-                S0
+                e.a.load(Width::B64, to, memory);
+                e.a.lea(Width::B64, to, asm::Mem::at(to, start));
             }
         };
-        self.a.lea(Width::B64, S0, asm::Mem::at(base, start));
+        lowest(self, S1);
         let cache = cached(self.user, first.gpr as usize);
         let page = if write {
             offset_of!(PageCache, write_page)
@@ -267,18 +292,16 @@ impl Emit<'_> {
         };
         let (miss, here) = (self.a.label(), self.a.label());
         let length = (high - low) as i32;
-        self.a.load(Width::B64, S1, Rm::R(S0));
         self.a
             .alu(Alu::Sub, Width::B64, S1, Rm::M(field(cache + page)));
-        self.a
-            .alu_imm(Alu::Cmp, Width::B64, Rm::R(S1), 4096 - length);
-        self.a.jcc(ir::Cond::A, miss);
+        self.in_page(S1, length as u32, align, miss);
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
+        lowest(self, S0);
         let upper = self.code64 && !self.user;
         self.a
-            .mov_imm(S1, u64::from(packed(cache, length as u32, 1, upper)));
+            .mov_imm(S1, u64::from(packed(cache, length as u32, align, upper)));
         self.a.call(if write {
             self.stubs.group_write
         } else {
@@ -292,8 +315,22 @@ impl Emit<'_> {
             low,
             high,
             write,
+            align,
         });
         Some(())
+    }
+
+    /// Goes to `miss` unless an access of `size` bytes at this distance from a page's start is within the page and aligned.
+    pub(super) fn in_page(&mut self, distance: asm::Reg, size: u32, align: u32, miss: asm::Label) {
+        let mut last = 4096 - size as i32;
+        if align > 1 {
+            // What makes it odd comes to the top.
+            let shift = align.trailing_zeros() as u8;
+            self.a.rorx(Width::B64, distance, Rm::R(distance), shift);
+            last >>= shift;
+        }
+        self.a.alu_imm(Alu::Cmp, Width::B64, Rm::R(distance), last);
+        self.a.jcc(ir::Cond::A, miss);
     }
 
     /// Goes on with this instruction in a block that merges nothing. In the cold section.

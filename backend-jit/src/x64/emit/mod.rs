@@ -139,6 +139,8 @@ pub(super) struct Emit<'a> {
     groups: merge::Groups,
     /// For each register, the range that has been checked.
     checked: [Option<merge::Checked>; 16],
+    /// What S0 holds.
+    held: merge::Held,
 }
 
 /// Whether blocks of a mode can be translated.
@@ -198,6 +200,7 @@ pub fn emit(
             merge::Groups::default()
         },
         checked: [None; 16],
+        held: merge::Held::default(),
     };
     e.guard(guarded, stale);
     e.a.bind(entry);
