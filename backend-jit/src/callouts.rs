@@ -8,7 +8,7 @@ use x86::{Activity, Exception, LinAddr, Shadow};
 
 use backend_interp::{Left, fetch_mxcsr};
 use ir::{Exit, Width};
-use softmmu::Place;
+use softmmu::{Place, line_mask};
 
 use crate::core::{Core, Side, key};
 use crate::x64::frame::{Frame, leave};
@@ -122,10 +122,7 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
         .map_err(system::fault)?;
     match place {
         Place::Ram(at) => return Ok(Outcome::At(at)),
-        Place::Code => {
-            core.code_page = v.mmu.translate_debug(LinAddr(lin)).map(|p| p.page().0);
-            return Ok(Outcome::Interpret);
-        }
+        Place::Code => return Ok(Outcome::Interpret),
         Place::Slow if kind.locked => return Ok(Outcome::Interpret),
         // The code behind must not run on as it was.
         Place::Slow if write && hits_code(v, lin, size) => return Ok(Outcome::Interpret),
@@ -159,12 +156,10 @@ fn hits_code(v: &Vcpu, lin: u64, size: u64) -> bool {
     if size <= first {
         return false;
     }
-    // Bits of the lines from one byte to another, both included.
-    let lines = |from: u64, to: u64| u64::MAX >> (63 - to / 64) & u64::MAX << (from / 64);
     let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
     let parts = [
-        (lin, lines(lin & x86::PAGE_MASK, x86::PAGE_MASK)),
-        (lin.wrapping_add(first) & mask, lines(0, size - first - 1)),
+        (lin, line_mask(lin, size)),
+        (lin.wrapping_add(first) & mask, line_mask(0, size - first)),
     ];
     parts.into_iter().any(|(lin, lines)| {
         v.mmu

@@ -150,8 +150,6 @@ pub struct Core {
     pub modes: [u64; 2],
     /// The mode of the code that runs.
     pub running: u64,
-    /// The page of the last store that hit translated code.
-    pub code_page: Option<u64>,
     /// What is to be shown of blocks.
     pub dump: Dump,
     features: Features,
@@ -180,7 +178,6 @@ impl Core {
             count: false,
             modes: [u64::MAX; 2],
             running: 0,
-            code_page: None,
             dump: Dump::default(),
             features,
             switches: Switches::ALL,
@@ -352,18 +349,20 @@ impl Core {
     pub fn check_code(&mut self, v: &mut Vcpu) {
         v.mmu.take_code_hit();
         let epoch = v.mmu.ram().code_epoch();
-        let page = self.code_page.take();
+        let hits = v.mmu.take_hits();
         if epoch == self.code_epoch {
             return;
         }
         let ram = Arc::clone(v.mmu.ram());
         let mut hit = Vec::new();
-        match page {
+        match hits.exactly(epoch.wrapping_sub(self.code_epoch)) {
             // Nobody else has written to code in between.
-            Some(page) if epoch == self.code_epoch + 1 => {
-                self.blocks.check_page(&ram, page, |id| hit.push(id));
+            Some(hits) => {
+                for one in hits {
+                    self.blocks.check_lines(&ram, *one, |id| hit.push(id));
+                }
             }
-            _ => self.blocks.check_pages(&ram, |id| hit.push(id)),
+            None => self.blocks.check_pages(&ram, |id| hit.push(id)),
         }
         self.code_epoch = epoch;
         for id in hit {

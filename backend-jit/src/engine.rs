@@ -97,6 +97,7 @@ impl Jit {
         frame.event_mask = v.event_mask();
         frame.mxcsr = v.st.mxcsr;
         frame.take_bases(v);
+        (frame.ram, frame.lines) = v.mmu.ram().line_words();
         frame.follow(&v.mmu);
         let mut whole = mode.bits() | bits | callouts::unmasked(v);
         let mut set = usize::from(mode.cpl() == 3);

@@ -11,6 +11,7 @@ use crate::mmu::{Mmu, Privilege, Spot};
 use crate::paging::{AccessKind, Fault};
 use crate::ram::Frame;
 use crate::tlb::tag;
+use crate::track::{CodeHit, line_mask};
 
 /// Pages whose spots are collected at a time; longer accesses go in pieces.
 const PIECE_PAGES: usize = 9;
@@ -117,12 +118,13 @@ impl Mmu {
     pub(crate) fn stored(&mut self, spot: &Spot, len: u64) {
         if spot.flags & tag::CODE != 0 {
             let frame = Frame((spot.offset >> 12) as u32);
-            if self
-                .ram()
-                .track
-                .note_write(frame.index(), spot.phys.page_offset(), len)
-            {
+            let offset = spot.phys.page_offset();
+            if self.ram().track.note_write(frame.index(), offset, len) {
                 self.code_hit = 1;
+                self.hits.add(CodeHit {
+                    page: spot.phys.page(),
+                    lines: line_mask(offset, len),
+                });
             }
         }
     }
@@ -168,7 +170,7 @@ impl Mmu {
         let size = if size == 0 { 8 } else { size.min(8) };
         if lin.page_offset() + u64::from(size) <= PAGE_SIZE {
             let spot = self.spot(lin.0, AccessKind::Write, index)?;
-            if spot.flags & !tag::CODE == 0 {
+            if spot.flags & !tag::TRACKED == 0 {
                 self.ram().map().store(spot.offset, size, value);
                 self.stored(&spot, u64::from(size));
                 return Ok(());

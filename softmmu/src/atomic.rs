@@ -37,7 +37,7 @@ impl Mmu {
             return Ok(None);
         }
         let spot = self.spot(lin.0, AccessKind::Write, index)?;
-        let plain = spot.flags & !(tag::CODE | tag::WATCH) == 0;
+        let plain = spot.flags & !(tag::TRACKED | tag::WATCH) == 0;
         if !plain || !self.ram().map().can_lock(spot.offset, size) {
             return Ok(None);
         }
@@ -98,7 +98,7 @@ impl Mmu {
         let index = self.index();
         if lin.page_offset() + u64::from(size) <= PAGE_SIZE {
             let spot = self.spot(lin.0, AccessKind::Write, index)?;
-            if spot.flags & !tag::CODE == 0 {
+            if spot.flags & !tag::TRACKED == 0 {
                 let old = self.ram().map().load(spot.offset, size);
                 let new = f(old);
                 self.ram().map().store(spot.offset, size, new);
@@ -202,7 +202,7 @@ impl Mmu {
     pub fn cmpxchg16b(&mut self, lin: LinAddr, expected: u128, new: u128) -> Result<u128, Fault> {
         let index = self.index();
         let parts = self.parts(lin, 16, AccessKind::Write, index)?;
-        let plain = parts.flags & !(tag::CODE | tag::WATCH) == 0 && lin.0.is_multiple_of(16);
+        let plain = parts.flags & !(tag::TRACKED | tag::WATCH) == 0 && lin.0.is_multiple_of(16);
         if plain && let Some((spot, 16)) = parts.iter().next() {
             let ram = Arc::clone(self.ram());
             let _exclusive = (!raw::has_cas128()).then(|| ram.exclusive.lock());

@@ -46,5 +46,7 @@ pub use place::Place;
 pub use ram::{Frame, GuestRam, HIGH_START, HOLE_START, OutOfRam, PageAttr, RamError, RamRegion};
 pub use string::{HostRun, Run};
 pub use tlb::{ENTRIES, ENTRY_SHIFT, TAG_MASK, TlbEntry, TlbTable, tag, tlb_index};
-pub use track::{CodeStamp, Kick, LINE_SIZE, MAX_CPUS, Marked};
+pub use track::{
+    CodeHit, CodeHits, CodeStamp, Kick, LINE_SIZE, LINES_SHIFT, MAX_CPUS, Marked, line_mask,
+};
 pub use walk::{peek, probe, read_pdptes, walk};

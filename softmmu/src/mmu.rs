@@ -26,7 +26,7 @@ use crate::fast::{TablePtr, table_pointer};
 use crate::paging::{Access, AccessKind, BadPdpte, Fault, PagingMode, PagingState};
 use crate::ram::{GuestRam, PageAttr};
 use crate::tlb::{Cold, TAG_MASK, TlbEntry, tag};
-use crate::track::{CodeStamp, MAX_CPUS};
+use crate::track::{CodeHits, CodeStamp, MAX_CPUS};
 use crate::walk::{peek, read_pdptes, walk};
 
 /// With which rights an access is made.
@@ -91,6 +91,8 @@ pub struct Mmu {
     pub code_hit: u32,
     /// The breakpoints hit since they were last taken, a bit each.
     pub watch_hits: u32,
+    /// Where those stores were.
+    pub(crate) hits: CodeHits,
     cpu: usize,
     index: MmuIndex,
     parked: bool,
@@ -141,6 +143,7 @@ impl Mmu {
             data_gen: 0,
             code_hit: 0,
             watch_hits: 0,
+            hits: CodeHits::default(),
             cpu,
             index: MmuIndex::Super,
             parked: true,
@@ -565,6 +568,29 @@ impl Mmu {
     #[inline]
     pub fn take_code_hit(&mut self) -> bool {
         std::mem::take(&mut self.code_hit) != 0
+    }
+
+    /// The stores by this vCPU that hit marked bytes since this was last asked.
+    #[inline]
+    pub fn take_hits(&mut self) -> CodeHits {
+        std::mem::take(&mut self.hits)
+    }
+
+    /// A store beside code was found to be possible at `lin`, in a frame of RAM: how the next ones there are made.
+    /// Whether the lines of `mask` are still free of code then.
+    pub(crate) fn beside_code(&mut self, lin: u64, frame: usize, mask: u64) -> bool {
+        let track = &self.ram.track;
+        let flags = if track.claim_write(self.cpu, frame) {
+            0
+        } else {
+            track.claim_lines(self.cpu, frame);
+            tag::TRACKED
+        };
+        let free = track.lines(frame) & mask == 0;
+        if let Some(table) = self.tlb.table_mut(self.index, lin) {
+            table.flag_writes(lin, flags);
+        }
+        free
     }
 
     /// Sees to what other threads have asked for: flushes after changes of A20, page attributes and the dirty

@@ -4,15 +4,16 @@ use x86::{LinAddr, PAGE_SIZE};
 
 use crate::mmu::Mmu;
 use crate::paging::{AccessKind, Fault};
+use crate::ram::Frame;
 use crate::tlb::tag;
-use crate::track::LINE_SIZE;
+use crate::track::line_mask;
 
 /// What [`Mmu::place`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// All bytes lie in RAM from this host address on, and nobody has to be told of the access.
     Ram(u64),
-    /// Device memory, ROM, a page with code beside the bytes, a breakpoint, or two pages: the slow accesses do it.
+    /// Device memory, ROM, a breakpoint, or two pages: the slow accesses do it.
     Slow,
     /// A store to bytes that were translated.
     Code,
@@ -39,13 +40,14 @@ impl Mmu {
         if spot.flags == 0 {
             return Ok(Place::Ram(self.ram().map().address() + spot.offset));
         }
-        if spot.flags == tag::CODE && write {
-            let (first, last) = (offset / LINE_SIZE, (offset + size - 1) / LINE_SIZE);
-            let lines = self.ram().code_lines(spot.phys);
-            if (first..=last).any(|line| lines >> line & 1 != 0) {
-                return Ok(Place::Code);
-            }
+        if !write || spot.flags & !tag::LINES != tag::CODE {
+            return Ok(Place::Slow);
         }
-        Ok(Place::Slow)
+        let frame = Frame((spot.offset >> 12) as u32).index();
+        let mask = line_mask(offset, size);
+        if self.ram().track.lines(frame) & mask != 0 || !self.beside_code(lin.0, frame, mask) {
+            return Ok(Place::Code);
+        }
+        Ok(Place::Ram(self.ram().map().address() + spot.offset))
     }
 }

@@ -519,6 +519,18 @@ impl GuestRam {
             .map_or(0, |frame| self.track.lines(frame.index()))
     }
 
+    /// For code that stores beside code: the host address of RAM's first page, and that of its word of code lines. Those
+    /// of the other pages follow, 1 << [`LINES_SHIFT`](crate::LINES_SHIFT) bytes apart.
+    pub fn line_words(&self) -> (u64, u64) {
+        (self.map.address(), self.track.address())
+    }
+
+    /// The host address of a byte of RAM, for reading; its page lies there whole.
+    pub fn host_address(&self, addr: PhysAddr) -> Option<u64> {
+        let frame = self.frame(addr)?;
+        Some(self.map.address() + frame.offset() + addr.page_offset())
+    }
+
     /// The page's generation: it changes when one of its marked lines is written.
     #[inline]
     pub fn code_generation(&self, addr: PhysAddr) -> u32 {

@@ -78,7 +78,7 @@ impl Mmu {
         }
         let index = self.index_of(privilege);
         let spot = self.spot(lin.0, kind, index)?;
-        if spot.flags & !tag::CODE != 0 {
+        if spot.flags & !tag::TRACKED != 0 {
             return Ok(Run::Single);
         }
         let here = if backward {

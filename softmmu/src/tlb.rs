@@ -27,6 +27,10 @@ pub mod tag {
     pub const WATCH: u64 = 1 << 2;
     /// Writes: the page is ROM.
     pub const ROM: u64 = 1 << 3;
+    /// Writes, beside `CODE`: stores to lines without code may be made in place, by whoever looks at the lines first.
+    pub const LINES: u64 = 1 << 4;
+    /// What says no more than that stores to some lines must be noticed.
+    pub const TRACKED: u64 = CODE | LINES;
     /// No such access is known to be permitted; equal to no address with or without flags.
     pub const INVALID: u64 = u64::MAX;
 }
@@ -176,6 +180,14 @@ impl TlbTable {
                     self.large[region as usize / 64 % self.large.len()] |= 1 << (region % 64);
                 }
             }
+        }
+    }
+
+    /// Changes the flags of the entry for stores at `lin`, if there is one.
+    pub(crate) fn flag_writes(&mut self, lin: u64, flags: u64) {
+        let tag = &mut self.entries[tlb_index(lin)].write_tag;
+        if *tag != tag::INVALID && (*tag ^ lin) & TAG_MASK == 0 {
+            *tag = *tag & TAG_MASK | flags;
         }
     }
 

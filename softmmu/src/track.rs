@@ -8,6 +8,8 @@
 //! 1. A vCPU that gets a plain write tag first sets its bit in the page's `writers`, then looks at the page's
 //!    lines; with any line set the tag isn't plain. A marker first sets the line, then looks at `writers`. One of
 //!    the two sees the other (both orders are sequentially consistent).
+//!    On a page with code a vCPU may store in place to the lines that hold none (`tag::LINES`): it sets its bit in
+//!    the page's `checkers` and then looks at the lines before each store. A marker takes it for a writer.
 //! 2. A marker that sees other writers raises `epoch`, kicks them, and gets a [`CodeStamp`] that names them. Each
 //!    of them, in `Mmu::sync`, reads `epoch`, takes the plain tags from pages with lines, and then publishes that
 //!    epoch. All stores it made through such tags come before, in program order.
@@ -24,7 +26,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-use x86::{PAGE_MASK, PAGE_SIZE};
+use x86::{PAGE_MASK, PAGE_SIZE, PhysAddr};
 
 use crate::map::zeroed;
 
@@ -32,6 +34,9 @@ use crate::map::zeroed;
 pub const MAX_CPUS: usize = 64;
 /// Bytes per bit of a page's line bitmap.
 pub const LINE_SIZE: u64 = 64;
+/// The binary logarithm of the distance between two pages' lines.
+pub const LINES_SHIFT: u32 = 5;
+const _: () = assert!(size_of::<Page>() == 1 << LINES_SHIFT);
 /// `seen` of a vCPU that runs no guest code, or doesn't exist.
 const PARKED: u64 = u64::MAX;
 
@@ -59,13 +64,48 @@ pub struct Marked {
 pub type Kick = Box<dyn Fn(usize) + Send + Sync>;
 
 /// What is known of one page; in one cache line, since a TLB fill looks at all of it.
-#[repr(align(32))]
+#[repr(C, align(32))]
 pub(crate) struct Page {
-    /// Code lines.
+    /// Code lines. At offset 0: translated code looks at it.
     lines: AtomicU64,
     /// The vCPUs, a bit each, that may hold a plain write tag.
     writers: AtomicU64,
+    /// The vCPUs that store where they have found no code line.
+    checkers: AtomicU64,
     generation: AtomicU32,
+}
+
+/// A store that hit marked lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CodeHit {
+    /// The physical page.
+    pub page: PhysAddr,
+    /// The lines that are no longer marked.
+    pub lines: u64,
+}
+
+/// The last few of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CodeHits {
+    known: [CodeHit; 4],
+    count: u32,
+}
+
+impl CodeHits {
+    #[cold]
+    pub(crate) fn add(&mut self, hit: CodeHit) {
+        if let Some(place) = self.known.get_mut(self.count as usize) {
+            *place = hit;
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// All of them, if there were `count` and they are known.
+    pub fn exactly(&self, count: u64) -> Option<&[CodeHit]> {
+        (u64::from(self.count) == count)
+            .then(|| self.known.get(..self.count as usize))
+            .flatten()
+    }
 }
 
 /// The tables; one element (or bit) per page frame of RAM.
@@ -86,7 +126,7 @@ pub(crate) struct Track {
 }
 
 /// The lines that `len` bytes at `offset` in a page touch; what lies beyond the page is cut off.
-fn line_mask(offset: u64, len: u64) -> u64 {
+pub fn line_mask(offset: u64, len: u64) -> u64 {
     let Some(last) = len.checked_sub(1) else {
         return 0;
     };
@@ -139,13 +179,14 @@ impl Track {
         #[cfg(test)]
         crate::tests::interleave();
         let writers = self.pages[frame].writers.load(Ordering::SeqCst);
+        let others = writers | self.pages[frame].checkers.load(Ordering::SeqCst);
         let own = 1u64 << cpu;
         let mut waiting = 0;
-        let epoch = if writers & !own == 0 {
+        let epoch = if others & !own == 0 {
             0
         } else {
             let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
-            for other in bits(writers & !own) {
+            for other in bits(others & !own) {
                 if self.seen[other].load(Ordering::SeqCst) != PARKED {
                     waiting |= 1 << other;
                 }
@@ -208,6 +249,20 @@ impl Track {
             self.pages[frame].writers.fetch_or(own, Ordering::SeqCst);
         }
         self.pages[frame].lines.load(Ordering::SeqCst) == 0
+    }
+
+    /// vCPU `cpu` will store to lines of the page where it finds no code. To be called before it looks.
+    #[inline]
+    pub(crate) fn claim_lines(&self, cpu: usize, frame: usize) {
+        let own = 1u64 << cpu;
+        if self.pages[frame].checkers.load(Ordering::SeqCst) & own == 0 {
+            self.pages[frame].checkers.fetch_or(own, Ordering::SeqCst);
+        }
+    }
+
+    /// The address of the first page's lines; those of the next are [`LINES_SHIFT`] says how far on.
+    pub(crate) fn address(&self) -> u64 {
+        self.pages.as_ptr().expose_provenance() as u64
     }
 
     // The dirty log.
@@ -376,11 +431,34 @@ mod tests {
         let epoch = track.epoch();
         track.publish(2, epoch);
         assert!(track.is_settled(marked.stamp));
+        // One that stores beside the code is waited for too, itself does not wait.
+        track.publish(3, epoch);
+        track.claim_lines(3, 0);
+        assert_eq!(track.mark(0, 0, 128, 16).stamp.waiting, 1 << 2 | 1 << 3);
+        let marked = track.mark(3, 0, 192, 16);
+        assert_eq!(
+            (marked.stamp.waiting, marked.own_tags),
+            (1 << 0 | 1 << 2, false)
+        );
+        track.park(3);
         // A sleeping vCPU isn't waited for, nor kicked.
         track.park(2);
         kicked.store(0, Ordering::SeqCst);
         assert!(track.is_settled(track.mark(0, 0, 64, 16).stamp));
         assert_eq!(kicked.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn hits_are_known_exactly_or_not_at_all() {
+        let mut hits = CodeHits::default();
+        assert_eq!(hits.exactly(0), Some(&[][..]));
+        for n in 1..=6_u64 {
+            let page = PhysAddr(n * PAGE_SIZE);
+            hits.add(CodeHit { page, lines: 1 });
+            let known = hits.exactly(n).map(|hits| hits.last().map(|h| h.page));
+            assert_eq!(known, (n <= 4).then_some(Some(page)));
+            assert_eq!(hits.exactly(n + 1), None, "somebody else's");
+        }
     }
 
     #[test]

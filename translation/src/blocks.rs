@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use softmmu::{CodeStamp, GuestRam};
-use x86::{PAGE_SIZE, PhysAddr};
+use softmmu::{CodeHit, CodeStamp, GuestRam, line_mask};
+use x86::{PAGE_MASK, PAGE_SIZE, PhysAddr};
 
 /// What a block is found by: everything its code depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,6 +42,22 @@ pub struct Info<T> {
     pub hot: (u32, u32),
     /// The engine's own part.
     pub own: T,
+}
+
+impl<T> Info<T> {
+    /// The lines of a physical page that its code touches.
+    fn lines(&self, page: u64) -> u64 {
+        let (start, len) = (self.key.phys, self.bytes.len().max(1) as u64);
+        let first = (PAGE_SIZE - (start & PAGE_MASK)).min(len);
+        let mut lines = 0;
+        if start & !PAGE_MASK == page {
+            lines |= line_mask(start, first);
+        }
+        if self.second == Some(page) {
+            lines |= line_mask(0, (len - first).max(1));
+        }
+        lines
+    }
 }
 
 /// A hasher for addresses.
@@ -180,18 +196,22 @@ impl<T> Blocks<T> {
         self.make_stale(hit, &mut f);
     }
 
-    /// As [`Blocks::check_pages`] for one page.
-    pub fn check_page(&mut self, ram: &GuestRam, phys: u64, mut f: impl FnMut(BlockId)) {
-        let number = phys / PAGE_SIZE;
+    /// As [`Blocks::check_pages`], when what has been written since is known: only blocks with code in those lines
+    /// become stale.
+    pub fn check_lines(&mut self, ram: &GuestRam, hit: CodeHit, mut f: impl FnMut(BlockId)) {
+        let number = hit.page.0 / PAGE_SIZE;
         let Some(page) = self.pages.get_mut(&number) else {
             return;
         };
-        let generation = ram.code_generation(PhysAddr(number * PAGE_SIZE));
-        if generation != page.generation {
-            page.generation = generation;
-            let hit = std::mem::take(&mut page.blocks);
-            self.make_stale(hit, &mut f);
-        }
+        page.generation = ram.code_generation(hit.page);
+        let all = &self.all;
+        let stale = page
+            .blocks
+            .extract_if(.., |id| {
+                all[id.0 as usize].lines(hit.page.0) & hit.lines != 0
+            })
+            .collect();
+        self.make_stale(stale, &mut f);
     }
 
     fn make_stale(&mut self, hit: Vec<BlockId>, f: &mut impl FnMut(BlockId)) {

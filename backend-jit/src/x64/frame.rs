@@ -101,6 +101,9 @@ pub struct Frame {
     pub pages: [u32; LOW_PAGES + HIGH_PAGES],
     pub jump_rip: [[u64; JUMPS]; 2],
     pub jump_code: [[u64; JUMPS]; 2],
+    /// The host addresses of RAM and of its first page's code lines.
+    pub ram: u64,
+    pub lines: u64,
     pub data_gen: u64,
     pub map_gen: u64,
     pub map_gen_high: u64,

@@ -349,7 +349,7 @@ fn bound(a: &mut Asm) -> Label {
 /// The TLB behind the page caches, and the page walk behind that.
 fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label {
     let entry = bound(a);
-    let (slow, fail) = (a.label(), a.label());
+    let (slow, fail, beside) = (a.label(), a.label(), a.label());
     for r in [RAX, RCX, RDX] {
         a.push(r);
     }
@@ -408,7 +408,8 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
     a.load(B64, RAX, Rm::R(R14));
     a.alu_imm(Alu::And, B64, Rm::R(RAX), -4096);
     a.alu(Alu::Cmp, B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
-    a.jcc(Cond::Ne, slow);
+    let in_place = write && callout.is_some();
+    a.jcc(Cond::Ne, if in_place { beside } else { slow });
     a.load(
         B64,
         RDX,
@@ -455,6 +456,10 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
         a.byte(0xf8); // CLC
     }
     a.ret();
+    if in_place {
+        a.bind(beside);
+        beside_code(a, slow);
+    }
 
     a.bind(slow);
     for r in [RDX, RCX, RAX] {
@@ -482,6 +487,58 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
     a.bind(fail);
     a.jmp(saved);
     entry
+}
+
+/// A store to a page that holds code: rcx is the TLB entry, rax the linear page. Goes on at the place in RAM if there is
+/// no code in the lines written.
+fn beside_code(a: &mut Asm, slow: Label) {
+    let tracked = softmmu::tag::TRACKED as i32;
+    a.alu_imm(Alu::Or, B64, Rm::R(RAX), tracked);
+    let tag = Mem::at(RCX, TlbEntry::OFFSET_WRITE_TAG as i32);
+    a.alu(Alu::Cmp, B64, RAX, Rm::M(tag));
+    a.jcc(Cond::Ne, slow);
+    let addend = Mem::at(RCX, TlbEntry::OFFSET_ADDEND as i32);
+    a.load(B64, RDX, Rm::M(addend));
+    a.alu(Alu::Add, B64, RDX, Rm::R(R14));
+    // The page's lines.
+    a.load(B64, RAX, Rm::R(RDX));
+    a.alu(Alu::Sub, B64, RAX, Rm::M(under(32, offset_of!(Frame, ram))));
+    let (shr, shl) = (super::asm::Shift::Shr, super::asm::Shift::Shl);
+    a.shift_imm(shr, B64, Rm::R(RAX), x86::PAGE_SIZE.trailing_zeros() as u8);
+    a.shift_imm(shl, B64, Rm::R(RAX), softmmu::LINES_SHIFT as u8);
+    a.alu(
+        Alu::Add,
+        B64,
+        RAX,
+        Rm::M(under(32, offset_of!(Frame, lines))),
+    );
+    a.load(B64, RAX, Rm::M(Mem::at(RAX, 0)));
+    // That of the first byte, that of the last: there are no others, an access is no longer than a line.
+    let line = softmmu::LINE_SIZE.trailing_zeros() as u8;
+    a.load(B64, RCX, Rm::R(R14));
+    a.shift_imm(shr, B64, Rm::R(RCX), line);
+    a.bit_reg(B64, 4, Rm::R(RAX), RCX);
+    a.jcc(Cond::B, slow);
+    a.load(B32, RCX, Rm::R(R11));
+    a.shift_imm(shr, B32, Rm::R(RCX), 16);
+    a.movzx(B8, RCX, Rm::R(RCX));
+    a.lea(
+        B64,
+        RCX,
+        Mem {
+            base: RCX,
+            index: Some((R14, 0)),
+            disp: -1,
+        },
+    );
+    a.shift_imm(shr, B64, Rm::R(RCX), line);
+    a.bit_reg(B64, 4, Rm::R(RAX), RCX);
+    a.jcc(Cond::B, slow);
+    a.load(B64, R14, Rm::R(RDX));
+    for r in [RDX, RCX, RAX] {
+        a.pop(r);
+    }
+    a.ret();
 }
 
 /// Flags in the context's form to host flags: the common kinds by the operation itself, the rest by Rust code.

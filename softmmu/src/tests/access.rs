@@ -4,8 +4,8 @@ use x86::{PhysAddr, cr0, cr4};
 
 use super::{A, Bench, D, P, Rng, U, W, lin};
 use crate::{
-    AccessKind, Fault, Mmu, MmuIndex, PageAttr, PageFault, Privilege, Run, TAG_MASK, TlbEntry,
-    Watch, pf, tlb_index,
+    AccessKind, CodeHit, Fault, Mmu, MmuIndex, PageAttr, PageFault, Place, Privilege, Run,
+    TAG_MASK, TlbEntry, Watch, pf, tlb_index,
 };
 
 const CUR: Privilege = Privilege::Current;
@@ -640,6 +640,37 @@ fn stores_to_code_take_the_slow_path_and_are_told() {
     assert!(bench.mmu.code_matches(PhysAddr(0x3ffe), &[1, 2, 3, 4]));
     assert!(!bench.mmu.code_matches(PhysAddr(0x3ffe), &[1, 2, 3, 5]));
     assert!(bench.mmu.mark_code(PhysAddr(0xfee0_0000), 4).is_none());
+}
+
+#[test]
+fn stores_beside_code_are_made_in_place() {
+    let mut bench = Bench::new();
+    let mmu = &mut bench.mmu;
+    let place = |mmu: &mut Mmu, at, size| mmu.place(lin(at), size, true).expect("RAM");
+    let base = mmu.ram().host_address(PhysAddr(0x3000)).expect("RAM");
+    let stamp = mmu.mark_code(PhysAddr(0x3100), 0x40).expect("RAM");
+    for _ in 0..2 {
+        assert_eq!(place(mmu, 0x3000, 8), Place::Ram(base));
+        assert!(!mmu.try_store8(lin(0x3000), 1), "not a plain tag");
+        assert_eq!(place(mmu, 0x30f8, 8), Place::Ram(base + 0xf8));
+        assert_eq!(place(mmu, 0x30f9, 8), Place::Code);
+        assert_eq!(place(mmu, 0x313f, 1), Place::Code);
+        assert_eq!(place(mmu, 0x3140, 64), Place::Ram(base + 0x140));
+    }
+    assert!(mmu.code_valid(PhysAddr(0x3100), stamp) && !mmu.take_code_hit());
+    assert_eq!(mmu.take_hits().exactly(0).map(<[_]>::len), Some(0));
+    mmu.store8(lin(0x3100), 1).expect("RAM");
+    let hit = CodeHit {
+        page: PhysAddr(0x3000),
+        lines: 1 << 4,
+    };
+    assert_eq!(mmu.take_hits().exactly(1), Some(&[hit][..]));
+    // No code is left: the tag becomes plain, until there is code again.
+    assert_eq!(place(mmu, 0x3000, 8), Place::Ram(base));
+    assert!(mmu.try_store8(lin(0x3100), 1));
+    mmu.mark_code(PhysAddr(0x3100), 0x40).expect("RAM");
+    assert!(!mmu.try_store8(lin(0x3000), 1));
+    assert_eq!(place(mmu, 0x3100, 8), Place::Code);
 }
 
 #[test]
