@@ -12,10 +12,12 @@ use system::Vcpu;
 use translation::{BlockId, Blocks, CodeMemory, Info, Key};
 use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
+use crate::changing::{self, Changing};
+use crate::checked::Source;
 use crate::dump::Dump;
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
-use crate::x64::emit::{self, Context, Indirect, Kind};
+use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
 use crate::x64::flags::Desc;
 use crate::x64::frame::Frame;
 use crate::x64::runtime::Stubs;
@@ -25,9 +27,6 @@ pub const MAX_INSNS: u32 = 64;
 const MAX_BYTES: usize = 400;
 /// Blocks of one place that differ in where they find the flags.
 const MAX_VARIANTS: u8 = 4;
-
-/// Times that a block's code may change before it is left to the interpreter, which translates faster.
-const MAX_CHANGES: u8 = 8;
 
 /// The engine's bits in a block's mode.
 pub mod key {
@@ -61,18 +60,28 @@ pub struct Own {
     pub entry: u32,
     pub guarded: u32,
     /// Where the entry leads while the block is stale.
-    stale: u32,
+    pub stale: u32,
     /// What the entry's first bytes are otherwise.
     first: [u8; 5],
     pub flags: Option<Desc>,
     pub insns: u16,
-    flags_dead: bool,
+    pub flags_dead: bool,
+    /// It compares its code on entry.
+    pub checked: Option<Checked>,
     /// Exits that lead here although the flags are neither in memory nor where `flags` says: place, and where their own
     /// stub is.
     careless: Vec<(u32, u32)>,
     sides: Box<[Side]>,
     /// The pages that a jump from elsewhere must know: slot and number.
     pages: [Option<(usize, u32)>; 2],
+}
+
+/// What a block that compares its code needs.
+pub struct Checked {
+    /// The displacement of the jump that is taken when the code differs.
+    pub fail: u32,
+    /// What is read, not compared.
+    pub fields: Box<[Field]>,
 }
 
 /// A direct exit.
@@ -121,6 +130,8 @@ pub struct Stats {
     pub resumed: u64,
     pub variants: u64,
     pub flushes: u64,
+    /// Blocks that compare their code on entry.
+    pub checked: u64,
     pub reads: u64,
     pub writes: u64,
 }
@@ -152,14 +163,14 @@ pub struct Core {
     pub running: u64,
     /// What is to be shown of blocks.
     pub dump: Dump,
-    features: Features,
-    switches: Switches,
+    pub features: Features,
+    pub switches: Switches,
     asm: Asm,
-    spare: Option<ir::Block>,
+    pub spare: Option<ir::Block>,
     page_numbers: HashMap<(u64, u64), u32>,
     variants: HashMap<(u64, u64), u8>,
-    changes: HashMap<(u64, u64), u8>,
-    unsuitable: HashSet<Key>,
+    pub changing: Changing,
+    pub unsuitable: HashSet<Key>,
     code_epoch: u64,
 }
 
@@ -185,7 +196,7 @@ impl Core {
             spare: None,
             page_numbers: HashMap::new(),
             variants: HashMap::new(),
-            changes: HashMap::new(),
+            changing: Changing::default(),
             unsuitable: HashSet::new(),
             code_epoch: 0,
         }
@@ -198,7 +209,7 @@ impl Core {
         self.indirects.clear();
         self.slow.clear();
         self.variants.clear();
-        self.changes.clear();
+        self.changing.clear();
         self.unsuitable.clear();
         self.memory.reset();
         self.page_numbers.clear();
@@ -256,6 +267,9 @@ impl Core {
                 }
             }
         }
+        if self.changing.checked(&wanted) {
+            return self.find_checked(v, frame, wanted, flags.filter(|_| wanted.flags != 0));
+        }
         if let Some(id) = self.blocks.find(wanted)
             && self.usable(v, id, lin)
         {
@@ -302,9 +316,10 @@ impl Core {
         if !unchanged(v, info) {
             return false;
         }
-        let (entry, first) = (info.own.entry, info.own.first);
+        let (key, entry, first) = (info.key, info.own.entry, info.own.first);
         self.memory.write(entry, &first);
         self.blocks.refresh(id);
+        self.changing.same(&key);
         true
     }
 
@@ -318,7 +333,7 @@ impl Core {
     }
 
     /// Notes that the pages of a block just looked up are mapped where it thinks.
-    fn know_pages(&self, frame: &mut Frame, id: BlockId) {
+    pub fn know_pages(&self, frame: &mut Frame, id: BlockId) {
         for (slot, number) in self.blocks.get(id).own.pages.iter().flatten() {
             frame.pages[*slot] = *number;
         }
@@ -366,15 +381,20 @@ impl Core {
         }
         self.code_epoch = epoch;
         for id in hit {
-            let own = &self.blocks.get(id).own;
-            self.memory.write(own.entry, &[0xe9]);
-            self.memory.retarget(own.entry + 1, own.stale);
-            self.unlink(id);
+            self.divert(id, self.blocks.get(id).own.stale);
         }
     }
 
+    /// Makes whoever enters a block go elsewhere.
+    fn divert(&mut self, id: BlockId, to: u32) {
+        let entry = self.blocks.get(id).own.entry;
+        self.memory.write(entry, &[0xe9]);
+        self.memory.retarget(entry + 1, to);
+        self.unlink(id);
+    }
+
     /// Translates the block of a key.
-    fn make(
+    pub fn make(
         &mut self,
         v: &mut Vcpu,
         frame: &mut Frame,
@@ -384,7 +404,13 @@ impl Core {
         let start = Instant::now();
         let mode = mode_of(wanted.mode);
         let lin = wanted.lin;
-        let in_page = ((PAGE_SIZE - (lin & x86::PAGE_MASK)) as usize).min(MAX_BYTES);
+        let checked = self.changing.checked(&wanted);
+        let (max_bytes, max_insns) = if checked {
+            (changing::MAX_BYTES, changing::MAX_INSNS)
+        } else {
+            (MAX_BYTES, MAX_INSNS)
+        };
+        let in_page = ((PAGE_SIZE - (lin & x86::PAGE_MASK)) as usize).min(max_bytes);
         let mut bytes = [0; MAX_BYTES + 16];
         let mut available = v
             .mmu
@@ -392,7 +418,7 @@ impl Core {
             .map_err(fault)?;
         let single = wanted.mode & key::SINGLE != 0;
         let mut limits = Limits {
-            max_insns: if single { 1 } else { MAX_INSNS },
+            max_insns: if single { 1 } else { max_insns },
             page: in_page as u32,
         };
         let mut second = None;
@@ -418,6 +444,18 @@ impl Core {
                 return Err(Exception::GP0);
             }
         }
+        if checked {
+            let source = Source {
+                wanted,
+                flags,
+                second,
+                limits,
+                in_page,
+            };
+            let found = self.make_checked(v, frame, source, lifted.block, &bytes[..available]);
+            self.stats.translate_ns += start.elapsed().as_nanos() as u64;
+            return Ok(found);
+        }
         let mut block = lifted.block;
         let len = block.len as usize;
         let mut stamps = [CodeStamp::default(); 2];
@@ -442,7 +480,16 @@ impl Core {
             return Ok(Found::Interpret);
         }
         ir::opt::run(&mut block, self.switches);
-        let made = self.install(frame, &block, wanted, flags, second, stamps, &bytes[..len]);
+        let made = self.install(
+            frame,
+            &block,
+            wanted,
+            flags,
+            second,
+            Some(stamps),
+            &bytes[..len],
+            None,
+        );
         self.spare = Some(block);
         self.stats.translate_ns += start.elapsed().as_nanos() as u64;
         let Some(id) = made else {
@@ -452,7 +499,7 @@ impl Core {
         Ok(Found::Block(id))
     }
 
-    fn lift(&mut self, bytes: &[u8], limits: &Limits, mode: Mode) -> frontend_x86::Lifted {
+    pub fn lift(&mut self, bytes: &[u8], limits: &Limits, mode: Mode) -> frontend_x86::Lifted {
         let builder = self
             .spare
             .take()
@@ -461,15 +508,16 @@ impl Core {
     }
 
     /// Emits a block's code and puts it in its place.
-    fn install(
+    pub fn install(
         &mut self,
         frame: &mut Frame,
         block: &ir::Block,
         wanted: Key,
         flags: Option<Desc>,
         second: Option<u64>,
-        stamps: [CodeStamp; 2],
+        stamps: Option<[CodeStamp; 2]>,
         bytes: &[u8],
+        check: Option<Check<'_>>,
     ) -> Option<BlockId> {
         let mode = mode_of(wanted.mode);
         let lin = wanted.lin;
@@ -495,6 +543,7 @@ impl Core {
                 merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0 && mode.code64(),
                 host_float: wanted.mode & key::UNMASKED == 0,
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,
+                check,
             };
             let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context) else {
                 self.asm = asm;
@@ -590,6 +639,10 @@ impl Core {
             flags: flags.filter(|_| !compiled.flags_dead),
             insns: block.insns as u16,
             flags_dead: compiled.flags_dead,
+            checked: check.zip(compiled.fail).map(|(check, fail)| Checked {
+                fail: cold + fail,
+                fields: check.fields.into(),
+            }),
             careless: Vec::new(),
             sides,
             pages,
@@ -601,6 +654,7 @@ impl Core {
             wanted
         };
         self.stats.variants += u64::from(key.flags != 0);
+        self.stats.checked += u64::from(own.checked.is_some());
         self.stats.blocks += 1;
         self.stats.insns += u64::from(block.insns);
         self.stats.bytes += bytes.len() as u64;
@@ -611,28 +665,27 @@ impl Core {
             key,
             bytes: bytes.into(),
             second,
-            stamps,
+            tracked: stamps.is_some(),
+            stamps: stamps.unwrap_or_default(),
             stale: false,
             cold: (cold, lens.1),
             hot: (hot, lens.0),
             own,
         });
-        if let Some(old) = old {
-            // Whoever is linked to the old one comes to the new one.
-            let to = self.blocks.get(id).own.guarded;
-            let info = self.blocks.get_mut(old);
-            info.stale = true;
-            let entry = info.own.entry;
-            self.memory.write(entry, &[0xe9]);
-            self.memory.retarget(entry + 1, to);
-            let changes = self.changes.entry((lin, wanted.phys)).or_default();
-            *changes += 1;
-            if *changes > MAX_CHANGES {
-                self.unsuitable.insert(Key { flags: 0, ..wanted });
-            }
-            self.unlink(old);
+        if let Some(old) = old
+            && self.blocks.get(old).own.checked.is_none()
+        {
+            self.changing
+                .changed(&wanted, &self.blocks.get(old).bytes, bytes);
+            self.replace(old, id);
         }
         Some(id)
+    }
+
+    /// Whoever is linked to a block comes to another one of the same key.
+    pub fn replace(&mut self, old: BlockId, new: BlockId) {
+        self.blocks.get_mut(old).stale = true;
+        self.divert(old, self.blocks.get(new).own.guarded);
     }
 
     /// A block's code is not what it was: it may look at flags now.
@@ -744,7 +797,7 @@ fn fault(f: Fault) -> Exception {
 }
 
 /// Reads a block's code from RAM.
-fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool {
+pub fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool {
     let in_first = (PAGE_SIZE - (phys & x86::PAGE_MASK)) as usize;
     let (first, rest) = bytes.split_at_mut(in_first.min(bytes.len()));
     let ram = v.mmu.ram();

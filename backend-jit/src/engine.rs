@@ -48,6 +48,21 @@ pub struct Jit {
     run_ns: u64,
 }
 
+/// What a [`Jit`] has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Those among them that compare their code on entry.
+    pub checked: u64,
+    /// Blocks that had to be compared since a store hit their code's lines.
+    pub stale: u64,
+    /// Stores for which Rust code was called.
+    pub slow_writes: u64,
+    /// Returns to the interpreter for an instruction.
+    pub interpreted: u64,
+}
+
 /// What became of a run of translated code.
 enum Ran {
     /// Look at events and mode.
@@ -248,6 +263,20 @@ impl Jit {
         }
     }
 
+    /// What has been done so far; nothing where the host cannot run translated code.
+    pub fn counts(&self) -> Counts {
+        let Some((core, _)) = &self.machine else {
+            return Counts::default();
+        };
+        Counts {
+            blocks: core.stats.blocks,
+            checked: core.stats.checked,
+            stale: core.blocks.invalidations,
+            slow_writes: core.stats.writes,
+            interpreted: self.exits[leave::INTERPRET as usize],
+        }
+    }
+
     fn check_code(&mut self, v: &mut Vcpu) {
         if let Some((core, _)) = &mut self.machine {
             core.check_code(v);
@@ -361,7 +390,8 @@ impl Engine for Jit {
                 s.flushes
             ),
             format!(
-                "exits: link {} indirect {} fault {} next {} again {} interpret {} stale {} poll {} page {}; exceptions {}; stale blocks {}",
+                "{} blocks that check themselves; exits: link {} indirect {} fault {} next {} again {} interpret {} stale {} poll {} page {}; exceptions {}; stale blocks {}",
+                s.checked,
                 e[1],
                 e[2],
                 e[3],

@@ -3,17 +3,23 @@
 //! ```text
 //! engine.rs     run loop: where the next block comes from, what to do when code is left
 //! core.rs       the cache: finding, making, linking and dropping blocks
+//! changing.rs   code that keeps changing: places and versions
+//! checked.rs    its translations, which compare it on entry
+//! vary.rs       which constants of it are read instead of translated
 //! callouts.rs   Rust functions that translated code calls
 //! x87.rs        the guest's x87 registers between the context and the host's
 //! x64/          the host: encoder, frame, stubs, emission
 //! ```
 
 mod callouts;
+mod changing;
+mod checked;
 mod core;
 mod dump;
 mod engine;
+mod vary;
 mod x64;
 mod x87;
 
 pub use dump::Dump;
-pub use engine::{Jit, Options, available};
+pub use engine::{Counts, Jit, Options, available};

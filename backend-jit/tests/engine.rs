@@ -5,114 +5,15 @@
     reason = "an integration test is a test module by itself"
 )]
 
-use backend_interp::Interp;
-use backend_jit::{Jit, Options};
-use frontend_x86::Features;
-use iced_x86::IcedError;
-use iced_x86::code_asm::*;
-use system::testing::{HANDLER, Machine, START};
-use system::{Engine, Exit};
-use x86::{Gpr, PhysAddr, cr4};
+mod support;
 
-/// Where programs keep data.
-const DATA: u64 = START + 0x3000;
+use iced_x86::code_asm::*;
+use support::{DATA, all, reg};
+use system::testing::{HANDLER, Machine, START};
+use x86::Gpr;
+
 /// Beyond RAM, inside the first GiB that is mapped: device memory, all ones.
 const MMIO: u64 = 0x80_0000;
-
-/// A way to run a program.
-#[derive(Clone, Copy, Debug)]
-enum Way {
-    Interp,
-    /// So many instructions at a time, so many bytes for code.
-    Jit(u64, usize),
-}
-
-const WAYS: [Way; 7] = [
-    Way::Interp,
-    // Not counted.
-    Way::Jit(1 << 40, 1 << 24),
-    Way::Jit(1 << 40, 1 << 16),
-    Way::Jit(1 << 30, 1 << 24),
-    Way::Jit(1, 1 << 20),
-    Way::Jit(70, 1 << 20),
-    Way::Jit(333, 1 << 20),
-];
-
-/// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
-fn machine(program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
-    ir::verify::enable(true);
-    let mut m = Machine::long(0, true);
-    let mut st = m.v.st.clone();
-    st.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
-    m.v.load_state(st);
-    let mut a = CodeAssembler::new(64).expect("64 is a bitness");
-    program(&mut a).expect("the program assembles");
-    let bytes = a.assemble(START).expect("the program fits");
-    m.ram
-        .write(PhysAddr(START), &bytes)
-        .and_then(|()| m.ram.fill(PhysAddr(HANDLER), 256, 0xf4))
-        .expect("RAM");
-    m
-}
-
-fn run(m: &mut Machine, way: Way) {
-    let features = Features::new(&m.v.model.features_iced());
-    let (mut engine, piece): (Box<dyn Engine>, _) = match way {
-        Way::Interp => (Box::new(Interp::new(features)), 1 << 40),
-        Way::Jit(piece, code_cache) => {
-            let options = Options {
-                code_cache,
-                single: true,
-                ..Options::default()
-            };
-            (Box::new(Jit::new(features, options)), piece)
-        }
-    };
-    for _ in 0..1_000_000 {
-        let before = m.v.retired;
-        match engine.run(&mut m.v, piece) {
-            Exit::Halted => return,
-            exit => assert_eq!(
-                (exit, m.v.retired),
-                (Exit::Budget, before + piece),
-                "{way:?}"
-            ),
-        }
-    }
-    panic!("{way:?} does not come to its HLT");
-}
-
-/// Runs a program in all ways; they end in the same state, which is returned.
-fn all(program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
-    let mut first: Option<Machine> = None;
-    for way in WAYS {
-        let mut m = machine(&program);
-        run(&mut m, way);
-        let Some(first) = &first else {
-            first = Some(m);
-            continue;
-        };
-        assert!(
-            m.v.st == first.v.st,
-            "{way:?} ends otherwise:\n{}\n{}",
-            m.v.dump(),
-            first.v.dump()
-        );
-        let counted = matches!(way, Way::Jit(piece, _) if piece < 1 << 36);
-        assert!(!counted || m.v.retired == first.v.retired, "{way:?}");
-        let page = |m: &Machine| {
-            let mut bytes = vec![0; 0x2000];
-            m.ram.read(PhysAddr(DATA), &mut bytes).expect("RAM");
-            bytes
-        };
-        assert!(page(&m) == page(first), "{way:?} leaves other data");
-    }
-    first.expect("there is a way")
-}
-
-fn reg(m: &Machine, gpr: Gpr) -> u64 {
-    m.v.st.gpr[gpr as usize]
-}
 
 /// The handler that a program ended in.
 fn vector(m: &Machine) -> u64 {

@@ -23,7 +23,13 @@ pub enum Decoded {
     MoreBytes,
 }
 
-fn raw(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> (Instruction, DecoderError) {
+/// A decoder of the guest's CPU, for one instruction.
+pub(crate) fn decoder<'a>(
+    bytes: &'a [u8],
+    delta: u32,
+    mode: Mode,
+    features: &Features,
+) -> Decoder<'a> {
     // F3 90 is PAUSE, but XCHG with REX.B: the decoder makes PAUSE of both unless told not to.
     let mut options = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::NO_PAUSE;
     if !features.has(CpuidFeature::BMI1) {
@@ -33,7 +39,11 @@ fn raw(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> (Instructio
         options |= DecoderOptions::NO_MPFX_0FBD;
     }
     let window = &bytes[..bytes.len().min(MAX_LEN)];
-    let mut decoder = Decoder::with_ip(mode.code().bits(), window, u64::from(delta), options);
+    Decoder::with_ip(mode.code().bits(), window, u64::from(delta), options)
+}
+
+fn raw(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> (Instruction, DecoderError) {
+    let mut decoder = decoder(bytes, delta, mode, features);
     let insn = decoder.decode();
     (insn, decoder.last_error())
 }

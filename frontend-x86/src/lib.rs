@@ -4,12 +4,14 @@
 //! nothing here looks at a CPU.
 #![forbid(unsafe_code)]
 
+mod constants;
 mod decode;
 mod features;
 mod fuzz;
 mod lift;
 mod mode;
 
+pub use constants::{Constant, constants};
 pub use decode::{Decoded, decode};
 pub use features::Features;
 pub use fuzz::fuzz;

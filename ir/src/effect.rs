@@ -134,17 +134,22 @@ pub(crate) fn commits(op: &Op) -> bool {
     }
 }
 
+/// Whether the op may write to memory.
+pub fn may_store(op: &Op) -> bool {
+    match op.code {
+        OpCode::Call | OpCode::String => true,
+        OpCode::ProbeWrite => false,
+        _ => matches!(op.code.info().mem, MemUse::Write | MemUse::ReadWrite),
+    }
+}
+
 /// Whether the block may be left behind the last instruction of `ops`, though nothing there says so: what it stores may
 /// be the code that follows.
 pub(crate) fn may_be_left(ops: &[Op]) -> bool {
     ops.iter()
         .rev()
         .take_while(|op| op.code != OpCode::Insn)
-        .any(|op| match op.code {
-            OpCode::Call | OpCode::String => true,
-            OpCode::ProbeWrite => false,
-            _ => matches!(op.code.info().mem, MemUse::Write | MemUse::ReadWrite),
-        })
+        .any(may_store)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod text;
 pub mod verify;
 
 pub use block::{Block, Builder, Op};
+pub use effect::may_store;
 pub use helper::{Elements, Exit, HelperId, Jump, Rep, StringKind, StringOp};
 pub use operand::{Access, Cond, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
 pub use ops::{MemUse, OpCode, OpInfo, Sub};

@@ -232,7 +232,26 @@ impl Machine {
     /// # Panics
     /// When the host has no memory to give.
     pub fn reset(index: usize) -> Self {
-        let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
+        let ram = GuestRam::new(RAM).expect("the host has memory for a test");
+        Self::with_ram(index, Arc::new(ram))
+    }
+
+    /// Another vCPU in the same state on the same RAM; its board is its own. RAM tells both of changed code.
+    pub fn beside(&self, index: usize) -> Self {
+        let other = Self::with_ram(index, Arc::clone(&self.ram));
+        let told = [(self.v.index, &self.events), (index, &other.events)]
+            .map(|(index, events)| (index, Arc::clone(events)));
+        self.ram.set_kick(Box::new(move |cpu| {
+            for (_, events) in told.iter().filter(|(index, _)| *index == cpu) {
+                events.raise(event::CODE);
+            }
+        }));
+        let mut other = other;
+        other.v.load_state(self.v.st.clone());
+        other
+    }
+
+    fn with_ram(index: usize, ram: Arc<GuestRam>) -> Self {
         let events = Arc::new(Events::default());
         let board = Arc::new(Board {
             events: Arc::clone(&events),

@@ -32,6 +32,8 @@ pub struct Info<T> {
     pub bytes: Box<[u8]>,
     /// Physical address of the second page, when its code crosses into one.
     pub second: Option<u64>,
+    /// Stores to its code are noticed.
+    pub tracked: bool,
     /// When the bytes were marked as code, in the first page and in the second.
     pub stamps: [CodeStamp; 2],
     /// Its guest code may have changed: it must be compared before it runs again.
@@ -146,7 +148,9 @@ impl<T> Blocks<T> {
             .into_iter()
             .zip(info.stamps)
         {
-            let Some(phys) = phys else { continue };
+            let Some(phys) = phys.filter(|_| info.tracked) else {
+                continue;
+            };
             self.pages
                 .entry(phys / PAGE_SIZE)
                 .or_insert_with(|| Page {

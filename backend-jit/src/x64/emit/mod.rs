@@ -5,6 +5,7 @@
 
 mod alu;
 mod bits;
+mod check;
 mod exits;
 mod flags;
 mod memory;
@@ -22,11 +23,12 @@ use super::flags::{Desc, State};
 use super::frame::{self, S1, TEMPS, home};
 use super::runtime::Stubs;
 
+pub use check::{Check, Field};
 pub use exits::{Exit, Indirect};
 
 /// What a block is translated for.
 #[derive(Clone, Copy, Debug)]
-pub struct Context {
+pub struct Context<'a> {
     pub mode: Mode,
     /// Linear address of the first byte.
     pub lin: u64,
@@ -46,6 +48,8 @@ pub struct Context {
     pub host_float: bool,
     /// x87 instructions may run on the host's.
     pub host_x87: bool,
+    /// The block compares its code on entry.
+    pub check: Option<Check<'a>>,
 }
 
 /// What a call from translated code needs to know of its place.
@@ -98,6 +102,8 @@ pub struct Compiled {
     pub slow: Vec<Slow>,
     /// Nobody looks at the flags that the block is entered with.
     pub flags_dead: bool,
+    /// Place of the displacement of the jump that is taken when the check fails (offset in the cold section).
+    pub fail: Option<u32>,
 }
 
 /// Why a block cannot be translated.
@@ -115,7 +121,7 @@ pub(super) struct Emit<'a> {
     stubs: &'a Stubs,
     ops: &'a [Op],
     block: &'a Block,
-    cx: Context,
+    cx: Context<'a>,
     user: bool,
     code64: bool,
     /// Where the guest's flags are.
@@ -165,7 +171,7 @@ pub fn emit(
     a: &mut Asm,
     stubs: &Stubs,
     block: &Block,
-    cx: Context,
+    cx: Context<'_>,
 ) -> Result<Compiled, Unsuitable> {
     if usize::from(block.temps) > TEMPS {
         return Err(Unsuitable);
@@ -204,10 +210,12 @@ pub fn emit(
     };
     e.guard(guarded, stale);
     e.a.bind(entry);
+    let fail = cx.check.as_ref().map(|check| e.check(check, stale));
     let polls = e.poll();
     e.instructions()?;
     // A stop at the entry would look at them.
-    let flags_dead = !polls && e.need.first().is_none_or(|f| f.is_empty());
+    let stops = polls || fail.is_some();
+    let flags_dead = !stops && e.need.first().is_none_or(|f| f.is_empty());
     Ok(Compiled {
         entry,
         guarded,
@@ -217,6 +225,7 @@ pub fn emit(
         indirects: e.indirects,
         slow: e.slow,
         flags_dead,
+        fail,
     })
 }
 

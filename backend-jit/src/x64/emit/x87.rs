@@ -425,6 +425,7 @@ mod tests {
                 host_float: true,
                 host_x87,
                 merge: true,
+                check: None,
             };
             let made = emit(&mut asm, &Stubs::default(), &block, context);
             let Ok(made) = made else {
