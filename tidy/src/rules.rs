@@ -1,5 +1,6 @@
 //! One test a rule. Each says which file breaks it and what to do.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,19 @@ const EDGES: &[(&str, &[&str])] = &[
         "backend-interp",
         &["x86", "ir", "frontend-x86", "softmmu", "system", "portable"],
     ),
+    ("translation", &["x86", "softmmu"]),
+    (
+        "backend-jit",
+        &[
+            "x86",
+            "ir",
+            "frontend-x86",
+            "softmmu",
+            "system",
+            "translation",
+            "backend-interp",
+        ],
+    ),
     (
         "vcpu",
         &[
@@ -27,6 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "softmmu",
             "system",
             "backend-interp",
+            "backend-jit",
         ],
     ),
     (
@@ -43,6 +58,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "softmmu",
             "system",
             "backend-interp",
+            "backend-jit",
             "vcpu",
         ],
     ),
@@ -143,10 +159,33 @@ fn files_begin_with_what_they_are() {
     complain("a source file begins with its tagline", &broken);
 }
 
+/// Files that more than one row of a table names in its first column.
+fn listed_twice(document: &str) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let mut twice = Vec::new();
+    for row in document.lines().filter_map(|l| l.strip_prefix("| ")) {
+        let files = row.split('|').next().unwrap_or_default();
+        for file in files.split('`').skip(1).step_by(2) {
+            if !seen.insert(file) {
+                twice.push(format!("{file}: has two rows in docs/UNSAFE.md"));
+            }
+        }
+    }
+    twice
+}
+
+#[test]
+fn the_rule_of_rows_sees_what_breaks_it() {
+    let rows = "| `a.rs`, `b.rs` | x | y |\n| `c.rs` | `a.rs` | y |\n";
+    assert_eq!(listed_twice(rows), [""; 0]);
+    let twice = listed_twice(&format!("{rows}| `b.rs` | z | z |\n"));
+    assert_eq!(twice, ["b.rs: has two rows in docs/UNSAFE.md"]);
+}
+
 #[test]
 fn unsafe_code_stands_in_named_files() {
     let list = fs::read_to_string(root().join("docs/UNSAFE.md")).unwrap_or_default();
-    let mut broken = Vec::new();
+    let mut broken = listed_twice(&list);
     for (path, text) in sources() {
         let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
         let has = code.clone().any(|l| {
@@ -168,12 +207,33 @@ fn unsafe_code_stands_in_named_files() {
     complain("unsafe code is kept in few named files", &broken);
 }
 
-#[test]
-fn crates_use_only_what_they_may() {
-    let names: Vec<&str> = EDGES.iter().map(|(name, _)| *name).collect();
+/// The workspace's crates: folder and manifest.
+fn manifests() -> Vec<(String, String)> {
+    let workspace =
+        fs::read_to_string(root().join("Cargo.toml")).expect("the workspace's manifest");
+    let (_, members) = workspace.split_once("members = [").expect("members");
+    let (members, _) = members.split_once(']').expect("the list's end");
+    members
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .map(|name| {
+            let manifest = root().join(name).join("Cargo.toml");
+            let text = fs::read_to_string(manifest).expect("a member has a manifest");
+            (name.to_owned(), text)
+        })
+        .collect()
+}
+
+/// What is wrong with the edges of these crates.
+fn broken_edges(crates: &[(String, String)], edges: &[(&str, &[&str])]) -> Vec<String> {
+    let ours = |key: &str| crates.iter().any(|(name, _)| name == key);
     let mut broken = Vec::new();
-    for (name, allowed) in EDGES {
-        let Ok(manifest) = fs::read_to_string(root().join(name).join("Cargo.toml")) else {
+    for (name, manifest) in crates {
+        let Some((_, allowed)) = edges.iter().find(|(n, _)| n == name) else {
+            broken.push(format!(
+                "{name} has no row: add one here and in docs/ARCHITECTURE.md"
+            ));
             continue;
         };
         let mut in_dependencies = false;
@@ -182,12 +242,60 @@ fn crates_use_only_what_they_may() {
                 in_dependencies = line == "[dependencies]";
             }
             let key = line.split(['.', ' ', '=']).next().unwrap_or_default();
-            if in_dependencies && names.contains(&key) && !allowed.contains(&key) {
+            if in_dependencies && ours(key) && !allowed.contains(&key) {
                 broken.push(format!("{name} uses {key}"));
             }
         }
     }
+    for (name, _) in edges {
+        if !ours(name) {
+            broken.push(format!("{name} has a row, but is no crate"));
+        }
+    }
+    broken
+}
+
+#[test]
+fn crates_use_only_what_they_may() {
+    let broken = broken_edges(&manifests(), EDGES);
     complain("crate edges are those of docs/ARCHITECTURE.md", &broken);
+}
+
+#[test]
+fn the_rule_of_edges_sees_what_breaks_it() {
+    let manifest = |uses: &str| format!("[dependencies]\n{uses}.workspace = true\n");
+    let crates = [
+        ("low".into(), manifest("libc")),
+        ("high".into(), manifest("low")),
+    ];
+    let none: &[&str] = &[];
+    assert_eq!(
+        broken_edges(&crates, &[("low", none), ("high", &["low"])]),
+        none
+    );
+    assert_eq!(
+        broken_edges(&crates, &[("low", none), ("high", none)]),
+        ["high uses low"]
+    );
+    let unlisted = broken_edges(&crates, &[("low", none)]);
+    assert!(unlisted[0].starts_with("high has no row"), "{unlisted:?}");
+    let gone = broken_edges(&crates[..1], &[("low", none), ("high", none)]);
+    assert_eq!(gone, ["high has a row, but is no crate"]);
+}
+
+#[test]
+fn one_program_is_what_cargo_run_starts() {
+    let starts: Vec<_> = manifests()
+        .into_iter()
+        .filter(|(_, manifest)| manifest.lines().any(|l| l.starts_with("default-run")))
+        .collect();
+    let names: Vec<_> = starts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["cli"],
+        "`cargo run` in the workspace starts doppel: its manifest alone has `default-run`"
+    );
+    assert!(starts[0].1.contains("\ndefault-run = \"doppel\"\n"));
 }
 
 #[test]
