@@ -133,16 +133,7 @@ pub const KNOWN: &[Known] = &[
                  the result",
         amd: true,
         kinds: kind::TAGS | kind::CR2,
-        test: |s| {
-            use M::{Cvtpd2pi, Cvtpi2pd, Cvtpi2ps, Cvtps2pi, Cvttpd2pi, Cvttps2pi, Maskmovq};
-            let mmx = matches!(
-                s.insn.mnemonic(),
-                Cvtps2pi | Cvttps2pi | Cvtpd2pi | Cvttpd2pi | Cvtpi2ps | Cvtpi2pd | Maskmovq
-            );
-            mmx && s.host.vector != NO_FAULT
-                && s.host.fx.ftw() == 0xff
-                && s.host.fx.fsw() & 0x3800 == 0
-        },
+        test: faults_in_mmx_state,
     },
     Known {
         reason: "MASKMOVDQU and MASKMOVQ that fault: whether CR2 is the operand's address or that of its first byte with \
@@ -210,11 +201,13 @@ pub const KNOWN: &[Known] = &[
     Known {
         reason: "FS and GS in 64-bit code: AMD wants the offset canonical, too, before the base is added",
         amd: true,
-        kinds: FAULT,
+        // MASKMOVQ has then gone over to MMX state, as with any fault.
+        kinds: FAULT | kind::TAGS,
         test: |s| {
             s.case.bits == 64
                 && s.host.vector == GP
                 && matches!(s.ours.vector, PF | AC)
+                && (s.kinds & kind::TAGS == 0 || faults_in_mmx_state(s))
                 && non_canonical_offset(s)
         },
     },
@@ -261,8 +254,11 @@ pub const KNOWN: &[Known] = &[
         test: |s| {
             let elsewhere = layout::arena_offset(s.ours.cr2).is_none();
             let own = (0x5000_0000_0000..0x7fff_ffff_f000).contains(&s.ours.cr2);
-            // What was read there may have been a bad selector or target.
-            let harness = layout::HARNESS.contains(&s.ours.cr2) && s.host.vector != PF;
+            // What was read there may have been a bad selector or target; ENTER reads frame pointers there, and then
+            // writes elsewhere.
+            let read = s.host.vector != PF
+                || s.insn.mnemonic() == M::Enter && s.host.error & 2 != 0 && s.ours.error & 2 == 0;
+            let harness = layout::HARNESS.contains(&s.ours.cr2) && read;
             s.ours.vector == PF && (s.host.vector == NO_FAULT && elsewhere && own || harness)
         },
     },
@@ -483,6 +479,16 @@ fn operand(s: &Seen) -> Option<u64> {
         .and_then(|n| linear(s.case, s.insn, n))
 }
 
+/// An instruction that goes over to MMX state has done so on the host before it faulted.
+fn faults_in_mmx_state(s: &Seen) -> bool {
+    use M::{Cvtpd2pi, Cvtpi2pd, Cvtpi2ps, Cvtps2pi, Cvttpd2pi, Cvttps2pi, Maskmovq};
+    let mmx = matches!(
+        s.insn.mnemonic(),
+        Cvtps2pi | Cvttps2pi | Cvtpd2pi | Cvttpd2pi | Cvtpi2ps | Cvtpi2pd | Maskmovq
+    );
+    mmx && s.host.vector != NO_FAULT && s.host.fx.ftw() == 0xff && s.host.fx.fsw() & 0x3800 == 0
+}
+
 /// Whether the mask of VMASKMOVPS and its kin leaves an element out.
 fn leaves_out(s: &Seen) -> bool {
     let mask = s.insn.op1_register();
@@ -671,7 +677,20 @@ fn wraps(s: &Seen) -> bool {
     let bp = value(s.case, Register::EBP);
     let near_end = |p: u64| p.wrapping_sub(256) & 0xffff_ffff > 0xffff_fdff;
     let frame = matches!(s.insn.mnemonic(), M::Enter | M::Leave) && near_end(bp);
-    memory || frame || s.insn.is_stack_instruction() && near_end(sp)
+    memory || frame || end_of_frame_wraps(s) || s.insn.is_stack_instruction() && near_end(sp)
+}
+
+/// The word at ENTER's new stack pointer, which must be good for a push, begins below 4 GiB and ends above.
+fn end_of_frame_wraps(s: &Seen) -> bool {
+    let size = match s.insn.code() {
+        Code::Enterw_imm16_imm8 => 2,
+        Code::Enterd_imm16_imm8 => 4,
+        _ => return false,
+    };
+    let pushes = 1 + u64::from(s.insn.immediate8_2nd() & 31);
+    let down = pushes * size + u64::from(s.insn.immediate16());
+    let end = value(s.case, Register::ESP).wrapping_sub(down) & 0xffff_ffff;
+    end + size > 1 << 32
 }
 
 fn zero_mask(s: &Seen) -> bool {
@@ -781,6 +800,55 @@ mod tests {
     }
 
     #[test]
+    fn enter_with_the_end_of_its_frame_at_4_gib() {
+        let seen = |text: &str| {
+            [Vendor::Amd, Vendor::Intel].map(|vendor| {
+                judged(
+                    text,
+                    (SS, 0),
+                    (PF, 0xffff_ffff),
+                    kind::VECTOR | kind::MEMORY,
+                    vendor,
+                )
+            })
+        };
+        // 31 pushes of 2 bytes and 50C3h more; a word at FFFFFFFFh, at FFFFFFFEh and at 0.
+        assert_eq!(seen("32 66c8c350be rsp=5100 rbp=5128"), [true; 2]);
+        assert_eq!(seen("32 66c8c350be rsp=50ff rbp=5128"), [false; 2]);
+        assert_eq!(seen("32 66c8c350be rsp=5101 rbp=5128"), [false; 2]);
+        assert_eq!(seen("32 c8fd5f00 rsp=6000 rbp=12345000"), [true; 2]);
+        assert_eq!(seen("32 c8fc5f00 rsp=6000 rbp=12345000"), [false; 2]);
+        assert_eq!(seen("32 50 rsp=6000"), [false; 2]);
+    }
+
+    #[test]
+    fn enter_that_reads_the_harness() {
+        let seen = |text: &str, host: u32, ours: u64| {
+            let case = Case::parse(text).expect("a case");
+            let insn = decode(case.bytes(), case.bits, case.ip);
+            let fault = |error, cr2| Outcome {
+                vector: PF,
+                error,
+                cr2,
+                ..Outcome::NONE
+            };
+            let (host, ours) = (fault(host, 0x1233_dd03), fault(4, ours));
+            let seen = Seen {
+                case: &case,
+                insn: &insn,
+                host: &host,
+                ours: &ours,
+                kinds: kind::ERROR | kind::CR2 | kind::MEMORY,
+            };
+            known(&seen, Vendor::Intel).is_some()
+        };
+        let enter = "64 66c8e1820d rbp=2d3c6c7c";
+        assert!(seen(enter, 6, 0x2d3c_6c7a));
+        assert!(!seen(enter, 4, 0x2d3c_6c7a) && !seen(enter, 6, 0x2d3e_6c7a));
+        assert!(!seen("64 ff30 rax=2d3c6c7a", 6, 0x2d3c_6c7a));
+    }
+
+    #[test]
     fn offsets_of_fs_that_are_not_canonical() {
         // Where the first of these accesses leads.
         let lin = 0xffff_ffff_bc51_1963;
@@ -803,6 +871,29 @@ mod tests {
             let good = text(bytes, &format!("{register}=ffff8fffbc521963"));
             assert!(!seen(&good, GP, PF), "{good}");
         }
+        // MASKMOVQ is in MMX state then, which nothing else explains.
+        let state = "64 643e0ff7e3 rsp=0 rdi=ffff7fff8ae06d19 fsbase=7fffffff0000 fsw=818";
+        let case = Case::parse(&format!("{state} st2=0000000000000080f33f")).expect("a case");
+        let insn = decode(case.bytes(), case.bits, case.ip);
+        let mmx = |after: &str| {
+            let fault = |vector| Outcome {
+                vector,
+                cr2: lin,
+                ..Outcome::NONE
+            };
+            let (mut host, ours) = (fault(GP), fault(PF));
+            host.fx = Case::parse(&format!("64 90 {after}")).expect("a case").fx;
+            let seen = Seen {
+                case: &case,
+                insn: &insn,
+                host: &host,
+                ours: &ours,
+                kinds: kind::VECTOR | kind::TAGS,
+            };
+            known(&seen, Vendor::Amd).is_some()
+        };
+        assert!(mmx("fsw=18 ftw=ff"));
+        assert!(!mmx("fsw=818 ftw=ff") && !mmx("fsw=18 ftw=7f"));
         let end = |rcx: &str| format!("64 646681114f4f rcx={rcx} rsp=0 fsbase=ffffffffffff0000");
         assert!(seen(&end("7fffffffffff"), GP, PF));
         assert!(!seen(&end("7ffffffffffe"), GP, PF));
