@@ -6,12 +6,9 @@
 // UNSAFETY: links are followed by handlers without the cache's help, so they are pointers. Each is registered with its
 // target, which takes them down before it goes.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use frontend_x86::Mode;
 use softmmu::{CodeStamp, GuestRam};
-use x86::{PAGE_SIZE, PhysAddr};
+use x86::{AddressMap, PAGE_SIZE, PhysAddr};
 
 use crate::code::{JUMPS, Known, LOp, Link, Site, jump_index};
 use crate::handlers::system::VecOp;
@@ -149,29 +146,6 @@ impl Block {
 // SAFETY: a block belongs to its cache (or to the engine itself), and so do the blocks that its pointers lead to.
 unsafe impl Send for Block {}
 
-/// A hasher for addresses: one multiplication.
-#[derive(Default)]
-pub struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.write_u64(u64::from(*b));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 29;
-    }
-}
-
-type Table<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
-
 /// Blocks of one page.
 #[derive(Default)]
 struct Page {
@@ -183,8 +157,8 @@ struct Page {
 /// All blocks of one vCPU.
 #[derive(Default)]
 pub struct Cache {
-    blocks: Table<Key, Box<Block>>,
-    pages: Table<u64, Page>,
+    blocks: AddressMap<Key, Box<Block>>,
+    pages: AddressMap<u64, Page>,
     jumps: Option<Box<[Known; JUMPS]>>,
     /// Ops in all blocks.
     ops: usize,

@@ -5,8 +5,8 @@ use std::time::Instant;
 use frontend_x86::{End, Features, Limits, Mode};
 use ir::opt::Switches;
 use softmmu::Fault;
-use system::{Boundary, Engine, Exit, Vcpu};
-use x86::{Activity, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
+use system::{Engine, Exit, Vcpu};
+use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::block::{Block, Cache, Key, SINGLE};
 use crate::code::{LOp, REST, exit, word};
@@ -117,7 +117,7 @@ impl Interp {
         let mut lin = v.st.rip;
         if !flat {
             lin = cs.base.wrapping_add(lin) & 0xffff_ffff;
-        } else if !softmmu::is_canonical(lin, v.st.cr4 & x86::cr4::LA57 != 0) {
+        } else if !v.is_canonical(lin) {
             return Err(Exception::GP0);
         }
         let page = v.mmu.fetch_page(LinAddr(lin)).map_err(fetch_fault)?;
@@ -393,6 +393,7 @@ impl Interp {
 
     /// Runs on from an instruction boundary: one step, or blocks as far as they chain. `left` is what may still be done.
     fn go(&mut self, v: &mut Vcpu, left: u64) -> Result<(), Exception> {
+        self.check_code(v);
         let mode = Mode::of(&v.st);
         v.event_mask = v.event_mask();
         if v.needs_step() || left <= u64::from(MAX_INSNS) {
@@ -415,29 +416,12 @@ impl Engine for Interp {
 
     fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit {
         let start = Instant::now();
-        let end = v.retired.saturating_add(budget);
         enter(v);
-        let why = loop {
-            self.check_code(v);
-            match v.boundary() {
-                Boundary::Run => {}
-                Boundary::Delivered(_) => continue,
-                Boundary::Halted => break Exit::Halted,
-                Boundary::WaitForSipi => break Exit::WaitForSipi,
-                Boundary::Shutdown => break Exit::Shutdown,
-                Boundary::Stop => break Exit::Stop,
-            }
-            let left = end.saturating_sub(v.retired);
-            if left == 0 {
-                break Exit::Budget;
-            }
-            if let Err(e) = self.go(v, left) {
-                self.stats.exceptions += 1;
-                if v.raise(e).is_err() {
-                    debug_assert_eq!(v.st.activity, Activity::Shutdown);
-                }
-            }
-        };
+        let why = system::run(v, budget, |v, left| {
+            let result = self.go(v, left);
+            self.stats.exceptions += u64::from(result.is_err());
+            result
+        });
         host::fetch_mxcsr_flags(v);
         v.sync_flags();
         self.run_ns += start.elapsed().as_nanos() as u64;
@@ -446,7 +430,6 @@ impl Engine for Interp {
 
     fn advance(&mut self, v: &mut Vcpu, limit: u64) -> Result<(), Exception> {
         enter(v);
-        self.check_code(v);
         let result = self.go(v, limit.max(1));
         host::fetch_mxcsr_flags(v);
         v.sync_flags();

@@ -57,23 +57,6 @@ pub fn interpret(f: &mut Frame, v: &mut Vcpu, core: &Core) {
     debug_assert!(known.is_some(), "a call without a side table entry");
 }
 
-/// What the TLB cannot know: a non-canonical address raises #GP(0), or #SS(0) through the stack.
-fn canonical(v: &Vcpu, lin: u64, size: u64, stack: bool) -> Result<(), Exception> {
-    if !v.st.long_mode() {
-        return Ok(());
-    }
-    let la57 = v.st.cr4 & x86::cr4::LA57 != 0;
-    let last = lin.wrapping_add(size - 1);
-    if softmmu::is_canonical(lin, la57) && softmmu::is_canonical(last, la57) {
-        return Ok(());
-    }
-    Err(if stack {
-        Exception::SS0
-    } else {
-        Exception::GP0
-    })
-}
-
 extern "sysv64" fn read(frame: *mut Frame) {
     let (f, v, core) = parts(frame);
     core.stats.reads += 1;
@@ -102,7 +85,7 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
     let lin = f.lin;
     // The common case needs no side table.
     if lin & align == 0
-        && canonical(v, lin, size, false).is_ok()
+        && v.check_canonical(lin, size, false).is_ok()
         && let Ok(Place::Ram(at)) = v.mmu.place(LinAddr(lin), size, write)
     {
         return Ok(Outcome::At(at));
@@ -112,7 +95,7 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
         // CPUs look at this before they look for #SS.
         return Err(Exception::GP0);
     }
-    canonical(v, lin, size, kind.stack)?;
+    v.check_canonical(lin, size, kind.stack)?;
     if lin & align != 0 {
         return Ok(Outcome::Interpret);
     }

@@ -228,7 +228,7 @@ impl Core {
     ) -> Result<Found, Exception> {
         let lin = v.st.rip;
         if mode_of(mode).code64() {
-            if !softmmu::is_canonical(lin, v.st.cr4 & x86::cr4::LA57 != 0) {
+            if !v.is_canonical(lin) {
                 return Err(Exception::GP0);
             }
         } else if lin > u64::from(v.seg(Seg::Cs).limit) {

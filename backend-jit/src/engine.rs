@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use backend_interp::Interp;
 use frontend_x86::{Features, Mode};
-use system::{Boundary, Engine, Exit, Vcpu};
+use system::{Engine, Exit, Vcpu};
 use translation::{BlockId, CodeMemory};
-use x86::{Activity, Exception};
+use x86::Exception;
 
 use crate::callouts;
 use crate::core::{Core, Found, MAX_INSNS, key, mode_of};
@@ -165,8 +165,7 @@ impl Jit {
                 leave::INDIRECT => {
                     let (block, indirect) = core.indirects[frame.info as usize];
                     v.st.rip = frame.ret;
-                    let la57 = v.st.cr4 & x86::cr4::LA57 != 0;
-                    if mode.code64() && !softmmu::is_canonical(frame.ret, la57) {
+                    if mode.code64() && !v.is_canonical(frame.ret) {
                         let info = core.blocks.get(block);
                         v.st.rip = info.key.lin.wrapping_add(u64::from(indirect.delta));
                         let rsp = &mut v.st.gpr[x86::Gpr::Rsp as usize];
@@ -224,6 +223,7 @@ impl Jit {
 
     /// Runs on from an instruction boundary, at most `left` instructions.
     fn go(&mut self, v: &mut Vcpu, left: u64) -> Result<(), Exception> {
+        self.check_code(v);
         let mode = Mode::of(&v.st);
         if self.machine.is_none() || !suitable(mode) {
             return self.interp.advance(v, left);
@@ -317,29 +317,12 @@ impl Engine for Jit {
 
     fn run(&mut self, v: &mut Vcpu, budget: u64) -> Exit {
         let start = Instant::now();
-        let end = v.retired.saturating_add(budget);
         backend_interp::enter(v);
-        let why = loop {
-            self.check_code(v);
-            match v.boundary() {
-                Boundary::Run => {}
-                Boundary::Delivered(_) => continue,
-                Boundary::Halted => break Exit::Halted,
-                Boundary::WaitForSipi => break Exit::WaitForSipi,
-                Boundary::Shutdown => break Exit::Shutdown,
-                Boundary::Stop => break Exit::Stop,
-            }
-            let left = end.saturating_sub(v.retired);
-            if left == 0 {
-                break Exit::Budget;
-            }
-            if let Err(e) = self.go(v, left) {
-                self.exceptions += 1;
-                if v.raise(e).is_err() {
-                    debug_assert_eq!(v.st.activity, Activity::Shutdown);
-                }
-            }
-        };
+        let why = system::run(v, budget, |v, left| {
+            let result = self.go(v, left);
+            self.exceptions += u64::from(result.is_err());
+            result
+        });
         v.sync_flags();
         self.run_ns += start.elapsed().as_nanos() as u64;
         why
@@ -347,7 +330,6 @@ impl Engine for Jit {
 
     fn advance(&mut self, v: &mut Vcpu, limit: u64) -> Result<(), Exception> {
         backend_interp::enter(v);
-        self.check_code(v);
         let result = self.go(v, limit.max(1));
         v.sync_flags();
         result

@@ -4,6 +4,8 @@ use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction,
 };
 
+use x86::flags;
+
 use crate::features::Features;
 use crate::mode::Mode;
 
@@ -230,4 +232,20 @@ mod tests {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The status flags of a set of iced's [`iced_x86::RflagsBits`], as bits of RFLAGS.
+pub fn status_flags(bits: u32) -> u64 {
+    use iced_x86::RflagsBits as R;
+    [
+        (R::CF, flags::CF),
+        (R::PF, flags::PF),
+        (R::AF, flags::AF),
+        (R::ZF, flags::ZF),
+        (R::SF, flags::SF),
+        (R::OF, flags::OF),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| bits & bit != 0)
+    .fold(0, |sum, (_, flag)| sum | flag)
 }

@@ -12,7 +12,7 @@ mod lift;
 mod mode;
 
 pub use constants::{Constant, constants};
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, status_flags};
 pub use features::Features;
 pub use fuzz::fuzz;
 pub use lift::{End, Lifted, Limits, lift, lift_into};

@@ -11,7 +11,7 @@ use crate::ops::{MemUse, OpCode};
 /// The flags whose earlier values are surely gone once `op` has run.
 ///
 /// An op that wants no flag writes none; one that wants some gives up the others that it defines too.
-pub(crate) fn kills(op: &Op) -> FlagSet {
+pub fn kills(op: &Op) -> FlagSet {
     if op.flags.is_empty() || !op.surely_defines() {
         FlagSet::NONE
     } else {
@@ -60,7 +60,7 @@ pub(crate) fn gpr(operand: Operand) -> Option<Gpr> {
 }
 
 /// Everything an op reads through its operands: arguments, then its address's base and index.
-pub(crate) fn reads(op: &Op) -> [Operand; 5] {
+pub fn reads(op: &Op) -> [Operand; 5] {
     let (base, index) = op
         .mem
         .map_or((Operand::None, Operand::None), |m| (m.base, m.index));

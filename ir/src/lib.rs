@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod arb;
 mod block;
-mod effect;
+pub mod effect;
 mod helper;
 mod operand;
 mod ops;

@@ -277,12 +277,9 @@ impl Vcpu {
                 0
             };
             let lin = base.wrapping_add(offset);
-            let last = lin.wrapping_add(size.saturating_sub(1));
-            let la57 = self.st.cr4 & x86::cr4::LA57 != 0;
-            if !softmmu::is_canonical(lin, la57) || !softmmu::is_canonical(last, la57) {
-                return Err(fault);
-            }
-            return Ok(lin);
+            return self
+                .check_canonical(lin, size, seg == Seg::Ss)
+                .map(|()| lin);
         }
         check_segment(
             segment,
@@ -293,6 +290,19 @@ impl Vcpu {
         )
         .map(|()| u64::from((segment.base.wrapping_add(offset)) as u32))
         .ok_or(fault)
+    }
+
+    /// Checks what the TLB cannot know of an access of `size` bytes: in long mode an address that is not canonical
+    /// raises #GP(0), or #SS(0) through the stack's segment.
+    pub fn check_canonical(&self, lin: u64, size: u64, stack: bool) -> Result<(), Exception> {
+        let last = lin.wrapping_add(size.saturating_sub(1));
+        if !self.st.long_mode() || self.is_canonical(lin) && self.is_canonical(last) {
+            Ok(())
+        } else if stack {
+            Err(Exception::SS0)
+        } else {
+            Err(Exception::GP0)
+        }
     }
 
     /// Reads 1..=8 bytes at a linear address with the current privilege.

@@ -1,8 +1,8 @@
 //! The seam between a vCPU's run loop and what executes its instructions.
 
-use x86::Exception;
+use x86::{Activity, Exception};
 
-use crate::Vcpu;
+use crate::{Boundary, Vcpu};
 
 /// Why an engine came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,4 +43,33 @@ pub trait Engine: Send {
 
     /// Forgets all translated code of a vCPU: its memory or its state was replaced (snapshot, `exec`).
     fn forget(&mut self, v: &mut Vcpu);
+}
+
+/// The run loop of an engine that [`Engine::run`]s code in pieces: `go` runs one from an instruction boundary on, of at
+/// most so many instructions; its exceptions are raised here, and what is due between instructions is seen to.
+pub fn run(
+    v: &mut Vcpu,
+    budget: u64,
+    mut go: impl FnMut(&mut Vcpu, u64) -> Result<(), Exception>,
+) -> Exit {
+    let end = v.retired.saturating_add(budget);
+    loop {
+        match v.boundary() {
+            Boundary::Run => {}
+            Boundary::Delivered(_) => continue,
+            Boundary::Halted => return Exit::Halted,
+            Boundary::WaitForSipi => return Exit::WaitForSipi,
+            Boundary::Shutdown => return Exit::Shutdown,
+            Boundary::Stop => return Exit::Stop,
+        }
+        let left = end.saturating_sub(v.retired);
+        if left == 0 {
+            return Exit::Budget;
+        }
+        if let Err(e) = go(v, left)
+            && v.raise(e).is_err()
+        {
+            debug_assert_eq!(v.st.activity, Activity::Shutdown);
+        }
+    }
 }

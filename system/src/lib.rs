@@ -29,7 +29,7 @@ pub use context::{SoftInts, TEMPS, VEC_TEMPS, Vcpu, check_segment, fault, offset
 pub use cpuid::{CpuModel, ModelError};
 pub use current::{Current, dump_current};
 pub use delivery::Shutdown;
-pub use engine::{Engine, Exit};
+pub use engine::{Engine, Exit, run};
 pub use events::{Events, event};
 pub use fpu::{clear_uppers, vec_portable, x87};
 pub use helpers::{Helper, helper};

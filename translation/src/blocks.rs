@@ -1,10 +1,9 @@
 //! The table of translated blocks: by key, by guest page, by place in code memory.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 
 use softmmu::{CodeHit, CodeStamp, GuestRam, line_mask};
-use x86::{PAGE_MASK, PAGE_SIZE, PhysAddr};
+use x86::{AddressMap, PAGE_MASK, PAGE_SIZE, PhysAddr};
 
 /// What a block is found by: everything its code depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -62,29 +61,6 @@ impl<T> Info<T> {
     }
 }
 
-/// A hasher for addresses.
-#[derive(Default)]
-pub struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.write_u64(u64::from(*b));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 29;
-    }
-}
-
-type Table<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
-
 struct Page {
     blocks: Vec<BlockId>,
     /// The page's generation when it was last looked at.
@@ -94,8 +70,8 @@ struct Page {
 /// All blocks of a code cache.
 pub struct Blocks<T> {
     all: Vec<Info<T>>,
-    by_key: Table<Key, BlockId>,
-    pages: Table<u64, Page>,
+    by_key: AddressMap<Key, BlockId>,
+    pages: AddressMap<u64, Page>,
     /// Start of each piece of code, hot or cold.
     places: BTreeMap<u32, BlockId>,
     /// Blocks that became stale, ever.
@@ -106,8 +82,8 @@ impl<T> Default for Blocks<T> {
     fn default() -> Self {
         Self {
             all: Vec::new(),
-            by_key: Table::default(),
-            pages: Table::default(),
+            by_key: AddressMap::default(),
+            pages: AddressMap::default(),
             places: BTreeMap::new(),
             invalidations: 0,
         }

@@ -1,6 +1,8 @@
 //! Address newtypes: an effective, a linear and a physical address are never mixed up.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::{Add, Sub};
 
 /// Bytes in the smallest page (SDM vol. 3, 5.1.1).
@@ -71,4 +73,28 @@ address! {
 address! {
     /// What paging yields: a place in RAM or in a device.
     PhysAddr, "phys"
+}
+
+/// A table by addresses, or by keys made of them.
+pub type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
+/// A hasher for addresses: one multiplication a word, whose upper bits then stir the lower ones.
+#[derive(Default)]
+pub struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 29;
+    }
 }

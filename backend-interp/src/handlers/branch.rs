@@ -320,7 +320,7 @@ extern "C" fn ret64_cold(v: &mut Vcpu, op: &LOp) -> u32 {
     let Some(rip) = slow_load(v, op, top, 8) else {
         return exit::FAULT;
     };
-    if !softmmu::is_canonical(rip, v.st.cr4 & x86::cr4::LA57 != 0) {
+    if !v.is_canonical(rip) {
         return crate::handlers::memory::raise(v, op, x86::Exception::GP0);
     }
     v.st.gpr[Gpr::Rsp as usize] = top.wrapping_add_signed(op.imm);
@@ -367,7 +367,7 @@ pub extern "C" fn check_pc<T: Int, const IF: bool>(v: &mut Vcpu, op: &LOp) -> u3
 /// Whether a near transfer may go to an offset.
 fn allowed(v: &Vcpu, rip: u64) -> bool {
     if v.st.code64() {
-        softmmu::is_canonical(rip, v.st.cr4 & x86::cr4::LA57 != 0)
+        v.is_canonical(rip)
     } else {
         rip <= u64::from(v.st.seg[1].limit)
     }

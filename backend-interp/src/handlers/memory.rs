@@ -31,21 +31,9 @@ pub fn leave_at(v: &mut Vcpu, _op: &LOp, delta: u64, done: u32) {
     v.budget -= i64::from(done);
 }
 
-/// Checks what the TLB cannot know: a non-canonical address raises #GP(0), or #SS(0) through RSP and RBP.
+/// Checks what the TLB cannot know.
 fn canonical(v: &mut Vcpu, op: &LOp, lin: u64, size: u32) -> Result<(), Exception> {
-    if !v.st.long_mode() {
-        return Ok(());
-    }
-    let la57 = v.st.cr4 & x86::cr4::LA57 != 0;
-    let last = lin.wrapping_add(u64::from(size) - 1);
-    if softmmu::is_canonical(lin, la57) && softmmu::is_canonical(last, la57) {
-        return Ok(());
-    }
-    Err(if is_stack(op) {
-        Exception::SS0
-    } else {
-        Exception::GP0
-    })
+    v.check_canonical(lin, size.into(), is_stack(op))
 }
 
 fn is_stack(op: &LOp) -> bool {

@@ -110,9 +110,7 @@ impl Lifter<'_> {
 
     /// The flags that a vector, x87 or string op must yield: all when the instruction writes any status flag.
     pub(super) fn flags(&self) -> FlagSet {
-        use iced_x86::RflagsBits as R;
-        const STATUS: u32 = R::OF | R::SF | R::ZF | R::AF | R::PF | R::CF;
-        if self.insn.rflags_modified() & STATUS == 0 {
+        if crate::status_flags(self.insn.rflags_modified()) == 0 {
             FlagSet::NONE
         } else {
             FlagSet::ALL

@@ -20,20 +20,7 @@ pub fn decode(case: &Case) -> Instruction {
 
 /// The flags that are not compared after an instruction.
 fn undefined(instruction: &Instruction) -> u64 {
-    use iced_x86::RflagsBits as R;
-    let bits = instruction.rflags_undefined();
-    let pairs = [
-        (R::OF, flags::OF),
-        (R::SF, flags::SF),
-        (R::ZF, flags::ZF),
-        (R::AF, flags::AF),
-        (R::CF, flags::CF),
-        (R::PF, flags::PF),
-    ];
-    let mut mask = pairs
-        .into_iter()
-        .filter(|(bit, _)| bits & bit != 0)
-        .fold(0, |mask, (_, flag)| mask | flag);
+    let mut mask = frontend_x86::status_flags(instruction.rflags_undefined());
     // Counts are not always known to the decoder: what a shift by more than one leaves in OF and AF is open.
     use Mnemonic as M;
     if matches!(

@@ -86,7 +86,7 @@ pub(crate) fn set_pkru(v: &mut Vcpu, value: u32) {
 /// INVLPG: linear address `a`. A non-canonical one is no error and no page.
 pub fn invlpg(v: &mut Vcpu, a: u64, _b: u64, _c: u64) -> Result<u64, Exception> {
     privileged(v)?;
-    if softmmu::is_canonical(a, v.st.cr4 & cr4::LA57 != 0) {
+    if v.is_canonical(a) {
         v.mmu.invlpg(LinAddr(a));
     }
     Ok(0)

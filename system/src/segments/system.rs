@@ -119,7 +119,7 @@ impl Vcpu {
     }
 
     /// Whether a linear address is canonical for the paging levels in use.
-    pub(crate) fn is_canonical(&self, lin: u64) -> bool {
+    pub fn is_canonical(&self, lin: u64) -> bool {
         softmmu::is_canonical(lin, self.st.cr4 & cr4::LA57 != 0)
     }
 }

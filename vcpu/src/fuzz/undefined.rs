@@ -1,7 +1,8 @@
 //! What two engines may choose differently: flags that the instructions since the last comparison leave undefined, and the
 //! x87's pointers to its last instruction.
 
-use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Instruction, Mnemonic as M, RflagsBits};
+use frontend_x86::status_flags;
+use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Instruction, Mnemonic as M};
 use system::Vcpu;
 use x86::{CpuState, LinAddr, Seg, attr, flags};
 
@@ -95,15 +96,16 @@ pub fn code(v: &Vcpu, rip: u64) -> Vec<u8> {
 
 impl Effects {
     fn of(insn: &Instruction) -> Self {
-        let mut undefined = status(insn.rflags_undefined());
+        let mut undefined = status_flags(insn.rflags_undefined());
         match insn.mnemonic() {
             // All CPUs clear it.
             M::And | M::Or | M::Xor | M::Test => undefined &= !flags::AF,
             _ => {}
         }
         let defined =
-            status(insn.rflags_written() | insn.rflags_cleared() | insn.rflags_set()) & !undefined;
-        let mut read = status(insn.rflags_read());
+            status_flags(insn.rflags_written() | insn.rflags_cleared() | insn.rflags_set())
+                & !undefined;
+        let mut read = status_flags(insn.rflags_read());
         // Flags go to memory or RCX-like places as a whole.
         if matches!(
             insn.mnemonic(),
@@ -158,20 +160,6 @@ impl Effects {
             },
         }
     }
-}
-
-fn status(bits: u32) -> u64 {
-    [
-        (RflagsBits::CF, flags::CF),
-        (RflagsBits::PF, flags::PF),
-        (RflagsBits::AF, flags::AF),
-        (RflagsBits::ZF, flags::ZF),
-        (RflagsBits::SF, flags::SF),
-        (RflagsBits::OF, flags::OF),
-    ]
-    .into_iter()
-    .filter(|(bit, _)| bits & bit != 0)
-    .fold(0, |sum, (_, flag)| sum | flag)
 }
 
 #[cfg(test)]

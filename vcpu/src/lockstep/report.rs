@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use frontend_x86::{Decoded, Features, Limits, Mode, decode, lift};
-use iced_x86::{Formatter, Instruction, IntelFormatter, MemorySize, Register, RflagsBits};
+use frontend_x86::{Decoded, Features, Limits, Mode, decode, lift, status_flags};
+use iced_x86::{Formatter, Instruction, IntelFormatter, MemorySize, Register};
 use system::Vcpu;
-use x86::{LinAddr, Seg, flags};
+use x86::{LinAddr, Seg};
 
 /// Two engines did not do the same.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ pub fn undefined(insn: &Instruction, st: &x86::CpuState) -> u64 {
             return 0;
         }
     }
-    mask(insn.rflags_undefined())
+    status_flags(insn.rflags_undefined())
 }
 
 /// Where an instruction that is about to run stores the addresses and the opcode of the last x87 instruction (FIP, FDP,
@@ -158,21 +158,6 @@ pub fn x87_pointers(insn: &Instruction, v: &Vcpu) -> Vec<u64> {
         .collect()
 }
 
-/// The status flags of [`RflagsBits`].
-fn mask(bits: u32) -> u64 {
-    [
-        (RflagsBits::OF, flags::OF),
-        (RflagsBits::SF, flags::SF),
-        (RflagsBits::ZF, flags::ZF),
-        (RflagsBits::AF, flags::AF),
-        (RflagsBits::CF, flags::CF),
-        (RflagsBits::PF, flags::PF),
-    ]
-    .into_iter()
-    .filter(|(bit, _)| bits & bit != 0)
-    .fold(0, |mask, (_, flag)| mask | flag)
-}
-
 /// Which status flags are undefined, as far as the instructions tell that were seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Undefined(pub u64);
@@ -181,7 +166,9 @@ impl Undefined {
     /// What they are when the instruction that begins in this state is completed.
     pub fn after(self, v: &Vcpu, features: &Features) -> Self {
         match instruction(v, features) {
-            Some(insn) => Self(self.0 & !mask(insn.rflags_modified()) | undefined(&insn, &v.st)),
+            Some(insn) => {
+                Self(self.0 & !status_flags(insn.rflags_modified()) | undefined(&insn, &v.st))
+            }
             None => self,
         }
     }

@@ -2,10 +2,11 @@
 
 use std::mem::offset_of;
 
+use ir::effect::kills;
 use ir::{Cond, FlagSet, Op, Operand, Width};
 use system::{FlagOp, LazyFlags, flag_kind};
 
-use super::{Emit, replaces};
+use super::Emit;
 use crate::x64::asm::{Alu, Mem, Rm};
 use crate::x64::flags::{Desc, Src, State};
 use crate::x64::frame::{Frame, S1, field, home};
@@ -216,7 +217,7 @@ impl Emit<'_> {
         let kept = if op.flags.is_empty() {
             FlagSet::NONE
         } else {
-            self.need[self.at + 1].without(replaces(op))
+            self.need[self.at + 1].without(kills(op))
         };
         if !reads.is_empty() || !kept.is_empty() {
             self.host_flags();

@@ -15,6 +15,7 @@ mod vector;
 mod x87;
 
 use frontend_x86::{CodeSize, CsLimit, Mode};
+use ir::effect::{kills, reads};
 use ir::{Block, FlagSet, Op, OpCode, Operand, Width};
 use x86::Gpr;
 
@@ -237,26 +238,10 @@ fn needs(block: &Block) -> Vec<FlagSet> {
         need[i] = if info.faults || info.terminal {
             FlagSet::ALL
         } else {
-            need[i + 1].without(replaces(op)).union(op.uses())
+            need[i + 1].without(kills(op)).union(op.uses())
         };
     }
     need
-}
-
-/// The flags whose earlier values are gone after the op.
-fn replaces(op: &Op) -> FlagSet {
-    if op.flags.is_empty() || !op.surely_defines() {
-        FlagSet::NONE
-    } else {
-        op.defines()
-    }
-}
-
-fn reads(op: &Op) -> [Operand; 5] {
-    let (base, index) = op
-        .mem
-        .map_or((Operand::None, Operand::None), |m| (m.base, m.index));
-    [op.a, op.b, op.c, base, index]
 }
 
 fn uses(block: &Block) -> Vec<u8> {
@@ -587,7 +572,7 @@ impl Emit<'_> {
         {
             let op = &self.ops[self.at];
             // Otherwise nobody will ask again once the register is written.
-            if !self.need[self.at + 1].without(replaces(op)).is_empty() {
+            if !self.need[self.at + 1].without(kills(op)).is_empty() {
                 self.spill();
             }
         }
