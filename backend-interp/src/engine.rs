@@ -474,7 +474,7 @@ impl Engine for Interp {
                 s.invalidations,
                 s.flushes
             ),
-            format!("TLB fills {}", v.mmu.fills()),
+            format!("TLB misses {}", v.mmu.fills()),
         ]
     }
 

@@ -1,6 +1,7 @@
 //! The code cache of one vCPU: finds, makes, links and drops blocks.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use frontend_x86::{End, Features, Limits, Mode};
 use ir::opt::Switches;
 use softmmu::{CodeStamp, Fault};
 use system::Vcpu;
-use translation::{BlockId, Blocks, CodeMemory, Info, Key};
+use translation::{BlockId, Blocks, CodeMemory, Info, Key, Perf};
 use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::changing::{self, Changing};
@@ -27,6 +28,9 @@ pub const MAX_INSNS: u32 = 64;
 const MAX_BYTES: usize = 400;
 /// Blocks of one place that differ in where they find the flags.
 const MAX_VARIANTS: u8 = 4;
+
+/// Blocks that a report lists.
+const MAX_LISTINGS: usize = 3;
 
 /// The engine's bits in a block's mode.
 pub mod key {
@@ -163,6 +167,8 @@ pub struct Core {
     pub running: u64,
     /// What is to be shown of blocks.
     pub dump: Dump,
+    /// Where perf is told of code.
+    pub perf: Option<Arc<Perf>>,
     pub features: Features,
     pub switches: Switches,
     asm: Asm,
@@ -190,6 +196,7 @@ impl Core {
             modes: [u64::MAX; 2],
             running: 0,
             dump: Dump::default(),
+            perf: None,
             features,
             switches: Switches::ALL,
             asm: Asm::default(),
@@ -199,6 +206,24 @@ impl Core {
             changing: Changing::default(),
             unsuitable: HashSet::new(),
             code_epoch: 0,
+        }
+    }
+
+    /// Tells perf of the stubs, each of which ends where the next one begins.
+    pub fn tell_stubs(&self) {
+        let Some(perf) = &self.perf else { return };
+        let mut stubs = self.stubs.names().to_vec();
+        stubs.sort_by_key(|(_, at)| *at);
+        let (end, _) = self.memory.used();
+        let ends = stubs.iter().skip(1).map(|(_, at)| *at).chain([end]);
+        for ((name, at), end) in stubs.iter().zip(ends) {
+            let mut code = vec![0; end.saturating_sub(*at) as usize];
+            self.memory.read(*at, &mut code);
+            perf.add(
+                self.memory.address(*at),
+                &code,
+                &format_args!("doppel:{name}"),
+            );
         }
     }
 
@@ -570,6 +595,15 @@ impl Core {
             let side = (self.memory.address(cold), cold_bytes);
             eprint!("{}", self.dump.block(lin, flags, block, code, side));
         }
+        if let Some(perf) = &self.perf {
+            let name = Name(lin, mode);
+            perf.add(self.memory.address(hot), hot_bytes, &name);
+            perf.add(
+                self.memory.address(cold),
+                cold_bytes,
+                &format_args!("{name}.cold"),
+            );
+        }
         let at = |label| asm.resolve(label, hot, cold);
         let id = self.blocks.next_id();
         self.exits.extend(compiled.exits.iter().map(|e| Exit {
@@ -732,6 +766,43 @@ impl Core {
         Some((id, sides[n]))
     }
 
+    /// The blocks that hold the instruction at RIP, as text: it alone first, then the last made.
+    pub fn listing(&self, v: &Vcpu) -> Option<String> {
+        let (lin, mode) = (v.st.rip, Mode::of(&v.st));
+        let holds = |info: &&Info<Own>| {
+            lin.wrapping_sub(info.key.lin) < info.bytes.len() as u64
+                && mode_of(info.key.mode) == mode
+        };
+        let mut found: Vec<_> = self.blocks.iter().rev().filter(holds).collect();
+        found.sort_by_key(|info| info.own.insns > 1);
+        let listings: Vec<_> = found
+            .into_iter()
+            .take(MAX_LISTINGS)
+            .map(|info| {
+                let own = &info.own;
+                let [mut hot, cold] = [info.hot, info.cold].map(|(at, len)| {
+                    let mut bytes = vec![0; len as usize];
+                    self.memory.read(at, &mut bytes);
+                    bytes
+                });
+                // As it was made, even if it is stale.
+                let entry = (own.entry - info.hot.0) as usize;
+                if let Some(first) = hot.get_mut(entry..entry + own.first.len()) {
+                    first.copy_from_slice(&own.first);
+                }
+                let (hot, cold) = (
+                    (self.memory.address(info.hot.0), hot.as_slice()),
+                    (self.memory.address(info.cold.0), cold.as_slice()),
+                );
+                let head = crate::dump::head(info.key.lin, own.flags);
+                let stale = if info.stale { ", stale" } else { "" };
+                let code = crate::dump::code(hot, cold);
+                format!("{head}, {} instructions{stale}\n{code}", own.insns)
+            })
+            .collect();
+        (!listings.is_empty()).then(|| listings.concat())
+    }
+
     /// How often slow ops have run, by what they are, the most frequent first.
     pub fn slow_kinds(&self) -> Vec<(String, u64)> {
         let mut kinds: HashMap<(ir::OpCode, u32), u64> = HashMap::new();
@@ -768,6 +839,16 @@ impl Core {
         }
         let slow = &self.slow[number as usize];
         Some((slow, slow.fragment.as_ref()?, &mut self.fragments))
+    }
+}
+
+/// A block's name for perf: the guest's address and mode.
+struct Name(u64, Mode);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (bits, cpl) = (self.1.code().bits(), self.1.cpl());
+        write!(f, "guest{bits}-cpl{cpl}:{:#x}", self.0)
     }
 }
 

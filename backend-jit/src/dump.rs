@@ -32,23 +32,35 @@ impl Dump {
         hot: (u64, &[u8]),
         cold: (u64, &[u8]),
     ) -> String {
-        let mut text = format!("block {lin:#x}");
-        // Writing to a string does not fail.
-        if let Some(desc) = flags {
-            let _ = write!(text, ", flags by {desc:?}");
-        }
+        let mut text = head(lin, flags);
         text.push('\n');
+        // Writing to a string does not fail.
         if self.ir {
             let _ = writeln!(text, "{ir}");
         }
         if self.asm {
-            for (name, (at, bytes)) in [("hot", hot), ("cold", cold)] {
-                let _ = writeln!(text, "  {name}, {} bytes:", bytes.len());
-                listing(&mut text, at, bytes);
-            }
+            text.push_str(&code(hot, cold));
         }
         text
     }
+}
+
+/// What a block's text begins with.
+pub fn head(lin: u64, flags: Option<Desc>) -> String {
+    match flags {
+        Some(desc) => format!("block {lin:#x}, flags by {desc:?}"),
+        None => format!("block {lin:#x}"),
+    }
+}
+
+/// A block's hot and cold code, with their addresses.
+pub fn code(hot: (u64, &[u8]), cold: (u64, &[u8])) -> String {
+    let mut text = String::new();
+    for (name, (at, bytes)) in [("hot", hot), ("cold", cold)] {
+        let _ = writeln!(text, "  {name}, {} bytes:", bytes.len());
+        listing(&mut text, at, bytes);
+    }
+    text
 }
 
 fn listing(text: &mut String, at: u64, bytes: &[u8]) {

@@ -2,12 +2,13 @@
 #![expect(unsafe_code, reason = "translated code is called")]
 // UNSAFETY: entering emitted code is a call of an address.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use backend_interp::Interp;
 use frontend_x86::{Features, Mode};
 use system::{Engine, Exit, Vcpu};
-use translation::{BlockId, CodeMemory};
+use translation::{BlockId, CodeMemory, Perf};
 use x86::Exception;
 
 use crate::callouts;
@@ -17,7 +18,7 @@ use crate::x64::frame::{Area, Frame, JUMPS, leave};
 use crate::x64::runtime;
 
 /// How the engine is to work.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Bytes of code memory.
     pub code_cache: usize,
@@ -25,6 +26,8 @@ pub struct Options {
     pub single: bool,
     /// What is shown of the blocks made.
     pub dump: crate::Dump,
+    /// Where perf is told of translated code.
+    pub perf: Option<Arc<Perf>>,
 }
 
 impl Default for Options {
@@ -33,6 +36,7 @@ impl Default for Options {
             code_cache: 64 << 20,
             single: false,
             dump: crate::Dump::default(),
+            perf: None,
         }
     }
 }
@@ -42,7 +46,8 @@ pub struct Jit {
     interp: Interp,
     /// `None`: the host lacks something, and everything is interpreted.
     machine: Option<(Box<Core>, Area)>,
-    options: Options,
+    /// Single instructions are translated too.
+    single: bool,
     exits: [u64; 10],
     exceptions: u64,
     run_ns: u64,
@@ -74,6 +79,7 @@ enum Ran {
 impl Jit {
     /// An engine for a CPU with these features.
     pub fn new(features: Features, options: Options) -> Self {
+        let single = options.single;
         let machine = Self::machine(features, options);
         if machine.is_none() {
             tracing::warn!("this host cannot run translated code: interpreting");
@@ -81,7 +87,7 @@ impl Jit {
         Self {
             interp: Interp::new(features),
             machine,
-            options,
+            single,
             exits: [0; 10],
             exceptions: 0,
             run_ns: 0,
@@ -96,6 +102,8 @@ impl Jit {
         let stubs = runtime::build(&mut memory, &callouts::ALL)?;
         let mut core = Box::new(Core::new(memory, stubs, features));
         core.dump = options.dump;
+        core.perf = options.perf;
+        core.tell_stubs();
         Some((core, Area::new().ok()?))
     }
 
@@ -236,7 +244,7 @@ impl Jit {
         if left < 1 << 36 {
             bits |= key::COUNT;
             budget = left.cast_signed();
-            if self.options.single && left == 1 {
+            if self.single && left == 1 {
                 bits |= key::SINGLE;
             }
             if left <= u64::from(MAX_INSNS) && bits & key::SINGLE == 0 {
@@ -387,7 +395,7 @@ impl Engine for Jit {
                 core.blocks.invalidations
             ),
             format!(
-                "slow ops {} at {} places, {} went on elsewhere; slow reads {} writes {}; TLB fills {}",
+                "slow ops {} at {} places, {} went on elsewhere; slow reads {} writes {}; TLB misses {}",
                 s.slow_runs,
                 s.slow_sites,
                 s.resumed,
@@ -396,6 +404,11 @@ impl Engine for Jit {
                 v.mmu.fills()
             ),
         ]
+    }
+
+    fn code(&self, v: &Vcpu) -> Option<String> {
+        let (core, _) = self.machine.as_ref()?;
+        core.listing(v)
     }
 
     fn forget(&mut self, v: &mut Vcpu) {

@@ -23,3 +23,4 @@ mod x87;
 
 pub use dump::Dump;
 pub use engine::{Counts, Jit, Options, available};
+pub use translation::{Perf, PerfFormat};

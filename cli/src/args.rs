@@ -173,9 +173,35 @@ pub struct RunArgs {
     /// Show only the code around this linear address
     #[arg(long, value_name = "ADDR", value_parser = values::number)]
     pub filter: Option<u64>,
+    /// Tell Linux's perf of translated code: /tmp/perf-PID.map, or ./jit-PID.dump for `perf inject --jit`
+    #[arg(
+        long,
+        value_name = "map|jitdump",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub perf: Option<PerfFormat>,
     /// Go on from a snapshot (not built yet)
     #[arg(long, value_name = "FILE")]
     pub resume: Option<String>,
+}
+
+/// What `--perf` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PerfFormat {
+    /// A map of symbols.
+    Map,
+    /// A dump of the code.
+    Jitdump,
+}
+
+impl From<PerfFormat> for vcpu::PerfFormat {
+    fn from(format: PerfFormat) -> Self {
+        match format {
+            PerfFormat::Map => Self::Map,
+            PerfFormat::Jitdump => Self::Jitdump,
+        }
+    }
 }
 
 #[cfg(test)]

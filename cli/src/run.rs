@@ -1,6 +1,7 @@
 //! `doppel run`: from options to a machine, and from how it ended to an exit status.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use machine::MachineRequest;
@@ -9,10 +10,10 @@ use machine::host::{self, ByteQueue, HostLink};
 use machine::loader::BootFiles;
 use machine::machine::{Machine, MachineConfig, MachineError, Outcome as End};
 use machine::tick::TickPolicy;
-use vcpu::{Dump, EngineOptions};
+use vcpu::{Dump, EngineOptions, Perf};
 
 use crate::Outcome;
-use crate::args::RunArgs;
+use crate::args::{PerfFormat, RunArgs};
 use crate::failure::{Failure, status};
 use crate::{engines, exec, say, stdout, terminal, unbuilt};
 
@@ -47,6 +48,16 @@ fn dump(args: &RunArgs) -> Result<Dump, Failure> {
     })
 }
 
+/// The file that tells perf of translated code.
+fn perf(format: Option<PerfFormat>) -> Result<Option<Arc<Perf>>, Failure> {
+    let create = |format: PerfFormat| {
+        let perf = Perf::create(format.into(), Path::new("."));
+        perf.map(Arc::new)
+            .map_err(|(path, e)| Failure::Host(format!("{}: {e}", path.display())))
+    };
+    format.map(create).transpose()
+}
+
 /// Runs a machine to its end.
 pub fn run(args: RunArgs) -> Outcome {
     let (engine, chosen) = engines::choose(&args.engine)?;
@@ -70,6 +81,7 @@ pub fn run(args: RunArgs) -> Outcome {
     terminal::watch_signals()?;
     let link = HostLink::default();
     let (ports, queues) = open(&serial, &link, raw)?;
+    let perf = perf(args.perf)?;
     let config = MachineConfig {
         engine,
         cpus: args.cpus,
@@ -87,6 +99,7 @@ pub fn run(args: RunArgs) -> Outcome {
         options: EngineOptions {
             stats: args.stats,
             dump,
+            perf: perf.clone(),
             code_cache: args.code_cache.map(|size| size as usize),
             ..EngineOptions::default()
         },
@@ -104,6 +117,10 @@ pub fn run(args: RunArgs) -> Outcome {
     terminal::restore();
     for line in machine.report() {
         say::say(&line);
+    }
+    if let Some(perf) = perf.filter(|perf| !perf.complete()) {
+        let path = perf.path().display();
+        say::say(&format!("{path} is cut short: the host has taken no more"));
     }
     let end = end.map_err(machine_failure)?;
     // The host may have failed while the last output was on its way.

@@ -27,6 +27,7 @@ mod ports;
 pub mod requests;
 pub mod sink;
 pub mod tick;
+mod timed;
 pub mod timers;
 
 pub use board::{Board, BoardConfig, BoardError};

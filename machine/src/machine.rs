@@ -24,6 +24,7 @@ use crate::devices::uart::SerialPort;
 use crate::loader::{self, BootFiles, Environment, LoadError, MemoryMap, OutsideRam, Rsdp};
 use crate::memory::GuestMemory;
 use crate::tick::TickPolicy;
+use crate::timed::Timed;
 use crate::{Board, BoardConfig, BoardError, MachineRequest};
 
 /// What a machine is made from.
@@ -141,7 +142,8 @@ pub struct Machine {
     model: Arc<CpuModel>,
     mem: u64,
     no_reboot: bool,
-    stats: bool,
+    /// With `stats`.
+    timed: Option<Arc<Timed>>,
     icount: bool,
 }
 
@@ -197,17 +199,22 @@ impl Machine {
             Some(log) => Some(Box::new(follower(&config, &board, &ram, &model, log)?)),
             None => None,
         };
-        let bus: Arc<dyn Bus> = match &lockstep {
-            Some(lockstep) => lockstep.tap(),
-            None => Arc::clone(&board) as Arc<dyn Bus>,
-        };
         let platform: Arc<dyn Platform> = match &lockstep {
             Some(lockstep) => lockstep.tap(),
             None => Arc::clone(&board) as Arc<dyn Platform>,
         };
+        let timed = config
+            .options
+            .stats
+            .then(|| Arc::new(Timed::new(Arc::clone(&platform), config.cpus)));
+        let platform = match &timed {
+            Some(timed) => Arc::clone(timed) as Arc<dyn Platform>,
+            None => platform,
+        };
+        let bus = Arc::clone(&platform) as Arc<dyn Bus>;
         let options = EngineOptions {
             single: config.verify.is_some(),
-            ..config.options
+            ..config.options.clone()
         };
         let seed = |n: usize| {
             let seed = match config.seed {
@@ -234,7 +241,7 @@ impl Machine {
                     Arc::clone(&platform),
                 );
                 vcpu.random = seed(index);
-                Cpu::new(vcpu, config.engine.create(&model, options))
+                Cpu::new(vcpu, config.engine.create(&model, &options))
             })
             .collect();
         let mut machine = Self {
@@ -246,7 +253,7 @@ impl Machine {
             model,
             mem: config.mem,
             no_reboot: config.no_reboot,
-            stats: config.options.stats,
+            timed,
             icount,
         };
         machine.load()?;
@@ -360,12 +367,14 @@ impl Machine {
     /// What `--stats` prints, a line each.
     pub fn report(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        if self.stats {
+        if let Some(timed) = &self.timed {
             for cpu in &self.cpus {
                 let (run, sleep) = (cpu.times.run.as_secs_f64(), cpu.times.sleep.as_secs_f64());
+                let (accesses, devices) = timed.spent(cpu.vcpu.index);
                 lines.push(format!(
-                    "vCPU {}: ran {run:.3} s, slept {sleep:.3} s",
-                    cpu.vcpu.index
+                    "vCPU {}: ran {run:.3} s, of that {:.3} s in {accesses} accesses to devices; slept {sleep:.3} s",
+                    cpu.vcpu.index,
+                    devices.as_secs_f64()
                 ));
                 lines.extend(
                     cpu.engine
@@ -415,7 +424,7 @@ fn follower(
         events: board.events().to_vec(),
         leader: config.engine.name(),
         engines: (0..config.cpus)
-            .map(|_| engine.create(model, options))
+            .map(|_| engine.create(model, &options))
             .collect(),
     })
 }

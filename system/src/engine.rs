@@ -41,6 +41,12 @@ pub trait Engine: Send {
     /// What it has done, a line each, for `--stats`.
     fn report(&self, v: &Vcpu) -> Vec<String>;
 
+    /// The host code that it has for the instruction at RIP, as text: for reports. `None`: it makes none.
+    fn code(&self, v: &Vcpu) -> Option<String> {
+        let _ = v;
+        None
+    }
+
     /// Forgets all translated code of a vCPU: its memory or its state was replaced (snapshot, `exec`).
     fn forget(&mut self, v: &mut Vcpu);
 }

@@ -111,6 +111,11 @@ impl<T> Blocks<T> {
         &mut self.all[id.0 as usize]
     }
 
+    /// All blocks, in the order in which they were made.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Info<T>> {
+        self.all.iter()
+    }
+
     /// The number that the next block will have.
     pub fn next_id(&self) -> BlockId {
         BlockId(self.all.len() as u32)

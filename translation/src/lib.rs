@@ -1,7 +1,10 @@
-//! What the translating engines share: the memory that holds emitted code, and the table of translated blocks.
+//! What the translating engines share: the memory that holds emitted code, the table of translated blocks, and what perf
+//! is told of both.
 
 mod blocks;
 mod memory;
+mod perf;
 
 pub use blocks::{BlockId, Blocks, Info, Key};
 pub use memory::CodeMemory;
+pub use perf::{Perf, PerfFormat};

@@ -27,15 +27,7 @@ impl CodeMemory {
     /// The host's, when it has no memory or forbids executable mappings.
     pub fn new(size: usize) -> io::Result<Self> {
         let size = size.clamp(1 << 16, 1 << 30).next_multiple_of(4096);
-        // SAFETY: the name is a C string; the call creates a file nobody else knows.
-        let fd = unsafe { libc::memfd_create(c"doppel-code".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let maps = Self::map(fd, size);
-        // SAFETY: `fd` is ours and open; the mappings keep the file.
-        unsafe { libc::close(fd) };
-        let (write, run) = maps?;
+        let (write, run) = Self::map(size)?;
         let size = size as u32;
         Ok(Self {
             write,
@@ -47,31 +39,36 @@ impl CodeMemory {
         })
     }
 
-    fn map(fd: i32, size: usize) -> io::Result<(*mut u8, *const u8)> {
-        // SAFETY: `fd` is an open file of ours.
-        if unsafe { libc::ftruncate(fd, size as libc::off_t) } != 0 {
+    /// Shared memory without a name: perf looks for the symbols of such memory in its map (`Perf`), and not for those of
+    /// a memfd.
+    fn map(size: usize) -> io::Result<(*mut u8, *const u8)> {
+        let (null, rights) = (std::ptr::null_mut(), libc::PROT_READ | libc::PROT_WRITE);
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+        let write = unsafe { libc::mmap(null, size, rights, flags, -1, 0) };
+        if write == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let mut at = [std::ptr::null_mut::<u8>(); 2];
-        let rights = [
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::PROT_READ | libc::PROT_EXEC,
-        ];
-        for i in 0..2 {
-            let null = std::ptr::null_mut();
-            // SAFETY: a fresh shared mapping at an address of the kernel's choice touches nothing that exists.
-            let map = unsafe { libc::mmap(null, size, rights[i], libc::MAP_SHARED, fd, 0) };
-            if map == libc::MAP_FAILED {
-                let error = io::Error::last_os_error();
-                if i == 1 {
-                    // SAFETY: the first mapping, which nothing uses yet.
-                    unsafe { libc::munmap(at[0].cast(), size) };
-                }
-                return Err(error);
-            }
-            at[i] = map.cast();
+        let unmap = |map: *mut libc::c_void| {
+            // SAFETY: a mapping made here, which nothing uses yet.
+            unsafe { libc::munmap(map, size) };
+        };
+        // SAFETY: with an old size of 0 a shared mapping stays as it is and gets a second one (mremap(2)).
+        let run = unsafe { libc::mremap(write, 0, size, libc::MREMAP_MAYMOVE) };
+        if run == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            unmap(write);
+            return Err(error);
         }
-        Ok((at[0], at[1]))
+        let rights = libc::PROT_READ | libc::PROT_EXEC;
+        // SAFETY: the mapping just made, which nothing uses yet.
+        if unsafe { libc::mprotect(run, size, rights) } != 0 {
+            let error = io::Error::last_os_error();
+            unmap(write);
+            unmap(run);
+            return Err(error);
+        }
+        Ok((write.cast(), run.cast_const().cast()))
     }
 
     /// Bytes in all.

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use backend_interp::Interp;
-pub use backend_jit::Dump;
 use backend_jit::Jit;
+pub use backend_jit::{Dump, Perf, PerfFormat};
 use frontend_x86::Features;
 use system::{CpuModel, Engine};
 
@@ -52,7 +53,7 @@ impl EngineKind {
     }
 
     /// An engine of this kind for one vCPU of a model.
-    pub fn create(self, model: &CpuModel, options: EngineOptions) -> Box<dyn Engine> {
+    pub fn create(self, model: &CpuModel, options: &EngineOptions) -> Box<dyn Engine> {
         match self {
             Self::Interp => {
                 let mut engine = Interp::new(Features::new(&model.features_iced()));
@@ -65,6 +66,7 @@ impl EngineKind {
                 let jit = backend_jit::Options {
                     single: options.single,
                     dump: options.dump,
+                    perf: options.perf.clone(),
                     code_cache: options.code_cache.unwrap_or(whole.code_cache),
                 };
                 Box::new(Jit::new(features, jit))
@@ -88,7 +90,7 @@ impl FromStr for EngineKind {
 }
 
 /// What every engine can be told.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Count for `--stats`, at a small cost.
     pub stats: bool,
@@ -96,6 +98,8 @@ pub struct EngineOptions {
     pub single: bool,
     /// What the translator shows of blocks.
     pub dump: Dump,
+    /// Where perf is told of translated code.
+    pub perf: Option<Arc<Perf>>,
     /// Bytes of the translator's code cache; `None`: its own choice.
     pub code_cache: Option<usize>,
 }

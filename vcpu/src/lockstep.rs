@@ -633,9 +633,18 @@ impl Lockstep {
         self.probe(leaders, low);
         let v = &self.cpus[cpu].vcpu;
         let (retired, rip) = (v.retired, v.st.rip);
+        let mut codes = String::new();
+        for (name, cpu) in [
+            (self.names[0], &leaders[cpu]),
+            (self.names[1], &self.cpus[cpu]),
+        ] {
+            if let Some(code) = cpu.engine.code(&cpu.vcpu) {
+                codes.push_str(&format!("{name}'s host code:\n{code}"));
+            }
+        }
         let mut text = format!(
             "{} and {} differ after instruction {} of vCPU {cpu}, {} instructions after they were last compared equal:\n  {}\n{alone_text}\
-             IR:\n{}\n{}the follower ran before it:\n{trace}before:\n{}\n",
+             IR:\n{}\n{codes}{}the follower ran before it:\n{trace}before:\n{}\n",
             self.names[0],
             self.names[1],
             retired + 1,

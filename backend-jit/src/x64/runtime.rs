@@ -59,6 +59,48 @@ pub struct Stubs {
     pub x87: u32,
 }
 
+impl Stubs {
+    /// Each stub with its name.
+    pub fn names(self) -> [(&'static str, u32); 16] {
+        let Self {
+            enter,
+            link,
+            indirect,
+            stale,
+            poll,
+            page,
+            read,
+            write,
+            group_read,
+            group_write,
+            commit,
+            slow,
+            direct,
+            flags,
+            interpret,
+            x87,
+        } = self;
+        [
+            ("enter", enter),
+            ("link", link),
+            ("indirect", indirect),
+            ("stale", stale),
+            ("poll", poll),
+            ("page", page),
+            ("read", read),
+            ("write", write),
+            ("group_read", group_read),
+            ("group_write", group_write),
+            ("commit", commit),
+            ("slow", slow),
+            ("direct", direct),
+            ("flags", flags),
+            ("interpret", interpret),
+            ("x87", x87),
+        ]
+    }
+}
+
 /// What `read` and `write` are told in r11d: offset of the page cache entry, size, alignment mask. `upper`: pages of the
 /// lower half are not cached (supervisor code may use them while EFLAGS.AC is set only).
 pub fn packed(cache: usize, size: u32, align: u32, upper: bool) -> u32 {

@@ -8,4 +8,6 @@ mod errors;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod perf;
+#[cfg(test)]
 mod run;

@@ -65,7 +65,7 @@ impl Exec {
 
     /// A CPU of this model on a given engine.
     pub fn with_engine(model: CpuModel, engine: EngineKind) -> Self {
-        let engine = engine.create(&model, EngineOptions::default());
+        let engine = engine.create(&model, &EngineOptions::default());
         Self {
             model: Arc::new(model),
             engine,

@@ -128,6 +128,10 @@ impl Engine for Faulty {
         self.engine.report(v)
     }
 
+    fn code(&self, v: &Vcpu) -> Option<String> {
+        self.engine.code(v)
+    }
+
     fn forget(&mut self, v: &mut Vcpu) {
         self.engine.forget(v);
     }
@@ -138,7 +142,7 @@ fn engine(kind: EngineKind, wrong: Wrong, at: u64) -> Box<dyn Engine> {
         single: true,
         ..EngineOptions::default()
     };
-    let engine = kind.create(&CpuModel::default(), options);
+    let engine = kind.create(&CpuModel::default(), &options);
     Box::new(Faulty { engine, wrong, at })
 }
 
@@ -274,6 +278,35 @@ fn the_first_wrong_instruction_is_found() {
                 assert!(text.contains("follower ran before it"), "{text}");
             }
         }
+    }
+}
+
+#[test]
+fn a_report_has_the_translator_s_code() {
+    // The IMUL of the 21st round.
+    let bad = (EngineKind::Jit, Wrong::Register, 26 * 20 + 3);
+    for (leader, follower, name) in [(bad, RIGHT, "leader's"), (RIGHT, bad, "faulty's")] {
+        let difference = rig(leader, follower)
+            .run(INTERVAL)
+            .expect_err("it is wrong");
+        let text = difference.to_string();
+        let (_, code) = text
+            .split_once(&format!("{name} host code:\nblock {:#x}", difference.rip))
+            .unwrap_or_else(|| panic!("{text}"));
+        let (code, _) = code
+            .split_once("the follower ran")
+            .expect("what comes next");
+        for what in [", 1 instructions", "  hot, ", "  imul rbx,rax", "  cold, "] {
+            assert!(code.contains(what), "{what:?}: {text}");
+        }
+        assert!(!text.contains(&format!(
+            "{}'s host code",
+            if name == "leader's" {
+                "follower"
+            } else {
+                "leader"
+            }
+        )));
     }
 }
 
