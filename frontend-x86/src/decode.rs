@@ -127,6 +127,22 @@ fn too_long(bytes: &[u8], delta: u32, mode: Mode, features: &Features) -> bool {
     }
 }
 
+/// The status flags of a set of iced's [`iced_x86::RflagsBits`], as bits of RFLAGS.
+pub fn status_flags(bits: u32) -> u64 {
+    use iced_x86::RflagsBits as R;
+    [
+        (R::CF, flags::CF),
+        (R::PF, flags::PF),
+        (R::AF, flags::AF),
+        (R::ZF, flags::ZF),
+        (R::SF, flags::SF),
+        (R::OF, flags::OF),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| bits & bit != 0)
+    .fold(0, |sum, (_, flag)| sum | flag)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Decoded, decode};
@@ -232,20 +248,4 @@ mod tests {
             other => panic!("{other:?}"),
         }
     }
-}
-
-/// The status flags of a set of iced's [`iced_x86::RflagsBits`], as bits of RFLAGS.
-pub fn status_flags(bits: u32) -> u64 {
-    use iced_x86::RflagsBits as R;
-    [
-        (R::CF, flags::CF),
-        (R::PF, flags::PF),
-        (R::AF, flags::AF),
-        (R::ZF, flags::ZF),
-        (R::SF, flags::SF),
-        (R::OF, flags::OF),
-    ]
-    .into_iter()
-    .filter(|(bit, _)| bits & bit != 0)
-    .fold(0, |sum, (_, flag)| sum | flag)
 }
