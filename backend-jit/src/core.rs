@@ -15,7 +15,7 @@ use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::changing::{self, Changing};
 use crate::checked::Source;
-use crate::dump::Dump;
+use crate::dump::{Dump, Names};
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
@@ -593,7 +593,11 @@ impl Core {
         if self.dump.wants(lin, bytes.len() as u64) {
             let code = (self.memory.address(hot), hot_bytes);
             let side = (self.memory.address(cold), cold_bytes);
-            eprint!("{}", self.dump.block(lin, flags, block, code, side));
+            eprint!(
+                "{}",
+                self.dump
+                    .block(lin, flags, block, code, side, &self.names())
+            );
         }
         if let Some(perf) = &self.perf {
             let name = Name(lin, mode);
@@ -766,9 +770,20 @@ impl Core {
         Some((id, sides[n]))
     }
 
+    /// The stubs by name.
+    fn names(&self) -> Names {
+        let stubs = self.stubs.names();
+        Names {
+            stubs: stubs
+                .map(|(name, at)| (name, self.memory.address(at)))
+                .into(),
+            parts: Vec::new(),
+        }
+    }
+
     /// The blocks that hold the instruction at RIP, as text: it alone first, then the last made.
     pub fn listing(&self, v: &Vcpu) -> Option<String> {
-        let (lin, mode) = (v.st.rip, Mode::of(&v.st));
+        let (lin, mode, names) = (v.st.rip, Mode::of(&v.st), self.names());
         let holds = |info: &&Info<Own>| {
             lin.wrapping_sub(info.key.lin) < info.bytes.len() as u64
                 && mode_of(info.key.mode) == mode
@@ -796,7 +811,7 @@ impl Core {
                 );
                 let head = crate::dump::head(info.key.lin, own.flags);
                 let stale = if info.stale { ", stale" } else { "" };
-                let code = crate::dump::code(hot, cold);
+                let code = crate::dump::code(hot, cold, &names);
                 format!("{head}, {} instructions{stale}\n{code}", own.insns)
             })
             .collect();

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, SymbolResolver,
+    SymbolResult,
+};
 
 use crate::x64::flags::Desc;
 
@@ -31,6 +34,7 @@ impl Dump {
         ir: &ir::Block,
         hot: (u64, &[u8]),
         cold: (u64, &[u8]),
+        names: &Names,
     ) -> String {
         let mut text = head(lin, flags);
         text.push('\n');
@@ -39,7 +43,7 @@ impl Dump {
             let _ = writeln!(text, "{ir}");
         }
         if self.asm {
-            text.push_str(&code(hot, cold));
+            text.push_str(&code(hot, cold, names));
         }
         text
     }
@@ -54,28 +58,68 @@ pub fn head(lin: u64, flags: Option<Desc>) -> String {
 }
 
 /// A block's hot and cold code, with their addresses.
-pub fn code(hot: (u64, &[u8]), cold: (u64, &[u8])) -> String {
+pub fn code(hot: (u64, &[u8]), cold: (u64, &[u8]), names: &Names) -> String {
     let mut text = String::new();
     for (name, (at, bytes)) in [("hot", hot), ("cold", cold)] {
+        // Writing to a string does not fail.
         let _ = writeln!(text, "  {name}, {} bytes:", bytes.len());
-        listing(&mut text, at, bytes);
+        for (address, line) in lines(at, bytes, names) {
+            let _ = writeln!(text, "    {address:x}  {line}");
+        }
     }
     text
 }
 
-fn listing(text: &mut String, at: u64, bytes: &[u8]) {
-    let mut formatter = IntelFormatter::new();
-    let mut line = String::new();
-    for instruction in Decoder::with_ip(64, bytes, at, DecoderOptions::NONE) {
-        line.clear();
-        formatter.format(&instruction, &mut line);
-        let _ = writeln!(text, "    {:x}  {line}", instruction.ip());
+/// Host instructions with their addresses.
+pub fn lines(at: u64, bytes: &[u8], names: &Names) -> Vec<(u64, String)> {
+    let mut formatter = IntelFormatter::with_options(Some(Box::new(names.clone())), None);
+    Decoder::with_ip(64, bytes, at, DecoderOptions::NONE)
+        .into_iter()
+        .map(|instruction| {
+            let mut line = String::new();
+            formatter.format(&instruction, &mut line);
+            (instruction.ip(), line)
+        })
+        .collect()
+}
+
+/// What branches lead to: stubs, and parts of the code that are named.
+#[derive(Clone, Default)]
+pub struct Names {
+    /// Name and address.
+    pub stubs: Vec<(&'static str, u64)>,
+    /// Name, address and length: what lies in one is told by its distance from the start.
+    pub parts: Vec<(&'static str, u64, u64)>,
+}
+
+impl SymbolResolver for Names {
+    fn symbol(
+        &mut self,
+        instruction: &Instruction,
+        _: u32,
+        _: Option<u32>,
+        address: u64,
+        _: u32,
+    ) -> Option<SymbolResult<'_>> {
+        if instruction.flow_control() == FlowControl::Next {
+            return None;
+        }
+        let stub = self.stubs.iter().find(|(_, at)| *at == address);
+        let name = match stub {
+            Some((name, _)) => format!("doppel:{name}"),
+            None => {
+                let inside = |(_, at, len): &&(_, u64, u64)| address.wrapping_sub(*at) < *len;
+                let (name, at, _) = self.parts.iter().find(inside)?;
+                format!("{name}+{:x}", address - at)
+            }
+        };
+        Some(SymbolResult::with_string(address, name))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Dump;
+    use super::{Dump, Names};
 
     #[test]
     fn the_filter_asks_for_the_block_around_an_address() {
@@ -99,11 +143,18 @@ mod tests {
             None,
             &ir::Block::default(),
             (0x7000, &[0x90]),
-            (0x8000, &[0xc3]),
+            (0x8000, &[0xe8, 0xfb, 0x0f, 0, 0, 0xeb, 0xf9]),
+            &Names {
+                stubs: vec![("read", 0x9000)],
+                parts: vec![("cold", 0x8000, 7)],
+            },
         );
-        assert!(
-            text.contains("7000  nop") && text.contains("8000  ret"),
-            "{text}"
-        );
+        for line in [
+            "7000  nop\n",
+            "8000  call doppel:read\n",
+            "8005  jmp short cold+0\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! engine.rs     run loop: where the next block comes from, what to do when code is left
 //! core.rs       the cache: finding, making, linking and dropping blocks
+//! emitted.rs    a block's code by itself: for tests
 //! changing.rs   code that keeps changing: places and versions
 //! checked.rs    its translations, which compare it on entry
 //! vary.rs       which constants of it are read instead of translated
@@ -16,11 +17,14 @@ mod changing;
 mod checked;
 mod core;
 mod dump;
+mod emitted;
 mod engine;
 mod vary;
 mod x64;
 mod x87;
 
 pub use dump::Dump;
+#[doc(hidden)]
+pub use emitted::{Emitted, emitted};
 pub use engine::{Counts, Jit, Options, available};
 pub use translation::{Perf, PerfFormat};

@@ -1,0 +1,85 @@
+//! What the emitter makes of some code, without an engine around it: for the file tests of emission.
+
+use std::fmt::Write;
+
+use frontend_x86::{Features, Limits, Mode};
+use ir::opt::Switches;
+use translation::CodeMemory;
+
+use crate::callouts;
+use crate::core::MAX_INSNS;
+use crate::dump::{Names, lines};
+use crate::x64::asm::{Asm, Section};
+use crate::x64::emit::{Context, emit};
+use crate::x64::runtime;
+
+/// Linear address that the guest's code is translated for.
+const LIN: u64 = 0x40_1000;
+
+/// The host code of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emitted {
+    /// Guest bytes that it stands for.
+    pub guest: u32,
+    /// Bytes of what always runs.
+    pub hot: u32,
+    /// Bytes of the rest.
+    pub cold: u32,
+    /// Both as text: offsets, names of stubs.
+    pub text: String,
+}
+
+/// Translates a block whose flags are in memory and that the page table of blocks knows. `None`: this host cannot, or
+/// the interpreter must run it.
+pub fn emitted(code: &[u8], mode: Mode, features: &Features) -> Option<Emitted> {
+    let mut memory = CodeMemory::new(1 << 16).ok()?;
+    let stubs = runtime::build(&mut memory, &callouts::ALL)?;
+    let limits = Limits {
+        max_insns: MAX_INSNS,
+        page: code.len() as u32,
+    };
+    let mut block = frontend_x86::lift(code, &limits, mode, features).block;
+    ir::opt::run(&mut block, Switches::ALL);
+    let context = Context {
+        mode,
+        lin: LIN,
+        flags: None,
+        count: false,
+        id: 0,
+        first: [0; 3],
+        guards: [Some((0, 1)), None],
+        merge: mode.code64(),
+        host_float: true,
+        host_x87: true,
+        check: None,
+    };
+    let mut asm = Asm::default();
+    emit(&mut asm, &stubs, &block, context).ok()?;
+    let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
+    let (hot, cold) = memory.alloc(lens.0, lens.1)?;
+    let (hot_bytes, cold_bytes) = asm.link(hot, cold);
+    let parts = [
+        ("hot", memory.address(hot), hot_bytes),
+        ("cold", memory.address(cold), cold_bytes),
+    ];
+    let stubs = stubs.names().map(|(name, at)| (name, memory.address(at)));
+    let names = Names {
+        stubs: stubs.into(),
+        parts: parts
+            .map(|(name, at, bytes)| (name, at, bytes.len() as u64))
+            .into(),
+    };
+    let mut text = String::new();
+    for (name, start, bytes) in parts {
+        for (at, line) in lines(start, bytes, &names) {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "  {name}+{:<3x} {line}", at - start);
+        }
+    }
+    Some(Emitted {
+        guest: block.len,
+        hot: lens.0,
+        cold: lens.1,
+        text,
+    })
+}

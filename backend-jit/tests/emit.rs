@@ -1,0 +1,148 @@
+//! File tests of emission: `tests/emit/*.txt`, guest code and the host code made of it, so that a change of its size shows
+//! in review. `BLESS=1 cargo test -p backend-jit --test emit` accepts what comes out.
+//!
+//! A file begins with `emit BITS user|kernel`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
+//! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time.
+#![cfg(target_arch = "x86_64")]
+#![expect(
+    clippy::tests_outside_test_module,
+    reason = "an integration test is a test module by itself"
+)]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use backend_jit::emitted;
+use frontend_x86::{Features, Mode};
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use system::testing::Machine;
+use x86::{CpuState, cr4, xcr0};
+
+/// The state whose mode a file's header names.
+fn state(header: &str) -> Option<CpuState> {
+    let cpl = match header.split(' ').nth(2)? {
+        "user" => 3,
+        "kernel" => 0,
+        _ => return None,
+    };
+    let machine = match header.split(' ').nth(1)? {
+        "64" => Machine::long(cpl, true),
+        "32" => Machine::protected(cpl),
+        _ => return None,
+    };
+    let mut st = machine.v.st.clone();
+    st.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
+    st.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX;
+    Some(st)
+}
+
+/// What a case makes: the text behind `=>`, and the bytes of guest code, hot code and cold code.
+fn output(code: &[u8], mode: Mode, features: &Features) -> (String, [u32; 3]) {
+    let mut text = String::new();
+    let mut formatter = IntelFormatter::new();
+    for instruction in Decoder::with_ip(mode.code().bits(), code, 0x40_1000, DecoderOptions::NONE) {
+        let mut line = String::new();
+        formatter.format(&instruction, &mut line);
+        writeln!(text, "{line}").unwrap();
+    }
+    let Some(emitted) = emitted(code, mode, features) else {
+        text.push_str("interpreted\n");
+        return (text, [0; 3]);
+    };
+    let (guest, hot, cold) = (emitted.guest, emitted.hot, emitted.cold);
+    writeln!(text, "guest {guest}, hot {hot}, cold {cold}").unwrap();
+    text.push_str(&emitted.text);
+    (text, [guest, hot, cold])
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    hex.split_whitespace()
+        .map(|b| u8::from_str_radix(b, 16).ok())
+        .collect()
+}
+
+/// Whether this host has what the committed code was made for.
+fn as_committed() -> bool {
+    ["avx2", "fma", "bmi2", "aes"]
+        .iter()
+        .all(|feature| match *feature {
+            "avx2" => is_x86_feature_detected!("avx2"),
+            "fma" => is_x86_feature_detected!("fma"),
+            "bmi2" => is_x86_feature_detected!("bmi2"),
+            _ => is_x86_feature_detected!("aes"),
+        })
+}
+
+#[test]
+fn files() {
+    if !as_committed() {
+        eprintln!("skipped: the host lacks AVX2, FMA, BMI2 or AES, for which other code is made");
+        return;
+    }
+    let bless = std::env::var_os("BLESS").is_some_and(|v| v == "1");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emit");
+    let mut paths: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let (mut count, mut failures) = (0, String::new());
+    for path in paths {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut cases = text.split("\n# ");
+        let header = cases
+            .next()
+            .unwrap_or_default()
+            .lines()
+            .next()
+            .unwrap_or_default();
+        let st = state(header).unwrap_or_else(|| panic!("{name}:1: emit 64|32 user|kernel"));
+        let (mode, model) = (Mode::of(&st), Machine::long(0, true).v.model.clone());
+        let features = Features::new(&model.features_iced());
+        let (mut blessed, mut sums) = (String::new(), [0; 3]);
+        for case in cases {
+            count += 1;
+            let place = format!("{name}: {}", case.lines().next().unwrap_or_default());
+            let (input, expected) = case
+                .split_once("\n=>\n")
+                .unwrap_or_else(|| panic!("{place}: no `=>`"));
+            let hex = input.lines().nth(1).unwrap_or_default();
+            let code = bytes(hex).unwrap_or_else(|| panic!("{place}: bytes in hex"));
+            let (got, sizes) = output(&code, mode, &features);
+            if got.trim() != expected.trim() {
+                write!(failures, "\n{place}\n  expected\n{expected}\n  got\n{got}").unwrap();
+            }
+            for (sum, size) in sums.iter_mut().zip(sizes) {
+                *sum += size;
+            }
+            write!(blessed, "\n# {input}\n=>\n{got}").unwrap();
+        }
+        let [guest, hot, cold] = sums;
+        let per = |size: u32| f64::from(size) / f64::from(guest.max(1));
+        let sums = format!(
+            "in all: guest {guest}, hot {hot} ({:.2} a byte), cold {cold} ({:.2})",
+            per(hot),
+            per(cold)
+        );
+        let blessed = format!("{header}\n{sums}\n{blessed}");
+        if bless && blessed != text {
+            std::fs::write(&path, &blessed).unwrap();
+        } else if text.lines().nth(1) != Some(&sums) {
+            write!(failures, "\n{name}: {sums}\n").unwrap();
+        }
+    }
+    assert!(count >= 60, "only {count} cases found");
+    assert!(
+        bless || failures.is_empty(),
+        "{failures}\nIf this is right: BLESS=1 cargo test -p backend-jit --test emit\n"
+    );
+}
+
+#[test]
+fn code_does_not_depend_on_where_it_lies() {
+    let st = state("emit 64 user").unwrap();
+    let features = Features::new(&Machine::long(0, true).v.model.features_iced());
+    let make = || emitted(&[0x48, 0x8b, 0x03, 0xc3], Mode::of(&st), &features).unwrap();
+    assert_eq!(make(), make());
+}
