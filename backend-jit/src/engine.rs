@@ -24,6 +24,8 @@ pub struct Options {
     pub code_cache: usize,
     /// Single instructions are translated too, instead of interpreted: for tests.
     pub single: bool,
+    /// All code is treated as code that keeps changing: for tests.
+    pub changing: bool,
     /// What is shown of the blocks made.
     pub dump: crate::Dump,
     /// Where perf is told of translated code.
@@ -35,6 +37,7 @@ impl Default for Options {
         Self {
             code_cache: 64 << 20,
             single: false,
+            changing: false,
             dump: crate::Dump::default(),
             perf: None,
         }
@@ -104,6 +107,7 @@ impl Jit {
         core.dump = options.dump;
         core.perf = options.perf;
         core.tell_stubs();
+        core.changing.always = options.changing;
         Some((core, Area::new().ok()?))
     }
 

@@ -68,6 +68,7 @@ impl EngineKind {
                     dump: options.dump,
                     perf: options.perf.clone(),
                     code_cache: options.code_cache.unwrap_or(whole.code_cache),
+                    ..whole
                 };
                 Box::new(Jit::new(features, jit))
             }

@@ -110,8 +110,8 @@ impl Plan {
 enum Way {
     /// The interpreter, with these passes over the IR.
     Interp(Switches),
-    /// The translator, with so many bytes for its code.
-    Jit(usize),
+    /// The translator, with so many bytes for its code; all of it as code that keeps changing, or not.
+    Jit(usize, bool),
 }
 
 impl Way {
@@ -123,10 +123,11 @@ impl Way {
                 engine.set_passes(passes);
                 Box::new(engine)
             }
-            Self::Jit(code_cache) => {
+            Self::Jit(code_cache, changing) => {
                 let options = Options {
                     code_cache,
                     single: true,
+                    changing,
                     ..Options::default()
                 };
                 Box::new(Jit::new(features, options))
@@ -288,12 +289,16 @@ enum Progress {
 pub fn code(data: &[u8]) {
     let plan = Plan::read(data);
     run_code(&plan, Way::Interp(plan.passes[0]));
-    run_code(&plan, Way::Jit(cache(data)));
+    run_code(&plan, jit(data));
 }
 
 /// Bytes of code memory for an input: some are soon full.
 fn cache(data: &[u8]) -> usize {
     [1 << 16, 1 << 18, 1 << 20][data.len() % 3]
+}
+
+fn jit(data: &[u8]) -> Way {
+    Way::Jit(cache(data), data.len() / 12 % 4 == 3)
 }
 
 fn run_code(plan: &Plan, way: Way) {
@@ -350,7 +355,7 @@ pub fn compare(data: &[u8]) -> bool {
 /// As [`compare`].
 pub fn engines(data: &[u8]) -> bool {
     let plan = Plan::read(data);
-    let (interp, jit) = (Way::Interp(plan.passes[0]), Way::Jit(cache(data)));
+    let (interp, jit) = (Way::Interp(plan.passes[0]), jit(data));
     let ways = match data.len() / 3 % 4 {
         0 | 1 => [jit, interp],
         2 => [interp, jit],

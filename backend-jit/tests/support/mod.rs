@@ -18,9 +18,11 @@ pub enum Way {
     Interp,
     /// So many instructions at a time, so many bytes for code.
     Jit(u64, usize),
+    /// As `Jit`, with blocks that check themselves and read their constants.
+    Changing(u64, usize),
 }
 
-pub const WAYS: [Way; 7] = [
+pub const WAYS: [Way; 10] = [
     Way::Interp,
     // Not counted.
     Way::Jit(1 << 40, 1 << 24),
@@ -29,6 +31,9 @@ pub const WAYS: [Way; 7] = [
     Way::Jit(1, 1 << 20),
     Way::Jit(70, 1 << 20),
     Way::Jit(333, 1 << 20),
+    Way::Changing(1 << 40, 1 << 24),
+    Way::Changing(1 << 40, 1 << 16),
+    Way::Changing(333, 1 << 20),
 ];
 
 /// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
@@ -52,10 +57,11 @@ pub fn run(m: &mut Machine, way: Way) {
     let features = Features::new(&m.v.model.features_iced());
     let (mut engine, piece): (Box<dyn Engine>, _) = match way {
         Way::Interp => (Box::new(Interp::new(features)), 1 << 40),
-        Way::Jit(piece, code_cache) => {
+        Way::Jit(piece, code_cache) | Way::Changing(piece, code_cache) => {
             let options = Options {
                 code_cache,
                 single: true,
+                changing: matches!(way, Way::Changing(..)),
                 ..Options::default()
             };
             (Box::new(Jit::new(features, options)), piece)

@@ -190,7 +190,7 @@ impl<'a> Pair<'a> {
     /// Whether there is a choice of undefined flags: the translator leaves some instructions to the interpreter, which
     /// has its own.
     fn mixed(&self) -> bool {
-        self.ways.iter().any(|way| matches!(way, Way::Jit(_)))
+        self.ways.iter().any(|way| matches!(way, Way::Jit(..)))
     }
 
     /// Whether the states are the same but for flags that are undefined.
