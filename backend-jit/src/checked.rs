@@ -46,8 +46,8 @@ impl Core {
         wanted: Key,
         flags: Option<Desc>,
     ) -> Result<Found, Exception> {
-        let holds = |id: &BlockId| self.holds(v, *id);
-        let now = self.changing.versions(&wanted).iter().copied().find(holds);
+        let versions = self.changing.versions(&wanted);
+        let now = versions.iter().find(|id| self.holds(v, **id));
         if now.is_none() {
             if !self.changing.may_add(&wanted) {
                 self.unsuitable.insert(Key { flags: 0, ..wanted });
@@ -66,7 +66,10 @@ impl Core {
     }
 
     /// Whether memory holds what a checked block was made from.
-    fn holds(&self, v: &Vcpu, id: BlockId) -> bool {
+    fn holds(&self, v: &mut Vcpu, id: BlockId) -> bool {
+        if !self.second_is_mapped(v, id) {
+            return false;
+        }
         let info = self.blocks.get(id);
         let mut now = [0; crate::changing::MAX_BYTES + 16];
         let Some(now) = now.get_mut(..info.bytes.len()) else {

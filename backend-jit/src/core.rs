@@ -296,7 +296,7 @@ impl Core {
             return self.find_checked(v, frame, wanted, flags.filter(|_| wanted.flags != 0));
         }
         if let Some(id) = self.blocks.find(wanted)
-            && self.usable(v, id, lin)
+            && self.usable(v, id)
         {
             self.know_pages(frame, id);
             return Ok(Found::Block(id));
@@ -310,18 +310,23 @@ impl Core {
     }
 
     /// Whether a block is what memory holds; makes a stale one good again if it is.
-    fn usable(&mut self, v: &mut Vcpu, id: BlockId, lin: u64) -> bool {
-        let info = self.blocks.get(id);
-        if let Some(second) = info.second {
-            let next = LinAddr((lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE));
-            if !v.mmu.fetch_page(next).is_ok_and(|p| p.page.0 == second) {
-                return false;
-            }
+    fn usable(&mut self, v: &mut Vcpu, id: BlockId) -> bool {
+        if !self.second_is_mapped(v, id) {
+            return false;
         }
+        let info = self.blocks.get(id);
         if !info.stale && (self.settled_for_good(v, id) || unchanged(v, info)) {
             return true;
         }
         self.refreshed(v, id)
+    }
+
+    /// Whether the page behind the first is the one that the block's code goes on in, if it does.
+    pub fn second_is_mapped(&self, v: &mut Vcpu, id: BlockId) -> bool {
+        let info = self.blocks.get(id);
+        let next = LinAddr((info.key.lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE));
+        info.second
+            .is_none_or(|second| v.mmu.fetch_page(next).is_ok_and(|p| p.page.0 == second))
     }
 
     fn refreshed(&mut self, v: &mut Vcpu, id: BlockId) -> bool {

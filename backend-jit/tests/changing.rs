@@ -200,6 +200,37 @@ fn data_beside_code_costs_nothing() {
 }
 
 #[test]
+fn stores_that_reach_from_data_into_code() {
+    // The function is at the start of a line: mov al, imm8; ret; nop. The page holds code when the data is stored, and
+    // each round patches a copy of its own, so that no place changes often.
+    let mut wanted = 0;
+    let m = all(|a| {
+        a.mov(rdi, CODE)?;
+        a.mov(edx, 1000)?;
+        a.xor(eax, eax)?;
+        for n in 0..20_u64 {
+            let at = rdi + (0x40 + n * 0x80);
+            a.mov(dword_ptr(at), 0x90c3_00b0_u32 as i32)?;
+            a.lea(rsi, qword_ptr(at))?;
+            a.call(rsi)?;
+            for value in [3, 5_u64] {
+                a.mov(dword_ptr(rdi), edx)?;
+                a.mov(rax, (0x90c3_00b0_u64 | (n + value) << 8) << 32)?;
+                a.mov(qword_ptr(at - 4), rax)?;
+                a.xor(eax, eax)?;
+                a.call(rsi)?;
+                a.add(rbx, rax)?;
+            }
+        }
+        a.hlt()
+    });
+    for n in 0..20 {
+        wanted += 2 * n + 8;
+    }
+    assert_eq!(reg(&m, Gpr::Rbx), wanted);
+}
+
+#[test]
 fn a_block_that_overwrites_its_own_later_bytes() {
     let (m, counts) = counted(&|a| {
         let (mut top, mut next) = (a.create_label(), a.create_label());
@@ -301,6 +332,56 @@ fn a_changing_function_whose_page_is_mapped_elsewhere() {
     });
     let wanted: u64 = (1..=1000u64)
         .map(|n| n + if n & 4 == 0 { 0 } else { 0x10_0000 })
+        .sum();
+    assert_eq!(reg(&m, Gpr::Rbx), wanted);
+}
+
+#[test]
+fn an_instruction_across_pages_of_which_the_second_is_mapped_elsewhere() {
+    // The first two bytes of an instruction end one large page; the others are at the start of either: add rax, imm32, and
+    // xor rax, imm32.
+    const WINDOW: u64 = 0x1000_0000;
+    const LARGE: u64 = 0x20_0000;
+    let at = WINDOW + LARGE - 2;
+    let m = all(|a| {
+        let (mut top, mut other) = (a.create_label(), a.create_label());
+        a.mov(
+            qword_ptr(TABLES + 0x2000 + (WINDOW >> 21) * 8),
+            (LARGE | 0x87) as i32,
+        )?;
+        lay(a, 2 * LARGE - 2, &[0x48, 0x81])?;
+        for (page, modrm) in [(0, 0xc0), (LARGE, 0xf0)] {
+            lay(a, page, &[modrm, 1, 2, 3, 4, 0xc3])?;
+        }
+        a.mov(rsi, at)?;
+        a.mov(ecx, 1000)?;
+        a.set_label(&mut top)?;
+        a.mov(eax, ecx)?;
+        a.mov(byte_ptr(1), al)?;
+        a.inc(eax)?;
+        a.mov(byte_ptr(LARGE + 1), al)?;
+        a.mov(eax, 0x87)?;
+        a.test(ecx, 4)?;
+        a.je(other)?;
+        a.mov(eax, (LARGE | 0x87) as u32)?;
+        a.set_label(&mut other)?;
+        a.mov(
+            qword_ptr(TABLES + 0x2000 + ((WINDOW + LARGE) >> 21) * 8),
+            rax,
+        )?;
+        a.mov(rdi, WINDOW + LARGE)?;
+        a.invlpg(byte_ptr(rdi))?;
+        a.call(rsi)?;
+        a.add(rbx, rax)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    let wanted: u64 = (1..=1000u64)
+        .map(|n| match n & 4 {
+            0 => 0x87 + (0x0403_0200 | n & 0xff),
+            _ => (LARGE | 0x87) ^ (0x0403_0200 | (n + 1) & 0xff),
+        })
         .sum();
     assert_eq!(reg(&m, Gpr::Rbx), wanted);
 }
