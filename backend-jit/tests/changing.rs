@@ -275,6 +275,30 @@ fn a_repeated_store_over_the_code_behind_it() {
 }
 
 #[test]
+fn a_repeated_store_over_itself_is_finished() {
+    // REP STOSB becomes two NOPs at its first or second iteration; CPUs may go on with either.
+    let m = all(|a| {
+        let (mut top, mut rep) = (a.create_label(), a.create_label());
+        a.mov(r8d, 100)?;
+        a.set_label(&mut top)?;
+        a.lea(rdi, qword_ptr(rep))?;
+        // STOSB with its prefix again.
+        a.mov(word_ptr(rdi), 0xaaf3_u32 as i32)?;
+        a.mov(ecx, r8d)?;
+        a.and(ecx, 1)?;
+        a.add(ecx, 1)?;
+        a.mov(eax, 0x90)?;
+        a.set_label(&mut rep)?;
+        a.rep().stosb()?;
+        a.add(rbx, rcx)?;
+        a.dec(r8d)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_eq!(reg(&m, Gpr::Rbx), 0);
+}
+
+#[test]
 fn an_instruction_across_pages_changed_in_the_second() {
     let at = CODE + 0xffe;
     let (m, counts) = counted(&|a| {
