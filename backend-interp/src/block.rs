@@ -7,7 +7,7 @@
 // target, which takes them down before it goes.
 
 use frontend_x86::Mode;
-use softmmu::{CodeStamp, GuestRam};
+use softmmu::{CodeSpan, CodeStamp, GuestRam};
 use x86::{AddressMap, PAGE_SIZE, PhysAddr};
 
 use crate::code::{JUMPS, Known, LOp, Link, Site, jump_index};
@@ -128,6 +128,15 @@ impl Block {
         // SAFETY: a block has at least one op; the reference is used while the block is in the cache only, since
         // dropping a block takes down every link to it, and is not done while handlers run.
         unsafe { &*first }
+    }
+
+    /// Where its guest code lies.
+    pub fn span(&self) -> CodeSpan {
+        CodeSpan {
+            start: PhysAddr(self.key.phys),
+            second: self.second.map(PhysAddr),
+            len: self.bytes.len() as u64,
+        }
     }
 
     fn holds_link(&self, at: u64) -> Option<usize> {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use frontend_x86::{End, Features, Limits, Mode};
 use ir::opt::Switches;
-use softmmu::Fault;
+use softmmu::{CodeSpan, Fault};
 use system::{Engine, Exit, Vcpu};
 use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
@@ -206,23 +206,18 @@ impl Interp {
         let mut block = lifted.block;
         // Mark first, then look again: a store in between is either seen here or changes the generation.
         if kept {
-            let len = (block.len as usize).min(in_page) as u64;
-            match v.mmu.mark_code(PhysAddr(key.phys), len.max(1)) {
-                Some(stamp) => stamps[0] = stamp,
+            let span = CodeSpan {
+                start: PhysAddr(key.phys),
+                second: second.map(PhysAddr),
+                len: block.len.into(),
+            };
+            match span.mark(&mut v.mmu) {
+                Some(marked) => stamps = marked,
                 None => kept = false,
-            }
-            if let Some(second) = second {
-                match v.mmu.mark_code(
-                    PhysAddr(second),
-                    u64::from(block.len).saturating_sub(in_page as u64).max(1),
-                ) {
-                    Some(stamp) => stamps[1] = stamp,
-                    None => kept = false,
-                }
             }
             let mut again = [0; MAX_BYTES + 16];
             let whole = &mut again[..block.len as usize];
-            if read_code(v, key.phys, second, whole) && *whole != bytes[..block.len as usize] {
+            if span.read(v.mmu.ram(), whole) && *whole != bytes[..block.len as usize] {
                 self.spare = Some(block);
                 return self.make(v, mode, key, lin, ram);
             }
@@ -337,7 +332,7 @@ impl Interp {
                     // Making room may have dropped the block that the link belongs to.
                     if drops == self.cache.drops
                         && let Found::Cached(key) = found
-                        && self.cache.get(key).is_some_and(|b| settled_for_good(v, b))
+                        && self.cache.get(key).is_some_and(|b| settled_for_good(b))
                     {
                         let (rip, map_gen) = (v.st.rip, v.mmu.generation(v.st.rip));
                         if code == exit::LINK {
@@ -498,16 +493,6 @@ fn fetch_fault(f: Fault) -> Exception {
     system::fault(f)
 }
 
-/// Reads a block's code from RAM.
-fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool {
-    let in_first = (PAGE_SIZE - (phys & x86::PAGE_MASK)) as usize;
-    let (first, rest) = bytes.split_at_mut(in_first.min(bytes.len()));
-    let ram = v.mmu.ram();
-    ram.read(PhysAddr(phys), first).is_ok()
-        && (rest.is_empty()
-            || second.is_some_and(|second| ram.read(PhysAddr(second), rest).is_ok()))
-}
-
 /// Whether a block's second page is still mapped behind its first.
 fn same_second(v: &mut Vcpu, block: &Block, lin: u64) -> bool {
     let next = LinAddr((lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE));
@@ -516,38 +501,25 @@ fn same_second(v: &mut Vcpu, block: &Block, lin: u64) -> bool {
         .is_none_or(|second| v.mmu.fetch_page(next).is_ok_and(|p| p.page.0 == second))
 }
 
-/// Whether the block's bytes are still in memory.
-fn unchanged(v: &Vcpu, block: &Block) -> bool {
-    let mut now = [0; MAX_BYTES + 16];
-    let now = &mut now[..block.bytes.len()];
-    read_code(v, block.key.phys, block.second, now) && *now == *block.bytes
-}
-
 /// Whether no store to the block's code can have gone unseen.
-fn settled_for_good(v: &Vcpu, block: &Block) -> bool {
-    v.mmu.ram().is_settled(block.stamps[0])
-        && (block.second.is_none() || v.mmu.ram().is_settled(block.stamps[1]))
+fn settled_for_good(block: &Block) -> bool {
+    block.stamps.iter().all(|stamp| stamp.is_trusted())
 }
 
 /// Whether the block may be entered: other vCPUs may still hold write permissions from before its pages became code.
-fn settled(v: &Vcpu, block: &Block) -> bool {
-    settled_for_good(v, block) || unchanged(v, block)
+fn settled(v: &Vcpu, block: &mut Block) -> bool {
+    block
+        .span()
+        .is_current(&v.mmu, &mut block.stamps, &block.bytes)
 }
 
 /// Makes a stale block good again if its bytes are the same after all.
 fn refreshed(v: &mut Vcpu, block: &mut Block) -> bool {
-    let in_first = (PAGE_SIZE - (block.key.phys & x86::PAGE_MASK)).min(block.bytes.len() as u64);
-    let Some(stamp) = v.mmu.mark_code(PhysAddr(block.key.phys), in_first.max(1)) else {
+    let span = block.span();
+    let Some(stamps) = span.mark(&mut v.mmu) else {
         return false;
     };
-    block.stamps[0] = stamp;
-    if let Some(second) = block.second {
-        let rest = (block.bytes.len() as u64 - in_first).max(1);
-        let Some(stamp) = v.mmu.mark_code(PhysAddr(second), rest) else {
-            return false;
-        };
-        block.stamps[1] = stamp;
-    }
-    block.stale = !unchanged(v, block);
+    block.stamps = stamps;
+    block.stale = !span.holds(&v.mmu, &block.bytes);
     !block.stale
 }

@@ -6,7 +6,7 @@ use system::Vcpu;
 use translation::{BlockId, Key};
 use x86::{Exception, PhysAddr};
 
-use crate::core::{Core, Found, mode_of, read_code};
+use crate::core::{Core, Found, mode_of};
 use crate::vary;
 use crate::x64::emit::Check;
 use crate::x64::flags::Desc;
@@ -75,7 +75,7 @@ impl Core {
         let Some(now) = now.get_mut(..info.bytes.len()) else {
             return false;
         };
-        read_code(v, info.key.phys, info.second, now) && self.accepts(id, now)
+        info.span().read(v.mmu.ram(), now) && self.accepts(id, now)
     }
 
     /// Whether a checked block is a translation of these bytes.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use backend_interp::{Fragment, Fragments};
 use frontend_x86::{End, Features, Limits, Mode};
 use ir::opt::Switches;
-use softmmu::{CodeStamp, Fault};
+use softmmu::{CodeSpan, CodeStamp, Fault};
 use system::Vcpu;
 use translation::{BlockId, Blocks, CodeMemory, Info, Key, Perf};
 use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
@@ -314,8 +314,9 @@ impl Core {
         if !self.second_is_mapped(v, id) {
             return false;
         }
-        let info = self.blocks.get(id);
-        if !info.stale && (self.settled_for_good(v, id) || unchanged(v, info)) {
+        let info = self.blocks.get_mut(id);
+        let span = info.span();
+        if !info.stale && span.is_current(&v.mmu, &mut info.stamps, &info.bytes) {
             return true;
         }
         self.refreshed(v, id)
@@ -331,19 +332,12 @@ impl Core {
 
     fn refreshed(&mut self, v: &mut Vcpu, id: BlockId) -> bool {
         let info = self.blocks.get_mut(id);
-        let len = info.bytes.len() as u64;
-        let in_first = (PAGE_SIZE - (info.key.phys & x86::PAGE_MASK)).min(len);
-        let Some(stamp) = v.mmu.mark_code(PhysAddr(info.key.phys), in_first.max(1)) else {
+        let span = info.span();
+        let Some(stamps) = span.mark(&mut v.mmu) else {
             return false;
         };
-        info.stamps[0] = stamp;
-        if let Some(second) = info.second {
-            let Some(stamp) = v.mmu.mark_code(PhysAddr(second), (len - in_first).max(1)) else {
-                return false;
-            };
-            info.stamps[1] = stamp;
-        }
-        if !unchanged(v, info) {
+        info.stamps = stamps;
+        if !span.holds(&v.mmu, &info.bytes) {
             return false;
         }
         let (key, entry, first) = (info.key, info.own.entry, info.own.first);
@@ -354,12 +348,9 @@ impl Core {
     }
 
     /// Whether no store to the block's code can have gone unseen.
-    pub fn settled_for_good(&self, v: &Vcpu, id: BlockId) -> bool {
+    pub fn settled_for_good(&self, id: BlockId) -> bool {
         let info = self.blocks.get(id);
-        let ram = v.mmu.ram();
-        !info.stale
-            && ram.is_settled(info.stamps[0])
-            && (info.second.is_none() || ram.is_settled(info.stamps[1]))
+        !info.stale && info.stamps.iter().all(|stamp| stamp.is_trusted())
     }
 
     /// Notes that the pages of a block just looked up are mapped where it thinks.
@@ -370,8 +361,8 @@ impl Core {
     }
 
     /// Puts a block that was found for RIP into the jump cache.
-    pub fn know(&self, v: &Vcpu, frame: &mut Frame, set: usize, rip: u64, id: BlockId) {
-        if self.settled_for_good(v, id) {
+    pub fn know(&self, frame: &mut Frame, set: usize, rip: u64, id: BlockId) {
+        if self.settled_for_good(id) {
             let slot = Frame::jump_slot(rip);
             frame.jump_rip[set][slot] = rip;
             frame.jump_code[set][slot] = self.memory.address(self.blocks.get(id).own.guarded);
@@ -488,24 +479,17 @@ impl Core {
         }
         let mut block = lifted.block;
         let len = block.len as usize;
-        let mut stamps = [CodeStamp::default(); 2];
+        let span = CodeSpan {
+            start: PhysAddr(wanted.phys),
+            second: second.map(PhysAddr),
+            len: len as u64,
+        };
         // Mark first, then look again: a store in between is either seen here or changes the generation.
-        let first = len.min(in_page) as u64;
-        let marked = v.mmu.mark_code(PhysAddr(wanted.phys), first.max(1));
-        let Some(stamp) = marked else {
+        let Some(stamps) = span.mark(&mut v.mmu) else {
             return Ok(Found::Interpret);
         };
-        stamps[0] = stamp;
-        if let Some(second) = second {
-            let rest = (len as u64).saturating_sub(in_page as u64).max(1);
-            let Some(stamp) = v.mmu.mark_code(PhysAddr(second), rest) else {
-                return Ok(Found::Interpret);
-            };
-            stamps[1] = stamp;
-        }
         frame.follow(&v.mmu);
-        let mut again = [0; MAX_BYTES + 16];
-        if !read_code(v, wanted.phys, second, &mut again[..len]) || again[..len] != bytes[..len] {
+        if !span.holds(&v.mmu, &bytes[..len]) {
             self.spare = Some(block);
             return Ok(Found::Interpret);
         }
@@ -895,21 +879,4 @@ pub fn mode_of(mode: u64) -> Mode {
 
 fn fault(f: Fault) -> Exception {
     system::fault(f)
-}
-
-/// Reads a block's code from RAM.
-pub fn read_code(v: &Vcpu, phys: u64, second: Option<u64>, bytes: &mut [u8]) -> bool {
-    let in_first = (PAGE_SIZE - (phys & x86::PAGE_MASK)) as usize;
-    let (first, rest) = bytes.split_at_mut(in_first.min(bytes.len()));
-    let ram = v.mmu.ram();
-    ram.read(PhysAddr(phys), first).is_ok()
-        && (rest.is_empty()
-            || second.is_some_and(|second| ram.read(PhysAddr(second), rest).is_ok()))
-}
-
-/// Whether the block's bytes are still in memory.
-fn unchanged(v: &Vcpu, info: &Info<Own>) -> bool {
-    let mut now = [0; MAX_BYTES + 16];
-    let now = &mut now[..info.bytes.len()];
-    read_code(v, info.key.phys, info.second, now) && *now == *info.bytes
 }

@@ -137,7 +137,7 @@ impl Jit {
             return Ok(Ran::Interpret);
         };
         if bits & key::SINGLE == 0 {
-            core.know(v, frame, set, v.st.rip, id);
+            core.know(frame, set, v.st.rip, id);
         }
         loop {
             let own = &core.blocks.get(id).own;
@@ -168,7 +168,7 @@ impl Jit {
                     let found = core.find(v, frame, exit.mode, exit.flags)?;
                     if let Found::Block(to) = found
                         && core.stats.flushes == flushes
-                        && core.settled_for_good(v, to)
+                        && core.settled_for_good(to)
                     {
                         core.link(number, to);
                     }
@@ -193,7 +193,7 @@ impl Jit {
                     let rip = frame.ret;
                     let found = core.find(v, frame, whole, None)?;
                     if let Found::Block(to) = found {
-                        core.know(v, frame, set, rip, to);
+                        core.know(frame, set, rip, to);
                     }
                     found
                 }

@@ -9,6 +9,7 @@ mod support;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use backend_interp::Interp;
 use backend_jit::{Counts, Jit, Options};
 use frontend_x86::Features;
 use iced_x86::IcedError;
@@ -435,7 +436,7 @@ fn code_that_a_device_writes() {
         let mut engine: Box<dyn Engine> = if native {
             Box::new(Jit::new(features, Options::default()))
         } else {
-            Box::new(backend_interp::Interp::new(features))
+            Box::new(Interp::new(features))
         };
         let mut round = 0_u32;
         while engine.run(&mut m.v, 100) == Exit::Budget {
@@ -541,4 +542,43 @@ fn code_that_another_vcpu_changes() {
     assert_eq!(failed.load(Ordering::SeqCst), 0, "it ran old code");
     assert_eq!(reg(&second, Gpr::Rbp), ROUNDS as u64);
     assert_ne!(checked.into_inner(), 0, "the function checks itself");
+}
+
+#[test]
+fn a_store_through_an_old_permission_is_not_missed() {
+    let program = |a: &mut CodeAssembler| {
+        a.mov(eax, 1)?;
+        a.hlt()
+    };
+    for translated in [true, false] {
+        let mut m = machine(&program);
+        let mut other = m.beside(1);
+        let mut engine: Box<dyn Engine> = if translated {
+            Box::new(jit(&m))
+        } else {
+            Box::new(Interp::new(Features::new(&m.v.model.features_iced())))
+        };
+        let start = m.v.st.clone();
+        let mut run = |m: &mut Machine| {
+            m.v.load_state(start.clone());
+            assert_eq!(engine.run(&mut m.v, 1 << 40), Exit::Halted);
+            reg(m, Gpr::Rax)
+        };
+        m.v.mmu.sync();
+        other.v.mmu.sync();
+        // The other one may store to the page from before it holds code.
+        other.v.write(START + 0x800, 4, 0).expect("RAM");
+        assert_eq!(run(&mut m), 1);
+        assert_eq!(run(&mut m), 1);
+        let epoch = m.ram.code_epoch();
+        other.v.write(START + 1, 4, 2).expect("RAM");
+        assert_eq!(m.ram.code_epoch(), epoch, "nobody is told of this store");
+        // Nothing stands in the way of trusting the code now, but what was stored before.
+        other.v.mmu.sync();
+        assert_eq!(run(&mut m), 2, "translated: {translated}");
+        // It is known from now on, and later stores are told.
+        other.v.write(START + 1, 4, 3).expect("RAM");
+        assert_ne!(m.ram.code_epoch(), epoch);
+        assert_eq!(run(&mut m), 3, "translated: {translated}");
+    }
 }

@@ -26,6 +26,7 @@ mod paging;
 mod place;
 mod ram;
 mod raw;
+mod span;
 mod string;
 mod tlb;
 mod track;
@@ -44,6 +45,7 @@ pub use paging::{
 };
 pub use place::Place;
 pub use ram::{Frame, GuestRam, HIGH_START, HOLE_START, OutOfRam, PageAttr, RamError, RamRegion};
+pub use span::CodeSpan;
 pub use string::{HostRun, Run};
 pub use tlb::{ENTRIES, ENTRY_SHIFT, TAG_MASK, TlbEntry, TlbTable, tag, tlb_index};
 pub use track::{

@@ -51,6 +51,18 @@ pub struct CodeStamp {
     pub waiting: u64,
 }
 
+impl CodeStamp {
+    /// Whether the page's generation alone tells if the bytes are still those that were read last.
+    pub fn is_trusted(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// The bytes have been compared since the stamp was seen to be settled.
+    pub(crate) fn trust(&mut self) {
+        self.waiting = 0;
+    }
+}
+
 /// What `GuestRam::mark_code` yields.
 #[derive(Clone, Copy, Debug)]
 pub struct Marked {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use softmmu::{CodeHit, CodeStamp, GuestRam, line_mask};
-use x86::{AddressMap, PAGE_MASK, PAGE_SIZE, PhysAddr};
+use softmmu::{CodeHit, CodeSpan, CodeStamp, GuestRam};
+use x86::{AddressMap, PAGE_SIZE, PhysAddr};
 
 /// What a block is found by: everything its code depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -46,18 +46,13 @@ pub struct Info<T> {
 }
 
 impl<T> Info<T> {
-    /// The lines of a physical page that its code touches.
-    fn lines(&self, page: u64) -> u64 {
-        let (start, len) = (self.key.phys, self.bytes.len().max(1) as u64);
-        let first = (PAGE_SIZE - (start & PAGE_MASK)).min(len);
-        let mut lines = 0;
-        if start & !PAGE_MASK == page {
-            lines |= line_mask(start, first);
+    /// Where its guest code lies.
+    pub fn span(&self) -> CodeSpan {
+        CodeSpan {
+            start: PhysAddr(self.key.phys),
+            second: self.second.map(PhysAddr),
+            len: self.bytes.len() as u64,
         }
-        if self.second == Some(page) {
-            lines |= line_mask(0, (len - first).max(1));
-        }
-        lines
     }
 }
 
@@ -193,7 +188,7 @@ impl<T> Blocks<T> {
         let stale = page
             .blocks
             .extract_if(.., |id| {
-                all[id.0 as usize].lines(hit.page.0) & hit.lines != 0
+                all[id.0 as usize].span().lines(hit.page) & hit.lines != 0
             })
             .collect();
         self.make_stale(stale, &mut f);
