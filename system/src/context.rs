@@ -294,6 +294,7 @@ impl Vcpu {
 
     /// Checks what the TLB cannot know of an access of `size` bytes: in long mode an address that is not canonical
     /// raises #GP(0), or #SS(0) through the stack's segment.
+    #[inline]
     pub fn check_canonical(&self, lin: u64, size: u64, stack: bool) -> Result<(), Exception> {
         let last = lin.wrapping_add(size.saturating_sub(1));
         if !self.st.long_mode() || self.is_canonical(lin) && self.is_canonical(last) {

@@ -119,6 +119,7 @@ impl Vcpu {
     }
 
     /// Whether a linear address is canonical for the paging levels in use.
+    #[inline]
     pub fn is_canonical(&self, lin: u64) -> bool {
         softmmu::is_canonical(lin, self.st.cr4 & cr4::LA57 != 0)
     }
