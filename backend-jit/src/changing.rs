@@ -9,10 +9,10 @@
 //! the interpreter's
 //! ```
 
-use std::collections::HashMap;
 
 use frontend_x86::Constant;
 use translation::{BlockId, Key};
+use x86::AddressMap;
 
 /// What a place gets before it is checked: for a block that was stale but the same after all, and for one that changed.
 const SAME: u8 = 1;
@@ -40,8 +40,8 @@ struct Place {
 pub struct Changing {
     /// Every place is taken for one that has always changed, in all its bytes: for tests.
     pub always: bool,
-    places: HashMap<(u64, u64), Place>,
-    versions: HashMap<Key, Vec<BlockId>>,
+    places: AddressMap<(u64, u64), Place>,
+    versions: AddressMap<Key, Vec<BlockId>>,
 }
 
 impl Changing {

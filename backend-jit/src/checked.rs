@@ -50,7 +50,7 @@ impl Core {
         let now = versions.iter().find(|id| self.holds(v, **id));
         if now.is_none() {
             if !self.changing.may_add(&wanted) {
-                self.unsuitable.insert(Key { flags: 0, ..wanted });
+                self.unsuitable.insert(Key { flags: 0, ..wanted }, ());
                 return Ok(Found::Interpret);
             }
             if self.make(v, frame, wanted, flags)? == Found::Interpret {
@@ -164,7 +164,7 @@ impl Core {
                 Found::Block(id)
             }
             None => {
-                self.unsuitable.insert(Key { flags: 0, ..wanted });
+                self.unsuitable.insert(Key { flags: 0, ..wanted }, ());
                 Found::Interpret
             }
         }

@@ -1,6 +1,6 @@
 //! The code cache of one vCPU: finds, makes, links and drops blocks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use ir::opt::Switches;
 use softmmu::{CodeSpan, CodeStamp, Fault};
 use system::Vcpu;
 use translation::{BlockId, Blocks, CodeMemory, Info, Key, Perf};
-use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
+use x86::{AddressMap, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::changing::{self, Changing};
 use crate::checked::Source;
@@ -173,10 +173,10 @@ pub struct Core {
     pub switches: Switches,
     asm: Asm,
     pub spare: Option<ir::Block>,
-    page_numbers: HashMap<(u64, u64), u32>,
-    variants: HashMap<(u64, u64), u8>,
+    page_numbers: AddressMap<(u64, u64), u32>,
+    variants: AddressMap<(u64, u64), u8>,
     pub changing: Changing,
-    pub unsuitable: HashSet<Key>,
+    pub unsuitable: AddressMap<Key, ()>,
     code_epoch: u64,
 }
 
@@ -201,10 +201,10 @@ impl Core {
             switches: Switches::ALL,
             asm: Asm::default(),
             spare: None,
-            page_numbers: HashMap::new(),
-            variants: HashMap::new(),
+            page_numbers: AddressMap::default(),
+            variants: AddressMap::default(),
             changing: Changing::default(),
-            unsuitable: HashSet::new(),
+            unsuitable: AddressMap::default(),
             code_epoch: 0,
         }
     }
@@ -268,7 +268,7 @@ impl Core {
             mode,
             flags: 0,
         };
-        if !page.ram || self.unsuitable.contains(&plain) {
+        if !page.ram || self.unsuitable.contains_key(&plain) {
             return Ok(Found::Interpret);
         }
         let packed = flags.map_or(0, |d| d.pack());
@@ -507,7 +507,7 @@ impl Core {
         self.spare = Some(block);
         self.stats.translate_ns += start.elapsed().as_nanos() as u64;
         let Some(id) = made else {
-            self.unsuitable.insert(Key { flags: 0, ..wanted });
+            self.unsuitable.insert(Key { flags: 0, ..wanted }, ());
             return Ok(Found::Interpret);
         };
         Ok(Found::Block(id))
@@ -555,6 +555,7 @@ impl Core {
                 ],
                 guards: pages,
                 merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0 && mode.code64(),
+                tlb: std::env::var_os("DOPPEL_TLB").is_some(),
                 host_float: wanted.mode & key::UNMASKED == 0,
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,
                 check,

@@ -25,7 +25,7 @@ use crate::contexts::{Key, MmuIndex, Tlb};
 use crate::fast::{TablePtr, table_pointer};
 use crate::paging::{Access, AccessKind, BadPdpte, Fault, PagingMode, PagingState};
 use crate::ram::{GuestRam, PageAttr};
-use crate::tlb::{Cold, TAG_MASK, TlbEntry, tag};
+use crate::tlb::{Cold, TAG_MASK, TlbEntry, may_share, tag};
 use crate::track::{CodeHits, CodeStamp, MAX_CPUS};
 use crate::walk::{peek, read_pdptes, walk};
 
@@ -131,6 +131,11 @@ impl Mmu {
     pub const OFFSET_CODE_HIT: usize = offset_of!(Self, code_hit);
     /// Offset of `watch_hits`.
     pub const OFFSET_WATCH_HITS: usize = offset_of!(Self, watch_hits);
+
+    /// Address of the table for user accesses to the lower half. It changes with the address space.
+    pub fn user_table(&self) -> u64 {
+        self.tables[MmuIndex::User as usize][0].addr() as u64
+    }
 
     /// The MMU of vCPU `cpu` (below [`MAX_CPUS`]; each index once) after RESET. `maxphyaddr`: 32 to 52.
     pub fn new(cpu: usize, ram: Arc<GuestRam>, bus: Arc<dyn Bus>, maxphyaddr: u8) -> Self {
@@ -429,12 +434,12 @@ impl Mmu {
                 AccessKind::Write => (entry.write_tag, entry.addend),
                 AccessKind::Fetch => (entry.exec_tag, entry.addend),
             };
-            if found != tag::INVALID && (found ^ lin) & TAG_MASK == 0 {
+            if tag::names(found, lin) {
                 let page = table.cold[crate::tlb::tlb_index(lin)].page();
                 return Ok(Spot {
                     offset: addend.wrapping_add(lin).wrapping_sub(base),
                     phys: PhysAddr(page | lin & !TAG_MASK),
-                    flags: found & !TAG_MASK,
+                    flags: found & !TAG_MASK & !tag::PLACE,
                 });
             }
         }
@@ -487,12 +492,19 @@ impl Mmu {
                 }
             }
         }
-        let tags = |wanted, flags| if wanted { page | flags } else { tag::INVALID };
+        let place = if may_share(page) { tag::PLACE } else { 0 };
+        let tags = |wanted, flags| {
+            if wanted {
+                tag::of(page, flags | place)
+            } else {
+                tag::INVALID
+            }
+        };
         // The fetch tag is made for fetches only, so that the TLB knows through which pages code was reached; it is
         // kept when a page in use gets another right.
         let fetched = self.tlb.table_mut(index, lin).is_some_and(|table| {
             let old = table.entry(lin).exec_tag;
-            old != tag::INVALID && (old ^ lin) & TAG_MASK == 0
+            tag::names(old, lin)
         });
         let entry = TlbEntry {
             read_tag: tags(kind == AccessKind::Read || permits(AccessKind::Read), data),

@@ -27,7 +27,7 @@ pub const S1: Reg = R11;
 /// Integer temporaries of a block.
 pub const TEMPS: usize = 128;
 /// Entries of a jump cache.
-pub const JUMPS: usize = 4096;
+pub const JUMPS: usize = 8192;
 /// Slots of [`Frame::pages`] for the lower half of the address space, which is emptied with each address space.
 const LOW_PAGES: usize = 1024;
 /// Slots for the upper half: a kernel's.
@@ -107,6 +107,8 @@ pub struct Frame {
     pub data_gen: u64,
     pub map_gen: u64,
     pub map_gen_high: u64,
+    /// The TLB table of user accesses to the lower half.
+    pub tlb: u64,
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
 }
@@ -224,6 +226,7 @@ impl Frame {
 
     /// Brings what translated code keeps of the MMU up to date: after anything that may have changed translations.
     pub fn follow(&mut self, mmu: &Mmu) {
+        self.tlb = mmu.user_table();
         if self.data_gen != mmu.data_gen {
             self.data_gen = mmu.data_gen;
             self.forget_data();
@@ -250,7 +253,7 @@ impl Frame {
 
     /// The slot of the jump caches for a guest address.
     pub fn jump_slot(rip: u64) -> usize {
-        (rip & (JUMPS as u64 - 1)) as usize
+        ((rip ^ rip >> 12) & (JUMPS as u64 - 1)) as usize
     }
 
     /// Takes the segment bases that translated code adds.

@@ -388,6 +388,16 @@ fn bound(a: &mut Asm) -> Label {
     label
 }
 
+/// Offset of the TLB entry of the address in r14 from the table's start, into `to`: see `softmmu::tlb_index`.
+pub fn tlb_entry(a: &mut Asm, to: super::asm::Reg) {
+    use super::asm::Shift;
+    a.rorx(B64, to, Rm::R(R14), 9);
+    a.alu(Alu::Xor, B64, to, Rm::R(R14));
+    a.shift_imm(Shift::Shr, B64, Rm::R(to), 12 - softmmu::ENTRY_SHIFT as u8);
+    let mask = (softmmu::ENTRIES as i32 - 1) << softmmu::ENTRY_SHIFT;
+    a.alu_imm(Alu::And, B32, Rm::R(to), mask);
+}
+
 /// The TLB behind the page caches, and the page walk behind that.
 fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label {
     let entry = bound(a);
@@ -426,26 +436,7 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
     };
     a.load(B64, RCX, Rm::M(data));
     // The entry: see `softmmu::tlb_index`.
-    a.load(B64, RAX, Rm::R(R14));
-    a.shift_imm(super::asm::Shift::Shr, B64, Rm::R(RAX), 12);
-    a.load(B64, RDX, Rm::R(R14));
-    a.shift_imm(super::asm::Shift::Shr, B64, Rm::R(RDX), 22);
-    a.lea(
-        B64,
-        RAX,
-        Mem {
-            base: RAX,
-            index: Some((RDX, 1)),
-            disp: 0,
-        },
-    );
-    a.alu_imm(Alu::And, B32, Rm::R(RAX), softmmu::ENTRIES as i32 - 1);
-    a.shift_imm(
-        super::asm::Shift::Shl,
-        B32,
-        Rm::R(RAX),
-        softmmu::ENTRY_SHIFT as u8,
-    );
+    tlb_entry(a, RAX);
     a.alu(Alu::Add, B64, RCX, Rm::R(RAX));
     a.load(B64, RAX, Rm::R(R14));
     a.alu_imm(Alu::And, B64, Rm::R(RAX), -4096);
@@ -536,6 +527,8 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
 fn beside_code(a: &mut Asm, slow: Label) {
     let tracked = softmmu::tag::TRACKED as i32;
     a.alu_imm(Alu::Or, B64, Rm::R(RAX), tracked);
+    // Complements the bit.
+    a.bit_imm(B64, 7, Rm::R(RAX), softmmu::tag::ODD_BIT as u8);
     let tag = Mem::at(RCX, TlbEntry::OFFSET_WRITE_TAG as i32);
     a.alu(Alu::Cmp, B64, RAX, Rm::M(tag));
     a.jcc(Cond::Ne, slow);

@@ -509,7 +509,7 @@ impl Emit<'_> {
         // A half that is not wanted is dead, since MUL writes both: it may be written.
         let plain = op.a == rax && (op.dst == rax || op.dst == Operand::None);
         if !plain || (op.dst2 != high && op.dst2 != Operand::None) {
-            return None;
+            return self.mulx(op);
         }
         self.before_flags(op, FlagSet::NONE);
         self.preserve(rax);
@@ -517,6 +517,57 @@ impl Emit<'_> {
         let source = self.source(op.width, S1, op.b)?;
         let extension = if op.code == OpCode::MulU { 4 } else { 5 };
         self.a.group3(op.width, extension, source);
+        self.flags_set(op, None);
+        Some(())
+    }
+
+    /// MULX: RDX by an operand, into any two registers, no flags.
+    fn mulx(&mut self, op: &Op) -> Option<()> {
+        let w = op.width;
+        if op.code != OpCode::MulU
+            || op.a != Operand::Reg(Gpr::Rdx)
+            || !op.flags.is_empty()
+            || w < Width::B32
+        {
+            return None;
+        }
+        self.preserve(op.dst);
+        self.preserve(op.dst2);
+        let high = self.target(op.dst2, S1);
+        let low = if op.dst == Operand::None {
+            high
+        } else {
+            self.target(op.dst, S0)
+        };
+        let source = self.source(w, S1, op.b)?;
+        self.a.vex(w, 2, 3, 0xf6, high, low, source);
+        self.finish(w, op.dst, low)?;
+        self.finish(w, op.dst2, high)
+    }
+
+    /// ADCX and ADOX: an addition that reads and writes one flag.
+    pub(super) fn add_with(&mut self, op: &Op) -> Option<()> {
+        let w = op.width;
+        let (flag, prefix) = if op.code == OpCode::Adcx {
+            (FlagSet::C, 0x66)
+        } else {
+            (FlagSet::O, 0xf3)
+        };
+        if !cfg!(target_arch = "x86_64") || !is_x86_feature_detected!("adx") {
+            return None;
+        }
+        self.preserve(op.dst);
+        self.before_flags(op, flag);
+        let mut to = self.target(op.dst, S1);
+        if op.b == op.dst && op.a != op.dst {
+            to = S1;
+        }
+        if to == S1 || op.a != op.dst {
+            self.fetch(w, to, op.a)?;
+        }
+        let source = self.source(w, S0, op.b)?;
+        self.a.three_byte(w, Some(prefix), 0xf6, to, source, false);
+        self.finish(w, op.dst, to)?;
         self.flags_set(op, None);
         Some(())
     }

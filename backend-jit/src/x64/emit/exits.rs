@@ -194,7 +194,9 @@ impl Emit<'_> {
             delta: self.insn.delta,
             ord: self.insn.ord,
         });
-        self.a.load(Width::B32, S0, Rm::R(S1));
+        // See `Frame::jump_slot`.
+        self.a.rorx(Width::B64, S0, Rm::R(S1), 12);
+        self.a.alu(Alu::Xor, Width::B32, S0, Rm::R(S1));
         self.a
             .alu_imm(Alu::And, Width::B32, Rm::R(S0), JUMPS as i32 - 1);
         let set = usize::from(self.user) * JUMPS * 8;

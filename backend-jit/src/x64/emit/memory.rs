@@ -11,6 +11,7 @@ use super::{Emit, Kind};
 use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
 use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::packed;
+use softmmu::TlbEntry;
 use system::LazyFlags;
 
 /// The page cache entries that are no register's.
@@ -119,6 +120,9 @@ impl Emit<'_> {
         }
         self.clobber();
         let w = Width::B64;
+        if self.user && self.cx.tlb && !matches!(mem.base, Operand::Reg(Gpr::Rsp | Gpr::Rbp)) {
+            return self.by_tlb(mem, size, write, kind);
+        }
         let base = self.near(mem);
         if let Some(base) = base {
             self.a.lea(w, S1, asm::Mem::at(base, mem.disp));
@@ -203,6 +207,62 @@ impl Emit<'_> {
         let stack = mem.stack;
         self.side(Kind { stack, ..kind });
         self.a.jmp(found);
+        let bounce = if write && !kind.locked {
+            let label = self.a.label();
+            self.a.bind(label);
+            Some(label)
+        } else {
+            None
+        };
+        self.a.section(old);
+        Some(bounce)
+    }
+
+    /// As [`Emit::access`], by the TLB itself.
+    fn by_tlb(&mut self, mem: &Mem, size: u32, write: bool, kind: Kind) -> Option<Option<Label>> {
+        let w = Width::B64;
+        self.address_into(mem, S0, mem.addr)?;
+        match mem.seg {
+            SegBase::None => {}
+            SegBase::Fs => {
+                let at = Rm::M(field(offset_of!(Frame, fs_base)));
+                self.a.alu(Alu::Add, w, S0, at);
+            }
+            SegBase::Gs => {
+                let at = Rm::M(field(offset_of!(Frame, gs_base)));
+                self.a.alu(Alu::Add, w, S0, at);
+            }
+        }
+        let align = if kind.locked && size > 1 {
+            size
+        } else {
+            u32::from(mem.align).max(1)
+        };
+        let miss = self.a.label();
+        let tag = asm::Mem::at(S1, if write { TlbEntry::OFFSET_WRITE_TAG } else { TlbEntry::OFFSET_READ_TAG } as i32);
+        crate::x64::runtime::tlb_entry(self.a, S1);
+        self.a.alu(Alu::Add, w, S1, Rm::M(field(offset_of!(Frame, tlb))));
+        self.a.alu(Alu::Sub, w, S0, Rm::M(tag));
+        if align > 1 {
+            self.a.test_imm(Width::B8, Rm::R(S0), align as i32 - 1);
+            self.a.jcc(ir::Cond::Ne, miss);
+        }
+        self.a.alu_imm(Alu::Cmp, w, Rm::R(S0), 4096 - size as i32);
+        self.a.jcc(ir::Cond::A, miss);
+        self.a.alu(Alu::Add, w, S0, Rm::M(tag));
+        self.a.alu(Alu::Add, w, S0, Rm::M(asm::Mem::at(S1, TlbEntry::OFFSET_ADDEND as i32)));
+        self.here = asm::Mem::at(S0, 0);
+        let here = self.a.label();
+        self.a.bind(here);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(miss);
+        self.a.alu(Alu::Add, w, S0, Rm::M(tag));
+        let cache = cached(self.user, entry::TEMP);
+        self.a.mov_imm(S1, u64::from(packed(cache, size, align, false)));
+        self.a.call(if write { self.stubs.write } else { self.stubs.read });
+        let stack = mem.stack;
+        self.side(Kind { stack, ..kind });
+        self.a.jmp(here);
         let bounce = if write && !kind.locked {
             let label = self.a.label();
             self.a.bind(label);

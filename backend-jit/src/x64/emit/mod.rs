@@ -45,6 +45,8 @@ pub struct Context<'a> {
     pub guards: [Option<(usize, u32)>; 2],
     /// Accesses near each other may share a check.
     pub merge: bool,
+    /// Accesses go by the TLB.
+    pub tlb: bool,
     /// SSE instructions that depend on MXCSR may run on the host's.
     pub host_float: bool,
     /// x87 instructions may run on the host's.
@@ -354,6 +356,7 @@ impl Emit<'_> {
             C::Shld | C::Shrd => self.shift_double(&op)?,
             C::MulU | C::MulS => self.multiply(&op)?,
             C::Imul => self.imul(&op)?,
+            C::Adcx | C::Adox => self.add_with(&op)?,
             C::DivU | C::DivS => self.divide(&op)?,
             C::Bt | C::Bts | C::Btr | C::Btc => self.bit_test(&op)?,
             C::Bsf | C::Bsr | C::Tzcnt | C::Lzcnt | C::Popcnt => self.count(&op)?,
