@@ -214,6 +214,7 @@ pub fn host_has(code: Code) -> bool {
             F::AES => is_x86_feature_detected!("aes"),
             F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
             F::SHA => is_x86_feature_detected!("sha"),
+            F::ADX => is_x86_feature_detected!("adx"),
             F::GFNI => is_x86_feature_detected!("gfni"),
             F::AVX => is_x86_feature_detected!("avx"),
             F::AVX2 => is_x86_feature_detected!("avx2"),

@@ -553,7 +553,7 @@ impl Emit<'_> {
         } else {
             (FlagSet::O, 0xf3)
         };
-        if !cfg!(target_arch = "x86_64") || !is_x86_feature_detected!("adx") {
+        if !backend_interp::on_host(iced_x86::Code::Adcx_r64_rm64) {
             return None;
         }
         self.preserve(op.dst);
