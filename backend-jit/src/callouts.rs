@@ -11,6 +11,7 @@ use ir::{Exit, Width};
 use softmmu::{Place, line_mask};
 
 use crate::core::{Core, Side, key};
+use crate::hops::HOPS;
 use crate::x64::frame::{Frame, leave};
 use crate::x64::runtime::{Callouts, unpacked};
 use crate::x87 as registers;
@@ -20,6 +21,7 @@ pub const ALL: Callouts = Callouts {
     read,
     write,
     commit,
+    hop,
     slow,
     direct,
     image,
@@ -62,6 +64,12 @@ extern "sysv64" fn read(frame: *mut Frame) {
     core.stats.reads += 1;
     let result = access(f, v, core, false);
     finish(f, v, core, result);
+}
+
+extern "sysv64" fn hop(frame: *mut Frame) {
+    let (f, _, core) = parts(frame);
+    f.hops = HOPS;
+    core.hop(f.ret);
 }
 
 extern "sysv64" fn write(frame: *mut Frame) {

@@ -9,7 +9,6 @@
 //! the interpreter's
 //! ```
 
-
 use frontend_x86::Constant;
 use translation::{BlockId, Key};
 use x86::AddressMap;

@@ -16,6 +16,7 @@ use x86::{AddressMap, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 use crate::changing::{self, Changing};
 use crate::checked::Source;
 use crate::dump::{Dump, Names};
+use crate::hops::Hops;
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
@@ -62,6 +63,10 @@ pub struct Side {
 /// The engine's part of a block.
 pub struct Own {
     pub entry: u32,
+    /// Its accesses go by the TLB, but those by the stack pointer.
+    pub tlb: bool,
+    /// How often a miss of its page caches was looked at.
+    pub hops: u8,
     pub guarded: u32,
     /// Where the entry leads while the block is stale.
     pub stale: u32,
@@ -178,6 +183,7 @@ pub struct Core {
     pub changing: Changing,
     pub unsuitable: AddressMap<Key, ()>,
     code_epoch: u64,
+    pub(crate) hops: Hops,
 }
 
 impl Core {
@@ -206,6 +212,7 @@ impl Core {
             changing: Changing::default(),
             unsuitable: AddressMap::default(),
             code_epoch: 0,
+            hops: Hops::default(),
         }
     }
 
@@ -236,6 +243,7 @@ impl Core {
         self.variants.clear();
         self.changing.clear();
         self.unsuitable.clear();
+        self.hops.clear();
         self.memory.reset();
         self.page_numbers.clear();
         frame.pages.fill(0);
@@ -296,6 +304,7 @@ impl Core {
             return self.find_checked(v, frame, wanted, flags.filter(|_| wanted.flags != 0));
         }
         if let Some(id) = self.blocks.find(wanted)
+            && !self.hops.outdated(self.blocks.get(id))
             && self.usable(v, id)
         {
             self.know_pages(frame, id);
@@ -407,7 +416,7 @@ impl Core {
     }
 
     /// Makes whoever enters a block go elsewhere.
-    fn divert(&mut self, id: BlockId, to: u32) {
+    pub(crate) fn divert(&mut self, id: BlockId, to: u32) {
         let entry = self.blocks.get(id).own.entry;
         self.memory.write(entry, &[0xe9]);
         self.memory.retarget(entry + 1, to);
@@ -555,7 +564,7 @@ impl Core {
                 ],
                 guards: pages,
                 merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0 && mode.code64(),
-                tlb: std::env::var_os("DOPPEL_TLB").is_some(),
+                tlb: self.hops.hop(&wanted),
                 host_float: wanted.mode & key::UNMASKED == 0,
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,
                 check,
@@ -660,6 +669,8 @@ impl Core {
         self.memory.read(entry, &mut first);
         let own = Own {
             entry,
+            tlb: self.hops.hop(&wanted),
+            hops: 0,
             guarded: at(compiled.guarded),
             stale: at(compiled.stale),
             first,
@@ -703,8 +714,10 @@ impl Core {
         if let Some(old) = old
             && self.blocks.get(old).own.checked.is_none()
         {
-            self.changing
-                .changed(&wanted, &self.blocks.get(old).bytes, bytes);
+            if *self.blocks.get(old).bytes != *bytes {
+                self.changing
+                    .changed(&wanted, &self.blocks.get(old).bytes, bytes);
+            }
             self.replace(old, id);
         }
         Some(id)

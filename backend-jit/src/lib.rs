@@ -19,6 +19,7 @@ mod core;
 mod dump;
 mod emitted;
 mod engine;
+mod hops;
 mod vary;
 mod x64;
 mod x87;

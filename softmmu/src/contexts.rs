@@ -195,7 +195,7 @@ impl Tlb {
         } else {
             (&mut context.low, &mut context.fetched)
         };
-        if entry.exec_tag != crate::tlb::tag::INVALID {
+        if crate::tlb::tag::is_some(entry.exec_tag) {
             fetched.add(lin);
             self.high_local |= is_high(lin) && !shared;
         }

@@ -25,7 +25,7 @@ use crate::contexts::{Key, MmuIndex, Tlb};
 use crate::fast::{TablePtr, table_pointer};
 use crate::paging::{Access, AccessKind, BadPdpte, Fault, PagingMode, PagingState};
 use crate::ram::{GuestRam, PageAttr};
-use crate::tlb::{Cold, TAG_MASK, TlbEntry, may_share, tag};
+use crate::tlb::{Cold, TAG_MASK, TlbEntry, may_share, tag, tlb_index};
 use crate::track::{CodeHits, CodeStamp, MAX_CPUS};
 use crate::walk::{peek, read_pdptes, walk};
 
@@ -435,7 +435,7 @@ impl Mmu {
                 AccessKind::Fetch => (entry.exec_tag, entry.addend),
             };
             if tag::names(found, lin) {
-                let page = table.cold[crate::tlb::tlb_index(lin)].page();
+                let page = table.cold[tlb_index(lin)].page();
                 return Ok(Spot {
                     offset: addend.wrapping_add(lin).wrapping_sub(base),
                     phys: PhysAddr(page | lin & !TAG_MASK),
@@ -492,12 +492,13 @@ impl Mmu {
                 }
             }
         }
+        let slot = tlb_index(lin);
         let place = if may_share(page) { tag::PLACE } else { 0 };
         let tags = |wanted, flags| {
             if wanted {
                 tag::of(page, flags | place)
             } else {
-                tag::INVALID
+                tag::none(slot)
             }
         };
         // The fetch tag is made for fetches only, so that the TLB knows through which pages code was reached; it is

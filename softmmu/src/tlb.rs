@@ -34,22 +34,36 @@ pub mod tag {
     pub const TRACKED: u64 = CODE | LINES;
     /// Nothing is odd but the place of its entry: see `may_share`.
     pub const PLACE: u64 = 1 << 5;
-    /// Changed in a tag with flags, so that a check by distance (`lin - tag` below 4096) misses too: what is left
-    /// names no canonical address.
-    pub const ODD_BIT: u32 = 62;
-    const ODD: u64 = 1 << ODD_BIT;
-    /// No such access is known to be permitted; no address is near it.
-    pub const INVALID: u64 = !ODD;
+    /// The bit that is changed in a tag with flags, so that a check by distance (`lin - tag` below 4096) misses too:
+    /// what is left names a page that has its entry elsewhere.
+    pub const ODD_BIT: u32 = 20;
+    /// What the low bits of a tag are where no such access is known to be permitted.
+    const NONE: u64 = 0xfff;
 
     /// The tag of a page with flags.
     pub(crate) const fn of(page: u64, flags: u64) -> u64 {
-        if flags == 0 { page } else { page ^ ODD | flags }
+        if flags == 0 {
+            page
+        } else {
+            page ^ 1 << ODD_BIT | flags
+        }
+    }
+
+    /// The tag of entry `slot` where no such access is known to be permitted. Addresses at a distance below 4096 have
+    /// their entries elsewhere: pages 0 to 3 have the entries 0 to 3.
+    pub(crate) const fn none(slot: usize) -> u64 {
+        if slot < 2 { 0x2000 | NONE } else { NONE }
+    }
+
+    /// Whether such accesses are known to be permitted.
+    pub(crate) const fn is_some(tag: u64) -> bool {
+        tag & NONE != NONE
     }
 
     /// Whether a tag, flags or not, is that of an address's page.
     pub(crate) const fn names(tag: u64, lin: u64) -> bool {
         let flags = tag & !super::TAG_MASK;
-        tag != INVALID && tag == of(lin & super::TAG_MASK, flags)
+        is_some(tag) && tag == of(lin & super::TAG_MASK, flags)
     }
 }
 
@@ -59,9 +73,9 @@ pub const fn tlb_index(lin: u64) -> usize {
     ((lin ^ lin >> 9) >> 12 & (ENTRIES as u64 - 1)) as usize
 }
 
-/// Whether a page may share its entry with the page before it: the first of each 8 GiB. Its tags get a flag.
+/// Whether a page may share its entry with the page before it: the first of each 4 GiB. Its tags get a flag.
 pub(crate) const fn may_share(page: u64) -> bool {
-    page & 0x1_ffff_ffff == 0
+    page & 0xffff_ffff == 0
 }
 
 /// An entry as inline code reads it.
@@ -88,13 +102,16 @@ impl TlbEntry {
     /// Offset of `addend` in bytes.
     pub const OFFSET_ADDEND: usize = offset_of!(Self, addend);
 
-    /// Hits nothing.
-    pub(crate) const EMPTY: Self = Self {
-        read_tag: tag::INVALID,
-        write_tag: tag::INVALID,
-        exec_tag: tag::INVALID,
-        addend: 0,
-    };
+    /// Entry `slot` of a table when it hits nothing.
+    const fn empty(slot: usize) -> Self {
+        let none = tag::none(slot);
+        Self {
+            read_tag: none,
+            write_tag: none,
+            exec_tag: none,
+            addend: 0,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<TlbEntry>() == 1 << ENTRY_SHIFT);
@@ -165,7 +182,12 @@ pub struct TlbTable {
 impl TlbTable {
     /// Nothing hits.
     pub(crate) const EMPTY: Self = Self {
-        entries: [TlbEntry::EMPTY; ENTRIES],
+        entries: {
+            let mut entries = [TlbEntry::empty(2); ENTRIES];
+            entries[0] = TlbEntry::empty(0);
+            entries[1] = TlbEntry::empty(1);
+            entries
+        },
         cold: [Cold { lin: 0, phys: 0 }; ENTRIES],
         used: [0; ENTRIES / 64],
         local: [0; ENTRIES / 64],
@@ -216,7 +238,7 @@ impl TlbTable {
 
     fn clear_slots(&mut self, word: usize, slots: u64) {
         for bit in bits(slots) {
-            self.entries[word * 64 + bit] = TlbEntry::EMPTY;
+            self.entries[word * 64 + bit] = TlbEntry::empty(word * 64 + bit);
         }
         self.used[word] &= !slots;
         self.local[word] &= !slots;
@@ -316,7 +338,7 @@ mod tests {
         TlbEntry {
             read_tag: lin & TAG_MASK,
             write_tag: lin & TAG_MASK,
-            exec_tag: tag::INVALID,
+            exec_tag: tag::none(tlb_index(lin)),
             addend: 0,
         }
     }
@@ -335,6 +357,30 @@ mod tests {
 
     fn holds(table: &TlbTable, lin: u64) -> bool {
         table.entry(lin).read_tag == lin & TAG_MASK
+    }
+
+    #[test]
+    fn odd_tags_are_near_no_address_that_looks_there() {
+        let looks = |tag: u64, slot| (0..4096).any(|d| tlb_index(tag.wrapping_add(d)) == slot);
+        for slot in 0..ENTRIES {
+            assert!(!looks(tag::none(slot), slot), "{slot}");
+        }
+        let starts = [
+            0,
+            0x5555_5555,
+            0xf_ffff_ffff_f000,
+            0x7_ffff_ffff,
+            0x1_ffff_f000,
+            0x20_0000 - 3000,
+        ];
+        for page in starts.into_iter().flat_map(|p| p..p + 5000) {
+            let lin = page << 12;
+            for flags in [1, tag::TRACKED, tag::PLACE | tag::ROM] {
+                let odd = tag::of(lin, flags);
+                assert!(!looks(odd, tlb_index(lin)), "{lin:#x}");
+                assert!(tag::names(odd, lin + 5) && !tag::names(odd, lin.wrapping_add(4096)));
+            }
+        }
     }
 
     #[test]

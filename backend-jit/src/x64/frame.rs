@@ -97,6 +97,10 @@ pub struct Frame {
     /// Where an access is made that cannot be made in place.
     pub bounce: Bounce,
     pub cached: [[PageCache; CACHED]; 2],
+    /// Addends that checks of ranges found by the TLB, for each register.
+    pub addends: [u64; 16],
+    /// Misses of page caches until one is looked at: see `Core::hop`.
+    pub hops: i32,
     /// For each linear page (by hash, low and high half): the number of the page pair that it is known to stand for.
     pub pages: [u32; LOW_PAGES + HIGH_PAGES],
     pub jump_rip: [[u64; JUMPS]; 2],

@@ -17,6 +17,8 @@ pub struct Callouts {
     pub read: extern "sysv64" fn(*mut Frame),
     pub write: extern "sysv64" fn(*mut Frame),
     pub commit: extern "sysv64" fn(*mut Frame),
+    /// Looks at one of many misses of page caches.
+    pub hop: extern "sysv64" fn(*mut Frame),
     /// 0: go on.
     pub slow: extern "sysv64" fn(*mut Frame) -> u32,
     /// As `slow`, for a helper that has nothing to do with MXCSR or the x87.
@@ -281,10 +283,23 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     }
     a.ret();
 
-    let read = lookup(&mut a, false, Some(callouts.read as usize as u64), saved);
-    let write = lookup(&mut a, true, Some(callouts.write as usize as u64), saved);
-    let group_read = lookup(&mut a, false, None, saved);
-    let group_write = lookup(&mut a, true, None, saved);
+    let hop = callouts.hop as usize as u64;
+    let read = lookup(
+        &mut a,
+        false,
+        Some(callouts.read as usize as u64),
+        hop,
+        saved,
+    );
+    let write = lookup(
+        &mut a,
+        true,
+        Some(callouts.write as usize as u64),
+        hop,
+        saved,
+    );
+    let group_read = lookup(&mut a, false, None, hop, saved);
+    let group_write = lookup(&mut a, true, None, hop, saved);
 
     // The store in the bounce buffer.
     let commit = bound(&mut a);
@@ -399,9 +414,9 @@ pub fn tlb_entry(a: &mut Asm, to: super::asm::Reg) {
 }
 
 /// The TLB behind the page caches, and the page walk behind that.
-fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label {
+fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, hop: u64, saved: Label) -> Label {
     let entry = bound(a);
-    let (slow, fail, beside) = (a.label(), a.label(), a.label());
+    let (slow, fail, beside, sample) = (a.label(), a.label(), a.label(), a.label());
     for r in [RAX, RCX, RDX] {
         a.push(r);
     }
@@ -416,15 +431,6 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
     a.alu_imm(Alu::And, B32, Rm::R(RCX), 0x3f);
     a.test(B32, Rm::R(R14), RCX);
     a.jcc(Cond::Ne, slow);
-    // Two pages.
-    a.load(B32, RCX, Rm::R(R11));
-    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RCX), 16);
-    a.movzx(B8, RCX, Rm::R(RCX));
-    a.load(B32, RAX, Rm::R(R14));
-    a.alu_imm(Alu::And, B32, Rm::R(RAX), 0xfff);
-    a.alu(Alu::Add, B32, RAX, Rm::R(RCX));
-    a.alu_imm(Alu::Cmp, B32, Rm::R(RAX), 0x1000);
-    a.jcc(Cond::A, slow);
     // The table, by bit 63.
     a.load(B64, RCX, Rm::M(under(32, offset_of!(Frame, vcpu))));
     a.load(B64, RAX, Rm::R(R14));
@@ -438,11 +444,19 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
     // The entry: see `softmmu::tlb_index`.
     tlb_entry(a, RAX);
     a.alu(Alu::Add, B64, RCX, Rm::R(RAX));
+    // The distance from its page: that of the access's end tells whether all of it is there.
     a.load(B64, RAX, Rm::R(R14));
-    a.alu_imm(Alu::And, B64, Rm::R(RAX), -4096);
-    a.alu(Alu::Cmp, B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
+    a.alu(Alu::Sub, B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
+    a.load(B32, RDX, Rm::R(R11));
+    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RDX), 16);
+    a.movzx(B8, RDX, Rm::R(RDX));
+    a.alu(Alu::Add, B64, RDX, Rm::R(RAX));
+    a.alu_imm(Alu::Cmp, B64, Rm::R(RDX), 0x1000);
     let in_place = write && callout.is_some();
-    a.jcc(Cond::Ne, if in_place { beside } else { slow });
+    a.jcc(Cond::A, if in_place { beside } else { slow });
+    a.alu_imm(Alu::Sub, B32, Rm::M(under(32, offset_of!(Frame, hops))), 1);
+    a.jcc(Cond::S, sample);
+    a.load(B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
     a.load(
         B64,
         RDX,
@@ -494,6 +508,22 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
         beside_code(a, slow);
     }
 
+    // One of many: who is it?
+    a.bind(sample);
+    for r in [RDX, RCX, RAX] {
+        a.pop(r);
+    }
+    a.store(B64, under(8, offset_of!(Frame, lin)), R14);
+    a.store(B32, under(8, offset_of!(Frame, packed)), R11);
+    take_return(a);
+    save_all(a);
+    call_rust(a, hop);
+    load_all(a);
+    a.load(B64, R14, Rm::M(f(offset_of!(Frame, lin))));
+    a.load(B32, R11, Rm::M(f(offset_of!(Frame, packed))));
+    a.push_mem(f(offset_of!(Frame, ret)));
+    a.jmp(entry);
+
     a.bind(slow);
     for r in [RDX, RCX, RAX] {
         a.pop(r);
@@ -522,9 +552,11 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, saved: Label) -> Label
     entry
 }
 
-/// A store to a page that holds code: rcx is the TLB entry, rax the linear page. Goes on at the place in RAM if there is
+/// A store to a page that holds code, or to two pages: rcx is the TLB entry. Goes on at the place in RAM if there is
 /// no code in the lines written.
 fn beside_code(a: &mut Asm, slow: Label) {
+    a.load(B64, RAX, Rm::R(R14));
+    a.alu_imm(Alu::And, B64, Rm::R(RAX), -4096);
     let tracked = softmmu::tag::TRACKED as i32;
     a.alu_imm(Alu::Or, B64, Rm::R(RAX), tracked);
     // Complements the bit.
@@ -532,6 +564,14 @@ fn beside_code(a: &mut Asm, slow: Label) {
     let tag = Mem::at(RCX, TlbEntry::OFFSET_WRITE_TAG as i32);
     a.alu(Alu::Cmp, B64, RAX, Rm::M(tag));
     a.jcc(Cond::Ne, slow);
+    a.load(B32, RAX, Rm::R(R11));
+    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RAX), 16);
+    a.movzx(B8, RAX, Rm::R(RAX));
+    a.load(B32, RDX, Rm::R(R14));
+    a.alu_imm(Alu::And, B32, Rm::R(RDX), 0xfff);
+    a.alu(Alu::Add, B32, RAX, Rm::R(RDX));
+    a.alu_imm(Alu::Cmp, B32, Rm::R(RAX), 0x1000);
+    a.jcc(Cond::A, slow);
     let addend = Mem::at(RCX, TlbEntry::OFFSET_ADDEND as i32);
     a.load(B64, RDX, Rm::M(addend));
     a.alu(Alu::Add, B64, RDX, Rm::R(R14));

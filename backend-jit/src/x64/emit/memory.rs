@@ -10,7 +10,7 @@ use super::bits::bit_extension;
 use super::{Emit, Kind};
 use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
 use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
-use crate::x64::runtime::packed;
+use crate::x64::runtime::{packed, tlb_entry};
 use softmmu::TlbEntry;
 use system::LazyFlags;
 
@@ -120,12 +120,11 @@ impl Emit<'_> {
         }
         self.clobber();
         let w = Width::B64;
-        if self.user && self.cx.tlb && !matches!(mem.base, Operand::Reg(Gpr::Rsp | Gpr::Rbp)) {
-            return self.by_tlb(mem, size, write, kind);
-        }
         let base = self.near(mem);
+        let hops = self.hops(mem.base);
         if let Some(base) = base {
-            self.a.lea(w, S1, asm::Mem::at(base, mem.disp));
+            let to = if hops { S0 } else { S1 };
+            self.a.lea(w, to, asm::Mem::at(base, mem.disp));
         } else {
             self.address_into(mem, S0, mem.addr)?;
             match mem.seg {
@@ -139,7 +138,6 @@ impl Emit<'_> {
                     self.a.alu(Alu::Add, w, S0, at);
                 }
             }
-            self.a.load(w, S1, Rm::R(S0));
         }
         let mut entry = Self::cache_entry(mem);
         if Gpr::ALL.get(entry).is_some_and(|g| self.holds_checked(*g)) {
@@ -165,18 +163,30 @@ impl Emit<'_> {
         } else {
             u32::from(mem.align).max(1)
         };
-        self.a.alu(Alu::Sub, w, S1, Rm::M(field(cache + page)));
-        self.in_page(S1, size, align, miss);
-        let addend = Rm::M(field(cache + addend));
+        // Where the page starts on the host, less its address; in the cold way, what S0 lacks of the address.
+        let (addend, lacks) = if hops {
+            let tag = self.by_tlb(size, write, align, miss);
+            if base.is_none() {
+                self.a.alu(Alu::Add, w, S0, Rm::M(tag));
+            }
+            (asm::Mem::at(S1, TlbEntry::OFFSET_ADDEND as i32), Some(tag))
+        } else {
+            if base.is_none() {
+                self.a.load(w, S1, Rm::R(S0));
+            }
+            self.a.alu(Alu::Sub, w, S1, Rm::M(field(cache + page)));
+            self.in_page(S1, size, align, miss);
+            (field(cache + addend), None)
+        };
         self.here = if let Some(base) = base {
-            self.a.load(w, S0, addend);
+            self.a.load(w, S0, Rm::M(addend));
             asm::Mem {
                 base: S0,
                 index: Some((base, 0)),
                 disp: mem.disp,
             }
         } else {
-            self.a.alu(Alu::Add, w, S0, addend);
+            self.a.alu(Alu::Add, w, S0, Rm::M(addend));
             asm::Mem::at(S0, 0)
         };
         let here = self.a.label();
@@ -196,6 +206,8 @@ impl Emit<'_> {
         self.a.bind(miss);
         if let Some(base) = base {
             self.a.lea(w, S0, asm::Mem::at(base, mem.disp));
+        } else if let Some(tag) = lacks {
+            self.a.alu(Alu::Add, w, S0, Rm::M(tag));
         }
         self.a
             .mov_imm(S1, u64::from(packed(cache, size, align, upper)));
@@ -218,30 +230,25 @@ impl Emit<'_> {
         Some(bounce)
     }
 
-    /// As [`Emit::access`], by the TLB itself.
-    fn by_tlb(&mut self, mem: &Mem, size: u32, write: bool, kind: Kind) -> Option<Option<Label>> {
+    /// Whether accesses through a register go by the TLB: where they hop from page to page, what was used last says
+    /// little. The stack does not hop.
+    pub(super) fn hops(&self, base: Operand) -> bool {
+        self.user && self.cx.tlb && base != Operand::Reg(Gpr::Rsp)
+    }
+
+    /// Finds the TLB entry (S1) of the address in S0, and leaves its distance from the page there. Goes to `miss` with
+    /// S1 as good, unless a range that starts there is in the page and aligned.
+    pub(super) fn by_tlb(&mut self, size: u32, write: bool, align: u32, miss: Label) -> asm::Mem {
         let w = Width::B64;
-        self.address_into(mem, S0, mem.addr)?;
-        match mem.seg {
-            SegBase::None => {}
-            SegBase::Fs => {
-                let at = Rm::M(field(offset_of!(Frame, fs_base)));
-                self.a.alu(Alu::Add, w, S0, at);
-            }
-            SegBase::Gs => {
-                let at = Rm::M(field(offset_of!(Frame, gs_base)));
-                self.a.alu(Alu::Add, w, S0, at);
-            }
-        }
-        let align = if kind.locked && size > 1 {
-            size
+        let tag = if write {
+            TlbEntry::OFFSET_WRITE_TAG
         } else {
-            u32::from(mem.align).max(1)
+            TlbEntry::OFFSET_READ_TAG
         };
-        let miss = self.a.label();
-        let tag = asm::Mem::at(S1, if write { TlbEntry::OFFSET_WRITE_TAG } else { TlbEntry::OFFSET_READ_TAG } as i32);
-        crate::x64::runtime::tlb_entry(self.a, S1);
-        self.a.alu(Alu::Add, w, S1, Rm::M(field(offset_of!(Frame, tlb))));
+        let tag = asm::Mem::at(S1, tag as i32);
+        tlb_entry(self.a, S1);
+        let table = Rm::M(field(offset_of!(Frame, tlb)));
+        self.a.alu(Alu::Add, w, S1, table);
         self.a.alu(Alu::Sub, w, S0, Rm::M(tag));
         if align > 1 {
             self.a.test_imm(Width::B8, Rm::R(S0), align as i32 - 1);
@@ -249,29 +256,7 @@ impl Emit<'_> {
         }
         self.a.alu_imm(Alu::Cmp, w, Rm::R(S0), 4096 - size as i32);
         self.a.jcc(ir::Cond::A, miss);
-        self.a.alu(Alu::Add, w, S0, Rm::M(tag));
-        self.a.alu(Alu::Add, w, S0, Rm::M(asm::Mem::at(S1, TlbEntry::OFFSET_ADDEND as i32)));
-        self.here = asm::Mem::at(S0, 0);
-        let here = self.a.label();
-        self.a.bind(here);
-        let old = self.a.section(Section::Cold);
-        self.a.bind(miss);
-        self.a.alu(Alu::Add, w, S0, Rm::M(tag));
-        let cache = cached(self.user, entry::TEMP);
-        self.a.mov_imm(S1, u64::from(packed(cache, size, align, false)));
-        self.a.call(if write { self.stubs.write } else { self.stubs.read });
-        let stack = mem.stack;
-        self.side(Kind { stack, ..kind });
-        self.a.jmp(here);
-        let bounce = if write && !kind.locked {
-            let label = self.a.label();
-            self.a.bind(label);
-            Some(label)
-        } else {
-            None
-        };
-        self.a.section(old);
-        Some(bounce)
+        tag
     }
 
     /// The register of an address that is it and a displacement, and can be used as it is.

@@ -8,6 +8,7 @@
 use std::mem::offset_of;
 
 use ir::{Access, Mem, MemUse, Op, OpCode, Operand, SegBase, Width};
+use softmmu::TlbEntry;
 use x86::Gpr;
 
 use super::{Emit, Kind, exits};
@@ -41,6 +42,8 @@ pub(super) struct Checked {
     write: bool,
     /// `low` is a multiple of this.
     align: u32,
+    /// The field of the frame that holds the page's addend.
+    addend: usize,
 }
 
 impl Checked {
@@ -201,14 +204,7 @@ impl Emit<'_> {
         if !self.checked[g].is_some_and(|c| c.covers(&member, write)) {
             self.check_group(n, mem.disp)?;
         }
-        let write = self.checked[g].is_some_and(|c| c.write);
-        let cache = cached(self.user, g);
-        let addend = cache
-            + if write {
-                offset_of!(PageCache, write_addend)
-            } else {
-                offset_of!(PageCache, read_addend)
-            };
+        let addend = self.checked[g]?.addend;
         match home(member.gpr) {
             Rm::R(r) => {
                 let moment = self.a.moment();
@@ -283,19 +279,37 @@ impl Emit<'_> {
                 e.a.lea(Width::B64, to, asm::Mem::at(to, start));
             }
         };
-        lowest(self, S1);
         let cache = cached(self.user, first.gpr as usize);
-        let page = if write {
-            offset_of!(PageCache, write_page)
+        let (page, addend) = if write {
+            (
+                offset_of!(PageCache, write_page),
+                cache + offset_of!(PageCache, write_addend),
+            )
         } else {
-            offset_of!(PageCache, read_page)
+            (
+                offset_of!(PageCache, read_page),
+                cache + offset_of!(PageCache, read_addend),
+            )
         };
         let (miss, here) = (self.a.label(), self.a.label());
         let length = (high - low) as i32;
-        self.a
-            .alu(Alu::Sub, Width::B64, S1, Rm::M(field(cache + page)));
-        self.in_page(S1, length as u32, align, miss);
-        self.a.bind(here);
+        let hops = self.hops(Operand::Reg(first.gpr));
+        let mut holds = addend;
+        if hops {
+            lowest(self, S0);
+            self.by_tlb(length as u32, write, align, miss);
+            let found = asm::Mem::at(S1, TlbEntry::OFFSET_ADDEND as i32);
+            self.a.load(Width::B64, S0, Rm::M(found));
+            self.a.bind(here);
+            holds = offset_of!(Frame, addends) + first.gpr as usize * 8;
+            self.a.store(Width::B64, field(holds), S0);
+        } else {
+            lowest(self, S1);
+            self.a
+                .alu(Alu::Sub, Width::B64, S1, Rm::M(field(cache + page)));
+            self.in_page(S1, length as u32, align, miss);
+            self.a.bind(here);
+        }
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
         lowest(self, S0);
@@ -307,7 +321,15 @@ impl Emit<'_> {
         } else {
             self.stubs.group_read
         });
-        self.a.jcc(ir::Cond::Ae, here);
+        if hops {
+            let odd = self.a.label();
+            self.a.jcc(ir::Cond::B, odd);
+            self.a.load(Width::B64, S0, Rm::M(field(addend)));
+            self.a.jmp(here);
+            self.a.bind(odd);
+        } else {
+            self.a.jcc(ir::Cond::Ae, here);
+        }
         self.leave_unmerged();
         self.a.section(old);
         self.checked[first.gpr as usize] = Some(Checked {
@@ -316,7 +338,15 @@ impl Emit<'_> {
             high,
             write,
             align,
+            addend: holds,
         });
+        if hops {
+            let moment = self.a.moment();
+            self.held = Held {
+                addend: holds,
+                moment,
+            };
+        }
         Some(())
     }
 

@@ -1,0 +1,79 @@
+//! Code whose accesses hop from page to page: it is made again, to go by the TLB.
+//!
+//! A page cache is cheapest where a register stays on a page, and dear where it does not: the miss is a mispredicted
+//! branch and a call. Of the misses that the TLB answers, one in [`HOPS`] is looked at. Where those follow each other
+//! quickly, the block that is seen twice gets the TLB's look-up in place.
+
+use std::time::{Duration, Instant};
+
+use translation::{BlockId, Info, Key};
+use x86::AddressMap;
+
+use crate::core::{Core, Own};
+
+/// Misses per look.
+pub const HOPS: i32 = 1024;
+/// Misses that are further apart on average cost less than the look-ups in their place would.
+const APART: Duration = Duration::from_nanos(60);
+/// Looks that a block is seen at before it is made again.
+const SEEN: u8 = 2;
+
+/// The places that go by the TLB.
+#[derive(Default)]
+pub struct Hops {
+    places: AddressMap<(u64, u64), ()>,
+    last: Option<Instant>,
+}
+
+impl Hops {
+    pub fn clear(&mut self) {
+        self.places.clear();
+    }
+
+    /// Whether a block is to go by the TLB.
+    pub fn hop(&self, key: &Key) -> bool {
+        self.places.contains_key(&(key.lin, key.phys))
+    }
+
+    /// Whether a block does not go as it is to.
+    pub fn outdated(&self, info: &Info<Own>) -> bool {
+        !info.own.tlb && self.hop(&info.key)
+    }
+
+    /// Whether the misses since the last look were close to each other.
+    fn close(&mut self) -> bool {
+        let now = Instant::now();
+        let last = self.last.replace(now);
+        last.is_some_and(|last| now.duration_since(last) < APART * HOPS.unsigned_abs())
+    }
+}
+
+impl Core {
+    /// A look at the miss that came from the code before this address.
+    pub fn hop(&mut self, ret: u64) {
+        if !self.hops.close() {
+            return;
+        }
+        let offset = self.memory.offset(ret);
+        let Some(id) = offset.and_then(|at| self.blocks.at(at.wrapping_sub(1))) else {
+            return;
+        };
+        let info = self.blocks.get_mut(id);
+        if info.own.tlb || info.stale || info.own.checked.is_some() {
+            return;
+        }
+        info.own.hops += 1;
+        if info.own.hops >= SEEN && crate::core::mode_of(info.key.mode).cpl() == 3 {
+            self.hops.places.insert((info.key.lin, info.key.phys), ());
+            self.make_again(id);
+        }
+    }
+
+    /// Whoever enters the block looks for a better one.
+    fn make_again(&mut self, id: BlockId) {
+        let info = self.blocks.get_mut(id);
+        info.stale = true;
+        let stale = info.own.stale;
+        self.divert(id, stale);
+    }
+}
