@@ -29,9 +29,10 @@ pub struct Emitted {
     pub text: String,
 }
 
-/// Translates a block whose flags are in memory and that the page table of blocks knows. `None`: this host cannot, or
+/// Translates a block whose flags are in memory and that the page table of blocks knows; `hops`: it goes by the
+/// TLB. `None`: this host cannot, or
 /// the interpreter must run it.
-pub fn emitted(code: &[u8], mode: Mode, features: &Features) -> Option<Emitted> {
+pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Option<Emitted> {
     let mut memory = CodeMemory::new(1 << 16).ok()?;
     let stubs = runtime::build(&mut memory, &callouts::ALL)?;
     let limits = Limits {
@@ -49,6 +50,7 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features) -> Option<Emitted> 
         first: [0; 3],
         guards: [Some((0, 1)), None],
         merge: mode.code64(),
+        tlb: hops,
         host_float: true,
         host_x87: true,
         check: None,

@@ -26,6 +26,8 @@ pub struct Options {
     pub single: bool,
     /// All code is treated as code that keeps changing: for tests.
     pub changing: bool,
+    /// All user code goes by the TLB: for tests.
+    pub hops: bool,
     /// What is shown of the blocks made.
     pub dump: crate::Dump,
     /// Where perf is told of translated code.
@@ -38,6 +40,7 @@ impl Default for Options {
             code_cache: 64 << 20,
             single: false,
             changing: false,
+            hops: false,
             dump: crate::Dump::default(),
             perf: None,
         }
@@ -108,6 +111,7 @@ impl Jit {
         core.perf = options.perf;
         core.tell_stubs();
         core.changing.always = options.changing;
+        core.hops.always = options.hops;
         Some((core, Area::new().ok()?))
     }
 

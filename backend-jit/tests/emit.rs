@@ -1,7 +1,7 @@
 //! File tests of emission: `tests/emit/*.txt`, guest code and the host code made of it, so that a change of its size shows
 //! in review. `BLESS=1 cargo test -p backend-jit --test emit` accepts what comes out.
 //!
-//! A file begins with `emit BITS user|kernel`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
+//! A file begins with `emit BITS user|kernel [hops]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
 //! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time.
 #![cfg(target_arch = "x86_64")]
 #![expect(
@@ -37,7 +37,7 @@ fn state(header: &str) -> Option<CpuState> {
 }
 
 /// What a case makes: the text behind `=>`, and the bytes of guest code, hot code and cold code.
-fn output(code: &[u8], mode: Mode, features: &Features) -> (String, [u32; 3]) {
+fn output(code: &[u8], mode: Mode, features: &Features, hops: bool) -> (String, [u32; 3]) {
     let mut text = String::new();
     let mut formatter = IntelFormatter::new();
     for instruction in Decoder::with_ip(mode.code().bits(), code, 0x40_1000, DecoderOptions::NONE) {
@@ -45,7 +45,7 @@ fn output(code: &[u8], mode: Mode, features: &Features) -> (String, [u32; 3]) {
         formatter.format(&instruction, &mut line);
         writeln!(text, "{line}").unwrap();
     }
-    let Some(emitted) = emitted(code, mode, features) else {
+    let Some(emitted) = emitted(code, mode, features, hops) else {
         text.push_str("interpreted\n");
         return (text, [0; 3]);
     };
@@ -109,7 +109,7 @@ fn files() {
                 .unwrap_or_else(|| panic!("{place}: no `=>`"));
             let hex = input.lines().nth(1).unwrap_or_default();
             let code = bytes(hex).unwrap_or_else(|| panic!("{place}: bytes in hex"));
-            let (got, sizes) = output(&code, mode, &features);
+            let (got, sizes) = output(&code, mode, &features, header.ends_with(" hops"));
             if got.trim() != expected.trim() {
                 write!(failures, "\n{place}\n  expected\n{expected}\n  got\n{got}").unwrap();
             }
@@ -143,6 +143,6 @@ fn files() {
 fn code_does_not_depend_on_where_it_lies() {
     let st = state("emit 64 user").unwrap();
     let features = Features::new(&Machine::long(0, true).v.model.features_iced());
-    let make = || emitted(&[0x48, 0x8b, 0x03, 0xc3], Mode::of(&st), &features).unwrap();
+    let make = || emitted(&[0x48, 0x8b, 0x03, 0xc3], Mode::of(&st), &features, false).unwrap();
     assert_eq!(make(), make());
 }

@@ -85,7 +85,11 @@ impl Doppel {
     /// When the host has no memory to give.
     pub fn new() -> Self {
         // Which engine: for runs by hand.
-        Self::with(std::env::var_os("DOPPEL_ORACLE_ENGINE").is_some_and(|e| e == "jit"))
+        match std::env::var("DOPPEL_ORACLE_ENGINE").as_deref() {
+            Ok("jit") => Self::with(true),
+            Ok("hops") => Self::made(true, true),
+            _ => Self::with(false),
+        }
     }
 
     /// A vCPU of the largest model, run by the translator or by the interpreter.
@@ -93,12 +97,18 @@ impl Doppel {
     /// # Panics
     /// When the host has no memory to give.
     pub fn with(translator: bool) -> Self {
+        Self::made(translator, false)
+    }
+
+    /// `hops`: translated accesses go by the TLB.
+    fn made(translator: bool, hops: bool) -> Self {
         let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
         let model = Arc::new(model());
         let features = Features::new(&model.features_iced());
         let (engine, plenty): (Box<dyn Engine>, _) = if translator {
             let options = Options {
                 single: true,
+                hops,
                 ..Options::default()
             };
             (Box::new(Jit::new(features, options)), 1 << 40)

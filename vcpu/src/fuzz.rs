@@ -110,8 +110,8 @@ impl Plan {
 enum Way {
     /// The interpreter, with these passes over the IR.
     Interp(Switches),
-    /// The translator, with so many bytes for its code; all of it as code that keeps changing, or not.
-    Jit(usize, bool),
+    /// The translator, with so many bytes for its code; which of the four kinds in [`Way::engine`].
+    Jit(usize, usize),
 }
 
 impl Way {
@@ -123,11 +123,12 @@ impl Way {
                 engine.set_passes(passes);
                 Box::new(engine)
             }
-            Self::Jit(code_cache, changing) => {
+            Self::Jit(code_cache, kind) => {
                 let options = Options {
                     code_cache,
                     single: true,
-                    changing,
+                    hops: kind == 2,
+                    changing: kind == 3,
                     ..Options::default()
                 };
                 Box::new(Jit::new(features, options))
@@ -298,7 +299,7 @@ fn cache(data: &[u8]) -> usize {
 }
 
 fn jit(data: &[u8]) -> Way {
-    Way::Jit(cache(data), data.len() / 12 % 4 == 3)
+    Way::Jit(cache(data), data.len() / 12 % 4)
 }
 
 fn run_code(plan: &Plan, way: Way) {

@@ -386,6 +386,10 @@ impl Asm {
     }
 
     pub fn lea(&mut self, w: Width, reg: Reg, mem: Mem) {
+        if mem.index.is_none() && mem.disp == 0 {
+            // Which costs nothing.
+            return self.load(w, reg, Rm::R(mem.base));
+        }
         self.form(w, &[0x8d], reg, &Rm::M(mem), false, false);
     }
 

@@ -425,6 +425,7 @@ mod tests {
                 host_float: true,
                 host_x87,
                 merge: true,
+                tlb: false,
                 check: None,
             };
             let made = emit(&mut asm, &Stubs::default(), &block, context);
