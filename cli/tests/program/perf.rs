@@ -103,6 +103,9 @@ fn perf(folder: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new("perf")
         .args(arguments)
         .current_dir(folder)
+        // It keeps copies of what it has seen.
+        .env("PERF_BUILDID_DIR", folder)
+        .env("HOME", folder)
         .stdin(Stdio::null())
         .output()
         .ok()?;
