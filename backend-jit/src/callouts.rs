@@ -343,13 +343,13 @@ fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
     if core.modes[set] != mode.bits() | unmasked(v) {
         return false;
     }
-    let slot = Frame::jump_slot(v.st.rip);
-    if f.jump_rip[set][slot] != v.st.rip {
+    let jump = f.jumps[set][Frame::jump_slot(v.st.rip)];
+    if jump.rip != v.st.rip {
         return false;
     }
     core.stats.resumed += 1;
     core.running = core.modes[set];
-    f.ret = f.jump_code[set][slot];
+    f.ret = jump.code;
     true
 }
 

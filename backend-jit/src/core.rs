@@ -21,7 +21,7 @@ use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
 use crate::x64::flags::Desc;
-use crate::x64::frame::Frame;
+use crate::x64::frame::{Frame, Jump};
 use crate::x64::runtime::Stubs;
 
 /// Guest instructions in a block at most.
@@ -372,9 +372,10 @@ impl Core {
     /// Puts a block that was found for RIP into the jump cache.
     pub fn know(&self, frame: &mut Frame, set: usize, rip: u64, id: BlockId) {
         if self.settled_for_good(id) {
-            let slot = Frame::jump_slot(rip);
-            frame.jump_rip[set][slot] = rip;
-            frame.jump_code[set][slot] = self.memory.address(self.blocks.get(id).own.guarded);
+            frame.jumps[set][Frame::jump_slot(rip)] = Jump {
+                rip,
+                code: self.memory.address(self.blocks.get(id).own.guarded),
+            };
         }
     }
 

@@ -14,7 +14,7 @@ use x86::Exception;
 use crate::callouts;
 use crate::core::{Core, Found, MAX_INSNS, key, mode_of};
 use crate::x64::emit::suitable;
-use crate::x64::frame::{Area, Frame, JUMPS, leave};
+use crate::x64::frame::{Area, Frame, Jump, leave};
 use crate::x64::runtime;
 
 /// How the engine is to work.
@@ -135,7 +135,7 @@ impl Jit {
         core.running = whole;
         if core.modes[set] != whole {
             core.modes[set] = whole;
-            frame.jump_rip[set] = [Frame::NO_RIP; JUMPS];
+            frame.jumps[set].fill(Jump::NONE);
         }
         let Found::Block(mut id) = core.find(v, frame, whole, None)? else {
             return Ok(Ran::Interpret);

@@ -26,14 +26,30 @@ pub const S1: Reg = R11;
 
 /// Integer temporaries of a block.
 pub const TEMPS: usize = 128;
-/// Entries of a jump cache.
-pub const JUMPS: usize = 8192;
+/// Entries of a jump cache: a kernel's system calls return to some thousand places.
+pub const JUMPS: usize = 16384;
 /// Slots of [`Frame::pages`] for the lower half of the address space, which is emptied with each address space.
 const LOW_PAGES: usize = 1024;
 /// Slots for the upper half: a kernel's.
 const HIGH_PAGES: usize = 8192;
 /// Entries of a page cache: one for each register that an access may be based on, and others.
 pub const CACHED: usize = 24;
+
+/// A guest address and the code for it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Jump {
+    pub rip: u64,
+    pub code: u64,
+}
+
+impl Jump {
+    /// Found by no jump: its address is not canonical.
+    pub const NONE: Self = Self {
+        rip: NO_PAGE,
+        code: 0,
+    };
+}
 
 /// The translation last used through a base register.
 #[derive(Clone, Copy)]
@@ -103,8 +119,7 @@ pub struct Frame {
     pub hops: i32,
     /// For each linear page (by hash, low and high half): the number of the page pair that it is known to stand for.
     pub pages: [u32; LOW_PAGES + HIGH_PAGES],
-    pub jump_rip: [[u64; JUMPS]; 2],
-    pub jump_code: [[u64; JUMPS]; 2],
+    pub jumps: [[Jump; JUMPS]; 2],
     /// The host addresses of RAM and of its first page's code lines.
     pub ram: u64,
     pub lines: u64,
@@ -206,9 +221,6 @@ impl Drop for Area {
 }
 
 impl Frame {
-    /// What stands in a jump cache's empty places: not canonical.
-    pub const NO_RIP: u64 = NO_PAGE;
-
     /// Empties the page caches.
     pub fn forget_data(&mut self) {
         let addend = self.nowhere.wrapping_sub(NO_PAGE);
@@ -223,9 +235,9 @@ impl Frame {
 
     /// Empties the jump caches.
     pub fn forget_jumps(&mut self) {
-        // No canonical address, so that none is found.
-        self.jump_rip = [[NO_PAGE; JUMPS]; 2];
-        self.jump_code = [[0; JUMPS]; 2];
+        for set in &mut self.jumps {
+            set.fill(Jump::NONE);
+        }
     }
 
     /// Brings what translated code keeps of the MMU up to date: after anything that may have changed translations.

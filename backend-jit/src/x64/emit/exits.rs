@@ -8,7 +8,7 @@ use x86::Gpr;
 use super::{Emit, Kind};
 use crate::x64::asm::{Alu, Label, Mem, RSP, Rm, Section, Shift};
 use crate::x64::flags::{Desc, State};
-use crate::x64::frame::{Frame, JUMPS, S0, S1, field};
+use crate::x64::frame::{Frame, JUMPS, Jump, S0, S1, field};
 
 /// Bytes at a block's entry that are a jump while it is stale.
 const FIRST: u32 = 5;
@@ -199,21 +199,19 @@ impl Emit<'_> {
         self.a.alu(Alu::Xor, Width::B32, S0, Rm::R(S1));
         self.a
             .alu_imm(Alu::And, Width::B32, Rm::R(S0), JUMPS as i32 - 1);
-        let set = usize::from(self.user) * JUMPS * 8;
+        // Two words an entry.
+        self.a.alu(Alu::Add, Width::B32, S0, Rm::R(S0));
+        let set = offset_of!(Frame, jumps) + usize::from(self.user) * JUMPS * size_of::<Jump>();
         let slot = |offset: usize| Mem {
             base: RSP,
             index: Some((S0, 3)),
             disp: (offset + set) as i32,
         };
         let miss = self.a.label();
-        self.a.alu(
-            Alu::Cmp,
-            Width::B64,
-            S1,
-            Rm::M(slot(offset_of!(Frame, jump_rip))),
-        );
+        self.a
+            .alu(Alu::Cmp, Width::B64, S1, Rm::M(slot(offset_of!(Jump, rip))));
         self.a.jcc(Cond::Ne, miss);
-        self.a.jmp_rm(Rm::M(slot(offset_of!(Frame, jump_code))));
+        self.a.jmp_rm(Rm::M(slot(offset_of!(Jump, code))));
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
         self.a.store(Width::B64, field(offset_of!(Frame, ret)), S1);
