@@ -693,6 +693,18 @@ impl Asm {
         self.form(Width::B32, &[0xff], 6, &Rm::M(mem), false, false);
     }
 
+    /// REP STOS or MOVS.
+    pub fn rep(&mut self, w: Width, movs: bool) {
+        self.byte(0xf3);
+        match w {
+            Width::B16 => self.byte(0x66),
+            Width::B64 => self.byte(0x48),
+            Width::B8 | Width::B32 => {}
+        }
+        let opcode = if movs { 0xa4 } else { 0xaa };
+        self.byte(opcode + u8::from(w != Width::B8));
+    }
+
     /// POP [mem]; with RSP as the base, as it is afterwards.
     pub fn pop_mem(&mut self, mem: Mem) {
         self.form(Width::B32, &[0x8f], 0, &Rm::M(mem), false, false);

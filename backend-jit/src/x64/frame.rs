@@ -100,6 +100,8 @@ pub struct Frame {
     /// The store that [`Frame::bounce`] holds.
     pub commit_lin: u64,
     pub commit_size: u64,
+    /// Where a string instruction in place goes, and what its source register is afterwards.
+    pub string: [u64; 2],
     pub fs_base: u64,
     pub gs_base: u64,
     pub flags: LazyFlags,

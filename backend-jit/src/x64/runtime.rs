@@ -47,6 +47,9 @@ pub struct Stubs {
     /// As these, but nothing more is tried where the TLB does not know the range: then they return with CF set.
     pub group_read: u32,
     pub group_write: u32,
+    /// As these, also for pages that are not to be cached.
+    pub place_read: u32,
+    pub place_write: u32,
     /// Writes the bounce buffer where it belongs; keeps flags and registers but r11.
     pub commit: u32,
     /// Runs slow op r11d; loses r14, flags.
@@ -284,22 +287,13 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     a.ret();
 
     let hop = callouts.hop as usize as u64;
-    let read = lookup(
-        &mut a,
-        false,
-        Some(callouts.read as usize as u64),
-        hop,
-        saved,
-    );
-    let write = lookup(
-        &mut a,
-        true,
-        Some(callouts.write as usize as u64),
-        hop,
-        saved,
-    );
-    let group_read = lookup(&mut a, false, None, hop, saved);
-    let group_write = lookup(&mut a, true, None, hop, saved);
+    let ask = |function: extern "sysv64" fn(*mut Frame)| Unknown::Ask(function as usize as u64);
+    let read = lookup(&mut a, false, ask(callouts.read), hop, saved);
+    let write = lookup(&mut a, true, ask(callouts.write), hop, saved);
+    let group_read = lookup(&mut a, false, Unknown::NotCached, hop, saved);
+    let group_write = lookup(&mut a, true, Unknown::NotCached, hop, saved);
+    let place_read = lookup(&mut a, false, Unknown::Carry, hop, saved);
+    let place_write = lookup(&mut a, true, Unknown::Carry, hop, saved);
 
     // The store in the bounce buffer.
     let commit = bound(&mut a);
@@ -383,6 +377,8 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
         write: at(write),
         group_read: at(group_read),
         group_write: at(group_write),
+        place_read: at(place_read),
+        place_write: at(place_write),
         commit: at(commit),
         slow: at(slow),
         direct: at(direct),
@@ -413,8 +409,19 @@ pub fn tlb_entry(a: &mut Asm, to: super::asm::Reg) {
     a.alu_imm(Alu::And, B32, Rm::R(to), mask);
 }
 
+/// What a look-up does where the TLB does not know the range.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// Calls a Rust function.
+    Ask(u64),
+    /// Returns with CF set.
+    Carry,
+    /// As `Carry`, also for pages that are not to be cached.
+    NotCached,
+}
+
 /// The TLB behind the page caches, and the page walk behind that.
-fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, hop: u64, saved: Label) -> Label {
+fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) -> Label {
     let entry = bound(a);
     let (slow, fail, beside, sample) = (a.label(), a.label(), a.label(), a.label());
     for r in [RAX, RCX, RDX] {
@@ -452,10 +459,12 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, hop: u64, saved: Label
     a.movzx(B8, RDX, Rm::R(RDX));
     a.alu(Alu::Add, B64, RDX, Rm::R(RAX));
     a.alu_imm(Alu::Cmp, B64, Rm::R(RDX), 0x1000);
-    let in_place = write && callout.is_some();
+    let in_place = write && matches!(unknown, Unknown::Ask(_));
     a.jcc(Cond::A, if in_place { beside } else { slow });
-    a.alu_imm(Alu::Sub, B32, Rm::M(under(32, offset_of!(Frame, hops))), 1);
-    a.jcc(Cond::S, sample);
+    if unknown != Unknown::Carry {
+        a.alu_imm(Alu::Sub, B32, Rm::M(under(32, offset_of!(Frame, hops))), 1);
+        a.jcc(Cond::S, sample);
+    }
     a.load(B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
     a.load(
         B64,
@@ -470,7 +479,12 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, hop: u64, saved: Label
     a.alu_imm(Alu::Xor, B64, Rm::R(RCX), -1);
     a.alu(Alu::Or, B64, RCX, Rm::R(R14));
     // A group must be in the page cache.
-    a.jcc(Cond::Ns, if callout.is_some() { found } else { slow });
+    let uncached = if unknown == Unknown::NotCached {
+        slow
+    } else {
+        found
+    };
+    a.jcc(Cond::Ns, uncached);
     a.movzx(B16, RCX, Rm::R(R11));
     let (page, addend) = if write {
         (
@@ -499,6 +513,10 @@ fn lookup(a: &mut Asm, write: bool, callout: Option<u64>, hop: u64, saved: Label
     for r in [RDX, RCX, RAX] {
         a.pop(r);
     }
+    let callout = match unknown {
+        Unknown::Ask(function) => Some(function),
+        Unknown::Carry | Unknown::NotCached => None,
+    };
     if callout.is_none() {
         a.byte(0xf8); // CLC
     }

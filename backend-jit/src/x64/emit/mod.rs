@@ -10,6 +10,7 @@ mod exits;
 mod flags;
 mod memory;
 mod merge;
+mod strings;
 pub mod system;
 mod vector;
 mod x87;
@@ -380,6 +381,7 @@ impl Emit<'_> {
                 Some(n) => return Some(n),
                 None => self.wait(&op)?,
             },
+            C::String => self.string(at, to, &op)?,
             C::CheckPc => self.check_pc(&op)?,
             C::Jump => self.jump(&op)?,
             C::Branch => self.branch(&op)?,

@@ -74,12 +74,12 @@ const fn segment(seg: Seg) -> usize {
     st(offset_of!(CpuState, seg) + seg as usize * size_of::<Segment>())
 }
 
-const RFLAGS: usize = st(offset_of!(CpuState, rflags));
+pub(super) const RFLAGS: usize = st(offset_of!(CpuState, rflags));
 const CR4: usize = st(offset_of!(CpuState, cr4));
 const KERNEL_GS: usize = st(offset_of!(CpuState, msr) + offset_of!(Msrs, kernel_gs_base));
 
 /// A field of the vCPU, whose address is in S0.
-fn vcpu(offset: usize) -> Mem {
+pub(super) fn vcpu(offset: usize) -> Mem {
     Mem::at(S0, offset as i32)
 }
 
@@ -127,7 +127,7 @@ impl Emit<'_> {
         }
     }
 
-    fn load_vcpu(&mut self) {
+    pub(super) fn load_vcpu(&mut self) {
         self.a
             .load(Width::B64, S0, Rm::M(field(offset_of!(Frame, vcpu))));
     }

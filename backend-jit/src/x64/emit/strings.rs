@@ -1,0 +1,146 @@
+//! REP STOS and REP MOVS in place: most of a kernel's are short, lie within a page of RAM, and go upwards.
+
+use std::mem::offset_of;
+
+use ir::{Cond, Op, Rep, StringKind, StringOp, Width};
+use x86::{Gpr, PAGE_MASK, PAGE_SIZE, Seg, flags};
+
+use super::Emit;
+use super::system::{RFLAGS, vcpu};
+use crate::x64::asm::{Alu, Label, Mem, RCX, RDI, RSI, Reg, Rm, Section};
+use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
+use crate::x64::runtime::packed;
+
+impl Emit<'_> {
+    /// The string instruction that begins at op `at - 1`: in place if the ranges lie within a page each that the TLB knows,
+    /// else by the interpreter, before anything has changed.
+    pub(super) fn string(&mut self, at: usize, to: usize, op: &Op) -> Option<()> {
+        let what = StringOp::decode(op.sub)?;
+        let movs = what.kind == StringKind::Movs;
+        if what.rep != Rep::Rep || !(movs || what.kind == StringKind::Stos) || to != at + 1 {
+            return None;
+        }
+        let w = if self.code64 { Width::B64 } else { Width::B32 };
+        let seg = Seg::from_index(usize::from(what.seg))?;
+        let mode = self.cx.mode;
+        let flat = mode.flat(Seg::Es) && (!movs || mode.flat(seg));
+        if what.addr != w || !flat {
+            return None;
+        }
+        // Both ways find and leave the flags in memory.
+        self.clobber();
+        self.spill();
+        self.hf = false;
+        self.forget_checks();
+        let (slow, done) = (self.a.label(), self.a.label());
+        let scale = what.width.bytes().trailing_zeros() as u8;
+        let (stores, loads) = (self.range(Gpr::Rdi, true), self.range(Gpr::Rsi, false));
+
+        self.load_vcpu();
+        let rflags = Rm::M(vcpu(RFLAGS));
+        self.a.test_imm(Width::B32, rflags, flags::DF as i32);
+        self.a.jcc(Cond::Ne, slow);
+        self.a.test(w, Rm::R(RCX), RCX);
+        self.a.jcc(Cond::E, done);
+        let most = PAGE_SIZE as i32 >> scale;
+        self.a.alu_imm(Alu::Cmp, w, Rm::R(RCX), most);
+        self.a.jcc(Cond::A, slow);
+        self.host_place(w, &stores, scale, slow);
+        let behind = |base: Reg| Mem {
+            base,
+            index: Some((RCX, scale)),
+            disp: 0,
+        };
+        if movs {
+            let [place, source] = [0, 8].map(|n| field(offset_of!(Frame, string) + n));
+            self.a.store(Width::B64, place, S0);
+            self.host_place(w, &loads, scale, slow);
+            self.a.lea(w, S1, behind(RSI));
+            self.a.store(Width::B64, source, S1);
+            self.a.lea(w, S1, behind(RDI));
+            self.a.load(Width::B64, RSI, Rm::R(S0));
+            self.a.load(Width::B64, RDI, Rm::M(place));
+            self.a.rep(what.width, true);
+            self.a.load(Width::B64, RSI, Rm::M(source));
+        } else {
+            self.a.lea(w, S1, behind(RDI));
+            self.a.load(Width::B64, RDI, Rm::R(S0));
+            self.a.rep(what.width, false);
+        }
+        self.a.load(Width::B64, RDI, Rm::R(S1));
+        self.a.bind(done);
+
+        let old = self.a.section(Section::Cold);
+        self.a.bind(slow);
+        self.slow_op(at - 1, to).ok()?;
+        self.a.jmp(done);
+        self.a.section(old);
+        Some(())
+    }
+
+    fn range(&self, g: Gpr, write: bool) -> Range {
+        let cache = cached(self.user, g as usize);
+        let (page, addend) = if write {
+            (
+                offset_of!(PageCache, write_page),
+                offset_of!(PageCache, write_addend),
+            )
+        } else {
+            (
+                offset_of!(PageCache, read_page),
+                offset_of!(PageCache, read_addend),
+            )
+        };
+        Range {
+            reg: g as Reg,
+            page: field(cache + page),
+            addend: field(cache + addend),
+            packed: packed(cache, 1, 1, self.code64 && !self.user),
+            stub: if write {
+                self.stubs.place_write
+            } else {
+                self.stubs.place_read
+            },
+        }
+    }
+
+    /// The host address of a range of RCX elements into S0, if it is not too long for its page; S1 is lost.
+    fn host_place(&mut self, w: Width, range: &Range, scale: u8, slow: Label) {
+        let (q, mask) = (Width::B64, PAGE_MASK as i32);
+        self.a.load(Width::B32, S1, Rm::R(range.reg));
+        self.a.alu_imm(Alu::And, Width::B32, Rm::R(S1), mask);
+        let end = Mem {
+            base: S1,
+            index: Some((RCX, scale)),
+            disp: 0,
+        };
+        self.a.lea(Width::B32, S1, end);
+        self.a
+            .alu_imm(Alu::Cmp, Width::B32, Rm::R(S1), PAGE_SIZE as i32);
+        self.a.jcc(Cond::A, slow);
+        self.a.load(w, S0, Rm::R(range.reg));
+        self.a.load(q, S1, Rm::R(S0));
+        self.a.alu(Alu::Sub, q, S1, Rm::M(range.page));
+        self.a.alu_imm(Alu::Cmp, q, Rm::R(S1), mask);
+        let (miss, here) = (self.a.label(), self.a.label());
+        self.a.jcc(Cond::A, miss);
+        self.a.alu(Alu::Add, q, S0, Rm::M(range.addend));
+        self.a.bind(here);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(miss);
+        self.a.mov_imm(S1, u64::from(range.packed));
+        self.a.call(range.stub);
+        self.a.jcc(Cond::Ae, here);
+        self.a.jmp(slow);
+        self.a.section(old);
+    }
+}
+
+/// One side of a string instruction.
+struct Range {
+    reg: Reg,
+    page: Mem,
+    addend: Mem,
+    packed: u32,
+    stub: u32,
+}
