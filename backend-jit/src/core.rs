@@ -554,6 +554,7 @@ impl Core {
             ];
             let context = Context {
                 mode,
+                key: wanted.mode & !mode.bits() & !key::UNMERGED,
                 lin,
                 flags,
                 count: wanted.mode & key::COUNT != 0,

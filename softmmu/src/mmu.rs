@@ -121,6 +121,8 @@ impl Mmu {
     pub const OFFSET_TABLES: usize = offset_of!(Self, tables);
     /// Offset of the current [`MmuIndex`], one byte.
     pub const OFFSET_INDEX: usize = offset_of!(Self, index);
+    /// Offset of the privilege level as [`Mmu::set_cpl`] was told it, one byte.
+    pub const OFFSET_CPL: usize = offset_of!(Self, state) + offset_of!(PagingState, cpl);
     /// Offset of EFLAGS.AC as [`Mmu::set_ac`] was told it, one byte.
     pub const OFFSET_AC: usize = offset_of!(Self, state) + offset_of!(PagingState, ac);
     /// Offset of `map_gen`.

@@ -20,7 +20,7 @@ pub use iret::iret;
 pub use jump::far_jump;
 pub use ret::far_ret;
 pub(crate) use stack::{Frame, Stack};
-pub use syscall::{syscall, sysenter, sysexit, sysret};
+pub use syscall::{SYSRET_FLAGS, fast_code, fast_stack, syscall, sysenter, sysexit, sysret};
 
 #[cfg(test)]
 mod tests;

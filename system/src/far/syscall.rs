@@ -7,16 +7,16 @@ use crate::Vcpu;
 use crate::boundary::{NO_STEP, dr6};
 
 /// RFLAGS bits that SYSRET takes from R11.
-const SYSRET_FLAGS: u64 = 0x3c_7fd7;
+pub const SYSRET_FLAGS: u64 = 0x3c_7fd7;
 
-/// A flat code segment; exactly one of L and D is set.
-fn code(selector: u16, dpl: u8, long: bool) -> Segment {
+/// The flat code segment that these instructions load; exactly one of L and D is set.
+pub fn fast_code(selector: u16, dpl: u8, long: bool) -> Segment {
     let size = if long { attr::L } else { attr::DB };
     flat(selector, dpl, attr::CODE | attr::RW | attr::ACCESSED | size)
 }
 
-/// A flat stack segment.
-fn stack(selector: u16, dpl: u8) -> Segment {
+/// The flat stack segment that these instructions load.
+pub fn fast_stack(selector: u16, dpl: u8) -> Segment {
     flat(selector, dpl, attr::RW | attr::ACCESSED | attr::DB)
 }
 
@@ -40,8 +40,8 @@ pub fn syscall(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exception
     v.st.gpr[Gpr::R11 as usize] = image;
     let base = (v.st.msr.star >> 32) as u16;
     v.enter(
-        code(base & 0xfffc, 0, true),
-        stack(base.wrapping_add(8), 0),
+        fast_code(base & 0xfffc, 0, true),
+        fast_stack(base.wrapping_add(8), 0),
         v.st.msr.lstar,
     );
     v.set_rflags(image & !v.st.msr.fmask & !RF);
@@ -68,7 +68,11 @@ pub fn sysret(v: &mut Vcpu, _a: u64, _b: u64, c: u64) -> Result<u64, Exception> 
     let base = (v.st.msr.star >> 48) as u16;
     let cs = base.wrapping_add(if long { 16 } else { 0 }) | 3;
     let rip = if long { target } else { target & 0xffff_ffff };
-    v.enter(code(cs, 3, long), stack(base.wrapping_add(8) | 3, 3), rip);
+    v.enter(
+        fast_code(cs, 3, long),
+        fast_stack(base.wrapping_add(8) | 3, 3),
+        rip,
+    );
     let old = v.rflags();
     v.set_rflags(v.st.gpr[Gpr::R11 as usize] & SYSRET_FLAGS | FIXED);
     if v.st.rflags & TF != 0 {
@@ -90,8 +94,8 @@ pub fn sysenter(v: &mut Vcpu, _a: u64, _b: u64, _c: u64) -> Result<u64, Exceptio
     let width = if long { u64::MAX } else { 0xffff_ffff };
     v.st.gpr[Gpr::Rsp as usize] = v.st.msr.sysenter_esp & width;
     v.enter(
-        code(selector, 0, long),
-        stack(selector.wrapping_add(8), 0),
+        fast_code(selector, 0, long),
+        fast_stack(selector.wrapping_add(8), 0),
         v.st.msr.sysenter_eip & width,
     );
     let image = v.rflags();
@@ -114,8 +118,8 @@ pub fn sysexit(v: &mut Vcpu, _a: u64, _b: u64, c: u64) -> Result<u64, Exception>
     let cs = base.wrapping_add(if long { 32 } else { 16 });
     v.st.gpr[Gpr::Rsp as usize] = rsp & width;
     v.enter(
-        code(cs | 3, 3, long),
-        stack(cs.wrapping_add(8) | 3, 3),
+        fast_code(cs | 3, 3, long),
+        fast_stack(cs.wrapping_add(8) | 3, 3),
         rip & width,
     );
     v.sync_mmu();

@@ -186,8 +186,8 @@ impl Emit<'_> {
         Some(())
     }
 
-    /// Goes on at the guest address in r11.
-    fn leave_to(&mut self, released: i32) {
+    /// Goes on at the guest address in r11, in user or supervisor mode.
+    pub(super) fn leave_to(&mut self, released: i32, user: bool) {
         let number = self.cx.first[1] + self.indirects.len() as u32;
         self.indirects.push(Indirect {
             released,
@@ -201,7 +201,7 @@ impl Emit<'_> {
             .alu_imm(Alu::And, Width::B32, Rm::R(S0), JUMPS as i32 - 1);
         // Two words an entry.
         self.a.alu(Alu::Add, Width::B32, S0, Rm::R(S0));
-        let set = offset_of!(Frame, jumps) + usize::from(self.user) * JUMPS * size_of::<Jump>();
+        let set = offset_of!(Frame, jumps) + usize::from(user) * JUMPS * size_of::<Jump>();
         let slot = |offset: usize| Mem {
             base: RSP,
             index: Some((S0, 3)),
@@ -231,7 +231,7 @@ impl Emit<'_> {
         if w == Width::B32 {
             self.a.load(Width::B32, S1, Rm::R(S1));
         }
-        self.leave_to(released.unwrap_or(0));
+        self.leave_to(released.unwrap_or(0), self.user);
         Some(())
     }
 
@@ -272,7 +272,7 @@ impl Emit<'_> {
             return None;
         };
         self.a.lea(w, r, Mem::at(r, mem.disp));
-        self.leave_to(mem.disp);
+        self.leave_to(mem.disp, self.user);
         Some(ops.len())
     }
 

@@ -11,6 +11,7 @@ mod flags;
 mod memory;
 mod merge;
 mod strings;
+mod syscall;
 pub mod system;
 mod vector;
 mod x87;
@@ -32,6 +33,8 @@ pub use exits::{Exit, Indirect};
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub mode: Mode,
+    /// The engine's bits in the block's mode that blocks in other modes have too.
+    pub key: u64,
     /// Linear address of the first byte.
     pub lin: u64,
     /// Where the flags are on entry.

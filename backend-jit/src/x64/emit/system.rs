@@ -66,16 +66,16 @@ pub fn direct(ops: &[Op]) -> Option<Direct> {
     })
 }
 
-const fn st(offset: usize) -> usize {
+pub(super) const fn st(offset: usize) -> usize {
     offset_of!(Vcpu, st) + offset
 }
 
-const fn segment(seg: Seg) -> usize {
+pub(super) const fn segment(seg: Seg) -> usize {
     st(offset_of!(CpuState, seg) + seg as usize * size_of::<Segment>())
 }
 
 pub(super) const RFLAGS: usize = st(offset_of!(CpuState, rflags));
-const CR4: usize = st(offset_of!(CpuState, cr4));
+pub(super) const CR4: usize = st(offset_of!(CpuState, cr4));
 const KERNEL_GS: usize = st(offset_of!(CpuState, msr) + offset_of!(Msrs, kernel_gs_base));
 
 /// A field of the vCPU, whose address is in S0.
@@ -113,6 +113,8 @@ impl Emit<'_> {
                 self.pushf(op)?;
                 Some(1)
             }
+            HelperId::Syscall => self.syscall(at, to, op),
+            HelperId::Sysret if kernel && op.c == Operand::Imm(8) => self.sysret(at, to),
             HelperId::ReadSeg => {
                 let Operand::Imm(n) = op.a else { return None };
                 let seg = Seg::from_index(usize::try_from(n).ok()?)?;
@@ -133,7 +135,7 @@ impl Emit<'_> {
     }
 
     /// Changes RFLAGS.IF and what a poll stops for.
-    fn interrupt_flag(&mut self, on: bool) {
+    pub(super) fn interrupt_flag(&mut self, on: bool) {
         let (rflags, mask) = (
             Rm::M(vcpu(RFLAGS)),
             Rm::M(field(offset_of!(Frame, event_mask))),
@@ -197,15 +199,21 @@ impl Emit<'_> {
         self.a.store_imm(Width::B8, ac, i32::from(on));
         let at_index = Rm::M(vcpu(mmu + Mmu::OFFSET_INDEX));
         self.a.store_imm(Width::B8, at_index, index as i32);
+        self.use_tables(index);
+        self.go_on(next)?;
+        self.slow_way(slow, at, to)?;
+        Some(to - at)
+    }
+
+    /// Makes an index's tables the current ones. The vCPU is in S0; S1 is lost.
+    pub(super) fn use_tables(&mut self, index: MmuIndex) {
+        let mmu = offset_of!(Vcpu, mmu);
         for half in 0..2 {
             let table = mmu + Mmu::OFFSET_TABLES + (index as usize * 2 + half) * 8;
             self.a.load(Width::B64, S1, Rm::M(vcpu(table)));
             let data = vcpu(mmu + Mmu::OFFSET_DATA + half * 8);
             self.a.store(Width::B64, data, S1);
         }
-        self.go_on(next)?;
-        self.slow_way(slow, at, to)?;
-        Some(to - at)
     }
 
     /// Goes on where an exit says, without a look at the mode.
@@ -216,7 +224,12 @@ impl Emit<'_> {
     }
 
     /// The whole instruction by the interpreter, in the cold section; it is the block's last.
-    fn slow_way(&mut self, label: crate::x64::asm::Label, at: usize, to: usize) -> Option<()> {
+    pub(super) fn slow_way(
+        &mut self,
+        label: crate::x64::asm::Label,
+        at: usize,
+        to: usize,
+    ) -> Option<()> {
         let start = (0..at).rev().find(|i| self.ops[*i].code == OpCode::Insn)?;
         let old = self.a.section(Section::Cold);
         self.a.bind(label);
@@ -241,8 +254,15 @@ impl Emit<'_> {
         self.a.store(w, base, S1);
     }
 
-    /// What PUSHF pushes: status flags from the host's, the rest from the context, RF and VM clear.
+    /// What PUSHF pushes.
     fn pushf(&mut self, op: &Op) -> Option<()> {
+        self.flags_image();
+        self.finish(Width::B64, op.dst, S1)
+    }
+
+    /// RFLAGS as software sees it into S1, but RF and VM clear, and the vCPU's address into S0: status flags from the
+    /// host's, the rest from the context.
+    pub(super) fn flags_image(&mut self) {
         self.host_flags();
         self.a.byte(0x9c); // PUSHFQ
         self.a.pop(S1);
@@ -264,8 +284,8 @@ impl Emit<'_> {
         self.a.load(Width::B32, S0, Rm::M(vcpu(RFLAGS)));
         self.a.alu_imm(Alu::And, Width::B32, Rm::R(S0), !away);
         self.a.alu(Alu::Or, Width::B32, S1, Rm::R(S0));
+        self.load_vcpu();
         self.a
             .alu_imm(Alu::Or, Width::B32, Rm::R(S1), flags::FIXED as i32);
-        self.finish(Width::B64, op.dst, S1)
     }
 }

@@ -416,6 +416,7 @@ mod tests {
             let mut asm = Asm::default();
             let context = Context {
                 mode,
+                key: 0,
                 lin: 0x8000,
                 flags: None,
                 count: false,
