@@ -668,11 +668,15 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
     load_all(a);
     a.push_mem(f(offset_of!(Frame, ret)));
     a.bind(ready);
-    a.load(B64, R14, Rm::M(va));
-    a.alu_imm(Alu::And, B32, Rm::R(R14), x86::flags::STATUS as i32);
-    a.alu_imm(Alu::Or, B32, Rm::R(R14), 0x202);
-    a.push(R14);
-    a.byte(0x9d); // POPFQ
+    // POPFQ would take several times as long.
+    a.load(B64, R11, Rm::R(RAX));
+    a.load(B32, RAX, Rm::M(va));
+    a.bit_imm(B32, 4, Rm::R(RAX), x86::flags::OF.trailing_zeros() as u8); // BT
+    a.raw(&[0x88, 0xc4]); // MOV AH, AL
+    a.setcc(Cond::B, Rm::R(RAX));
+    a.alu_imm(Alu::Add, B8, Rm::R(RAX), 0x7f); // OF
+    a.byte(0x9e); // SAHF
+    a.load(B64, RAX, Rm::R(R11));
     a.ret();
     entry
 }
