@@ -177,6 +177,7 @@ pub struct Core {
     pub features: Features,
     pub switches: Switches,
     asm: Asm,
+    parts: emit::Parts,
     pub spare: Option<ir::Block>,
     page_numbers: AddressMap<(u64, u64), u32>,
     variants: AddressMap<(u64, u64), u8>,
@@ -206,6 +207,7 @@ impl Core {
             features,
             switches: Switches::ALL,
             asm: Asm::default(),
+            parts: emit::Parts::default(),
             spare: None,
             page_numbers: AddressMap::default(),
             variants: AddressMap::default(),
@@ -571,7 +573,8 @@ impl Core {
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,
                 check,
             };
-            let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context) else {
+            let parts = std::mem::take(&mut self.parts);
+            let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context, parts) else {
                 self.asm = asm;
                 return None;
             };
@@ -689,6 +692,7 @@ impl Core {
             pages,
         };
         self.asm = asm;
+        self.parts = compiled.recycle();
         let key = if own.flags_dead {
             Key { flags: 0, ..wanted }
         } else {

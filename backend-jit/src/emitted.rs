@@ -10,7 +10,7 @@ use crate::callouts;
 use crate::core::MAX_INSNS;
 use crate::dump::{Names, lines};
 use crate::x64::asm::{Asm, Section};
-use crate::x64::emit::{Context, emit};
+use crate::x64::emit::{Context, Parts, emit};
 use crate::x64::runtime;
 
 /// Linear address that the guest's code is translated for.
@@ -43,6 +43,7 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
     ir::opt::run(&mut block, Switches::ALL);
     let context = Context {
         mode,
+        key: 0,
         lin: LIN,
         flags: None,
         count: false,
@@ -56,7 +57,7 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
         check: None,
     };
     let mut asm = Asm::default();
-    emit(&mut asm, &stubs, &block, context).ok()?;
+    emit(&mut asm, &stubs, &block, context, Parts::default()).ok()?;
     let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
     let (hot, cold) = memory.alloc(lens.0, lens.1)?;
     let (hot_bytes, cold_bytes) = asm.link(hot, cold);

@@ -1,7 +1,5 @@
 //! The table of translated blocks: by key, by guest page, by place in code memory.
 
-use std::collections::BTreeMap;
-
 use softmmu::{CodeHit, CodeSpan, CodeStamp, GuestRam};
 use x86::{AddressMap, PAGE_SIZE, PhysAddr};
 
@@ -67,8 +65,6 @@ pub struct Blocks<T> {
     all: Vec<Info<T>>,
     by_key: AddressMap<Key, BlockId>,
     pages: AddressMap<u64, Page>,
-    /// Start of each piece of code, hot or cold.
-    places: BTreeMap<u32, BlockId>,
     /// Blocks that became stale, ever.
     pub invalidations: u64,
 }
@@ -79,7 +75,6 @@ impl<T> Default for Blocks<T> {
             all: Vec::new(),
             by_key: AddressMap::default(),
             pages: AddressMap::default(),
-            places: BTreeMap::new(),
             invalidations: 0,
         }
     }
@@ -116,7 +111,7 @@ impl<T> Blocks<T> {
         BlockId(self.all.len() as u32)
     }
 
-    /// Puts in a block; one with the same key is not found any more.
+    /// Puts in a block, in the order in which `CodeMemory` has given room; one with the same key is not found any more.
     pub fn insert(&mut self, info: Info<T>) -> BlockId {
         let id = self.next_id();
         self.by_key.insert(info.key, id);
@@ -136,22 +131,27 @@ impl<T> Blocks<T> {
                 .blocks
                 .push(id);
         }
-        self.places.insert(info.hot.0, id);
-        if info.cold.1 != 0 {
-            self.places.insert(info.cold.0, id);
-        }
+        debug_assert!(
+            self.all
+                .last()
+                .is_none_or(|last| last.hot.0 < info.hot.0 && last.cold.0 >= info.cold.0),
+            "not in the order of CodeMemory::alloc"
+        );
         self.all.push(info);
         id
     }
 
     /// The block whose code holds an offset.
     pub fn at(&self, offset: u32) -> Option<BlockId> {
-        let (_, id) = self.places.range(..=offset).next_back()?;
-        let info = self.get(*id);
-        [info.hot, info.cold]
-            .iter()
-            .any(|(start, len)| offset.wrapping_sub(*start) < *len)
-            .then_some(*id)
+        let within = |(start, len): (u32, u32)| offset.wrapping_sub(start) < len;
+        // Hot parts ascend, cold parts descend.
+        let hot = self.all.partition_point(|info| info.hot.0 <= offset);
+        let cold = self.all.partition_point(|info| info.cold.0 > offset);
+        if let Some(n) = hot.checked_sub(1).filter(|n| within(self.all[*n].hot)) {
+            return Some(BlockId(n as u32));
+        }
+        let info = self.all.get(cold)?;
+        within(info.cold).then_some(BlockId(cold as u32))
     }
 
     /// Forgets all blocks.

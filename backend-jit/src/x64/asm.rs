@@ -111,10 +111,52 @@ pub struct Mark {
     current: usize,
 }
 
+/// The bytes of a section; room is made before it is needed, so that pieces of a fixed size can be written at once.
+#[derive(Default)]
+struct Bytes {
+    room: Vec<u8>,
+    len: usize,
+}
+
+impl Bytes {
+    /// Appends the first `n` of some bytes.
+    fn put<const N: usize>(&mut self, bytes: [u8; N], n: usize) {
+        let end = self.len + N;
+        if end > self.room.len() {
+            self.grow(end);
+        }
+        self.room[self.len..end].copy_from_slice(&bytes);
+        self.len += n;
+    }
+
+    #[cold]
+    fn grow(&mut self, end: usize) {
+        self.room.resize((2 * end).max(4096), 0);
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.room[..self.len]
+    }
+}
+
+/// The parts of one instruction: prefixes and opcode (at most 8 bytes), ModRM, SIB, displacement.
+#[derive(Default)]
+struct Piece {
+    bytes: [u8; 16],
+    len: usize,
+}
+
+impl Piece {
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len & 15] = byte;
+        self.len += 1;
+    }
+}
+
 /// Code in the making.
 #[derive(Default)]
 pub struct Asm {
-    bytes: [Vec<u8>; 2],
+    bytes: [Bytes; 2],
     current: usize,
     labels: Vec<Option<(Section, u32)>>,
     fixups: Vec<Fixup>,
@@ -125,7 +167,7 @@ pub struct Asm {
 impl Asm {
     /// Forgets everything but its memory.
     pub fn clear(&mut self) {
-        self.bytes.iter_mut().for_each(Vec::clear);
+        self.bytes.iter_mut().for_each(|b| b.len = 0);
         self.labels.clear();
         self.fixups.clear();
         self.current = 0;
@@ -145,7 +187,7 @@ impl Asm {
     /// A state to which [`Asm::rewind`] can return.
     pub fn mark(&self) -> Mark {
         Mark {
-            bytes: [self.bytes[0].len(), self.bytes[1].len()],
+            bytes: [self.bytes[0].len, self.bytes[1].len],
             labels: self.labels.len(),
             fixups: self.fixups.len(),
             current: self.current,
@@ -155,7 +197,7 @@ impl Asm {
     /// Takes back what was emitted since the mark. Labels made before it must not have been bound since.
     pub fn rewind(&mut self, mark: &Mark) {
         for (bytes, len) in self.bytes.iter_mut().zip(mark.bytes) {
-            bytes.truncate(len);
+            bytes.len = len;
         }
         self.labels.truncate(mark.labels);
         self.fixups.truncate(mark.fixups);
@@ -180,12 +222,12 @@ impl Asm {
 
     /// Bytes in a section.
     pub fn len(&self, section: Section) -> u32 {
-        self.bytes[section as usize].len() as u32
+        self.bytes[section as usize].len as u32
     }
 
     /// Where the next byte goes.
     pub fn here(&self) -> u32 {
-        self.bytes[self.current].len() as u32
+        self.bytes[self.current].len as u32
     }
 
     pub fn label(&mut self) -> Label {
@@ -222,23 +264,25 @@ impl Asm {
                 Target::Label(label) => self.resolve(label, hot, cold),
             };
             let rel = target.wrapping_sub(base + fixup.at + 4);
-            self.bytes[fixup.section as usize][at..at + 4].copy_from_slice(&rel.to_le_bytes());
+            self.bytes[fixup.section as usize].room[at..at + 4].copy_from_slice(&rel.to_le_bytes());
         }
-        (&self.bytes[0], &self.bytes[1])
+        (self.bytes[0].get(), self.bytes[1].get())
     }
 
     // Raw parts.
 
     pub fn byte(&mut self, byte: u8) {
-        self.bytes[self.current].push(byte);
+        self.bytes[self.current].put([byte], 1);
     }
 
     pub fn raw(&mut self, bytes: &[u8]) {
-        self.bytes[self.current].extend_from_slice(bytes);
+        for byte in bytes {
+            self.byte(*byte);
+        }
     }
 
     fn imm32(&mut self, value: i32) {
-        self.raw(&value.to_le_bytes());
+        self.bytes[self.current].put(value.to_le_bytes(), 4);
     }
 
     fn imm(&mut self, w: Width, value: i32) {
@@ -251,8 +295,9 @@ impl Asm {
 
     /// Prefixes, opcode, ModRM, SIB and displacement. `byte_reg`: `reg` names an 8-bit register; `byte_rm`: `rm` does.
     fn form(&mut self, w: Width, opcode: &[u8], reg: Reg, rm: &Rm, byte_reg: bool, byte_rm: bool) {
+        let mut piece = Piece::default();
         if w == Width::B16 {
-            self.byte(0x66);
+            piece.byte(0x66);
         }
         let mut rex = if w == Width::B64 { 0x48 } else { 0 };
         rex |= (reg >> 3) << 2;
@@ -271,20 +316,27 @@ impl Asm {
             }
         }
         if rex != 0 || needed {
-            self.byte(0x40 | rex);
+            piece.byte(0x40 | rex);
         }
-        self.raw(opcode);
-        self.modrm(reg, rm);
+        for byte in opcode {
+            piece.byte(*byte);
+        }
+        self.operands(piece, reg, rm);
     }
 
+    /// ModRM, SIB and displacement.
     fn modrm(&mut self, reg: Reg, rm: &Rm) {
+        self.operands(Piece::default(), reg, rm);
+    }
+
+    fn operands(&mut self, mut piece: Piece, reg: Reg, rm: &Rm) {
         self.touch(reg);
-        if let Rm::R(r) = rm {
-            self.touch(*r);
-        }
         let reg = (reg & 7) << 3;
         match rm {
-            Rm::R(r) => self.byte(0xc0 | reg | r & 7),
+            Rm::R(r) => {
+                self.touch(*r);
+                piece.byte(0xc0 | reg | r & 7);
+            }
             Rm::M(m) => {
                 let base = m.base & 7;
                 let mode = if m.disp == 0 && base != 5 {
@@ -296,21 +348,22 @@ impl Asm {
                 };
                 if let Some((index, scale)) = m.index {
                     debug_assert_ne!(index, RSP, "RSP cannot be an index");
-                    self.byte(mode | reg | 4);
-                    self.byte(scale << 6 | (index & 7) << 3 | base);
+                    piece.byte(mode | reg | 4);
+                    piece.byte(scale << 6 | (index & 7) << 3 | base);
                 } else if base == 4 {
-                    self.byte(mode | reg | 4);
-                    self.byte(0x24);
+                    piece.byte(mode | reg | 4);
+                    piece.byte(0x24);
                 } else {
-                    self.byte(mode | reg | base);
+                    piece.byte(mode | reg | base);
                 }
                 match mode {
-                    0x40 => self.byte(m.disp as u8),
-                    0x80 => self.imm32(m.disp),
+                    0x40 => piece.byte(m.disp as u8),
+                    0x80 => m.disp.to_le_bytes().into_iter().for_each(|b| piece.byte(b)),
                     _ => {}
                 }
             }
         }
+        self.bytes[self.current].put(piece.bytes, piece.len);
     }
 
     /// An opcode whose low bit tells 8 bits from the rest.

@@ -100,8 +100,6 @@ pub struct Frame {
     /// The store that [`Frame::bounce`] holds.
     pub commit_lin: u64,
     pub commit_size: u64,
-    /// Where a string instruction in place goes, and what its source register is afterwards.
-    pub string: [u64; 2],
     pub fs_base: u64,
     pub gs_base: u64,
     pub flags: LazyFlags,
@@ -112,6 +110,8 @@ pub struct Frame {
     /// Guest r11, r14, r15.
     pub home: [u64; 3],
     pub temps: [u64; TEMPS],
+    /// Where a string instruction in place goes, and what its source register is afterwards.
+    pub string: [u64; 2],
     /// Where an access is made that cannot be made in place.
     pub bounce: Bounce,
     pub cached: [[PageCache; CACHED]; 2],

@@ -66,7 +66,7 @@ pub struct Stubs {
 
 impl Stubs {
     /// Each stub with its name.
-    pub fn names(self) -> [(&'static str, u32); 16] {
+    pub fn names(self) -> [(&'static str, u32); 18] {
         let Self {
             enter,
             link,
@@ -78,6 +78,8 @@ impl Stubs {
             write,
             group_read,
             group_write,
+            place_read,
+            place_write,
             commit,
             slow,
             direct,
@@ -96,6 +98,8 @@ impl Stubs {
             ("write", write),
             ("group_read", group_read),
             ("group_write", group_write),
+            ("place_read", place_read),
+            ("place_write", place_write),
             ("commit", commit),
             ("slow", slow),
             ("direct", direct),

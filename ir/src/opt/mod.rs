@@ -138,8 +138,6 @@ struct Scratch {
     facts: Vec<const_fold::Fact>,
     /// The addresses that temporaries hold.
     addresses: Vec<merge_addr::Address>,
-    /// Where temporaries are written.
-    written: Vec<u32>,
 }
 
 /// Makes a vector hold `len` times `value`.

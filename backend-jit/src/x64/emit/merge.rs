@@ -71,11 +71,12 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Finds them.
-    pub(super) fn of(ops: &[Op]) -> Self {
+    /// Finds them, in the memory of earlier ones.
+    pub(super) fn of(self, ops: &[Op]) -> Self {
         let mut epochs = [0u32; 16];
         let mut moved = [0i64; 16];
-        let mut members = Vec::new();
+        let mut members = self.members;
+        members.clear();
         for (n, op) in ops.iter().enumerate() {
             if let Some((gpr, disp, size, write, align)) = plain(op) {
                 members.push(Member {

@@ -97,6 +97,18 @@ pub struct Slow {
     pub x87: bool,
 }
 
+/// Vectors that one block after the other is translated with.
+#[derive(Default)]
+pub struct Parts {
+    sides: Vec<Side>,
+    exits: Vec<Exit>,
+    indirects: Vec<Indirect>,
+    slow: Vec<Slow>,
+    need: Vec<FlagSet>,
+    uses: Vec<u8>,
+    groups: merge::Groups,
+}
+
 /// A translated block, but for its place.
 pub struct Compiled {
     pub entry: Label,
@@ -111,6 +123,25 @@ pub struct Compiled {
     pub flags_dead: bool,
     /// Place of the displacement of the jump that is taken when the check fails (offset in the cold section).
     pub fail: Option<u32>,
+    rest: Parts,
+}
+
+impl Compiled {
+    /// What the next block may be translated with.
+    pub fn recycle(self) -> Parts {
+        let mut parts = Parts {
+            sides: self.sides,
+            exits: self.exits,
+            indirects: self.indirects,
+            slow: self.slow,
+            ..self.rest
+        };
+        parts.sides.clear();
+        parts.exits.clear();
+        parts.indirects.clear();
+        parts.slow.clear();
+        parts
+    }
 }
 
 /// Why a block cannot be translated.
@@ -179,6 +210,7 @@ pub fn emit(
     stubs: &Stubs,
     block: &Block,
     cx: Context<'_>,
+    parts: Parts,
 ) -> Result<Compiled, Unsuitable> {
     if usize::from(block.temps) > TEMPS {
         return Err(Unsuitable);
@@ -197,21 +229,17 @@ pub fn emit(
         state: cx.flags.map_or(State::Memory, State::Desc),
         hf: false,
         x87_live: false,
-        need: needs(block),
-        uses: uses(block),
+        need: needs(block, parts.need),
+        uses: uses(block, parts.uses),
         at: 0,
         insn: Insn::default(),
-        sides: Vec::new(),
-        exits: Vec::new(),
-        indirects: Vec::new(),
-        slow: Vec::new(),
+        sides: parts.sides,
+        exits: parts.exits,
+        indirects: parts.indirects,
+        slow: parts.slow,
         entry,
         here: super::asm::Mem::at(frame::S0, 0),
-        groups: if cx.merge {
-            merge::Groups::of(&block.ops)
-        } else {
-            merge::Groups::default()
-        },
+        groups: parts.groups.of(if cx.merge { &block.ops } else { &[] }),
         checked: [None; 16],
         held: merge::Held::default(),
     };
@@ -233,12 +261,19 @@ pub fn emit(
         slow: e.slow,
         flags_dead,
         fail,
+        rest: Parts {
+            need: e.need,
+            uses: e.uses,
+            groups: e.groups,
+            ..Parts::default()
+        },
     })
 }
 
 /// The flags that are looked at from each op on.
-fn needs(block: &Block) -> Vec<FlagSet> {
-    let mut need = vec![FlagSet::ALL; block.ops.len() + 1];
+fn needs(block: &Block, mut need: Vec<FlagSet>) -> Vec<FlagSet> {
+    need.clear();
+    need.resize(block.ops.len() + 1, FlagSet::ALL);
     for (i, op) in block.ops.iter().enumerate().rev() {
         let info = op.code.info();
         need[i] = if info.faults || info.terminal {
@@ -250,8 +285,10 @@ fn needs(block: &Block) -> Vec<FlagSet> {
     need
 }
 
-fn uses(block: &Block) -> Vec<u8> {
-    let mut uses = vec![0u8; usize::from(block.temps)];
+/// How often each temporary is read.
+fn uses(block: &Block, mut uses: Vec<u8>) -> Vec<u8> {
+    uses.clear();
+    uses.resize(usize::from(block.temps), 0);
     for op in &block.ops {
         for operand in reads(op) {
             if let Operand::Temp(t) = operand {

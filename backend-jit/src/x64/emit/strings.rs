@@ -51,6 +51,10 @@ impl Emit<'_> {
             index: Some((RCX, scale)),
             disp: 0,
         };
+        if w == Width::B32 {
+            // The host counts with all of it.
+            self.a.load(w, RCX, Rm::R(RCX));
+        }
         if movs {
             let [place, source] = [0, 8].map(|n| field(offset_of!(Frame, string) + n));
             self.a.store(Width::B64, place, S0);

@@ -390,7 +390,7 @@ impl Emit<'_> {
 mod tests {
     use super::{Form, encoding, form};
     use crate::x64::asm::Asm;
-    use crate::x64::emit::{Context, emit};
+    use crate::x64::emit::{Context, Parts, emit};
     use crate::x64::runtime::Stubs;
     use frontend_x86::{Features, Limits, Mode};
     use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic, OpCodeOperandKind, Register};
@@ -429,7 +429,13 @@ mod tests {
                 tlb: false,
                 check: None,
             };
-            let made = emit(&mut asm, &Stubs::default(), &block, context);
+            let made = emit(
+                &mut asm,
+                &Stubs::default(),
+                &block,
+                context,
+                Parts::default(),
+            );
             let Ok(made) = made else {
                 panic!("it is suitable");
             };
