@@ -10,6 +10,7 @@ mod exits;
 mod flags;
 mod memory;
 mod merge;
+mod pair;
 mod strings;
 mod syscall;
 pub mod system;
@@ -409,6 +410,7 @@ impl Emit<'_> {
             C::Store => self.store(&op)?,
             C::Rmw => self.rmw(&op)?,
             C::Cmpxchg => self.cmpxchg(&op)?,
+            C::CmpxchgPair => self.cmpxchg_pair(&op)?,
             C::ProbeWrite => self.probe(&op)?,
             C::VecLoad => return self.vec_load(at, to, &op),
             C::VecStore => self.vec_store(&op)?,
