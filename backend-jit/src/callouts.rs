@@ -340,7 +340,7 @@ fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
     }
     let mode = Mode::of(&v.st);
     let set = usize::from(mode.cpl() == 3);
-    if core.modes[set] != mode.bits() | unmasked(v) {
+    if f.modes[set] != mode.bits() | unmasked(v) {
         return false;
     }
     let jump = f.jumps[set][Frame::jump_slot(v.st.rip)];
@@ -348,7 +348,7 @@ fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
         return false;
     }
     core.stats.resumed += 1;
-    core.running = core.modes[set];
+    f.running = f.modes[set];
     f.ret = jump.code;
     true
 }

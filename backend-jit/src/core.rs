@@ -166,10 +166,6 @@ pub struct Core {
     /// `Vcpu::retired` as it will be when the budget is used up.
     pub end: u64,
     pub count: bool,
-    /// What the jump caches are good for: mode of supervisor and of user code.
-    pub modes: [u64; 2],
-    /// The mode of the code that runs.
-    pub running: u64,
     /// What is to be shown of blocks.
     pub dump: Dump,
     /// Where perf is told of code.
@@ -200,8 +196,6 @@ impl Core {
             stats: Stats::default(),
             end: 0,
             count: false,
-            modes: [u64::MAX; 2],
-            running: 0,
             dump: Dump::default(),
             perf: None,
             features,

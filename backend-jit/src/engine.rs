@@ -132,9 +132,9 @@ impl Jit {
         frame.follow(&v.mmu);
         let mut whole = mode.bits() | bits | callouts::unmasked(v);
         let mut set = usize::from(mode.cpl() == 3);
-        core.running = whole;
-        if core.modes[set] != whole {
-            core.modes[set] = whole;
+        frame.running = whole;
+        if frame.modes[set] != whole {
+            frame.modes[set] = whole;
             frame.jumps[set].fill(Jump::NONE);
         }
         let Found::Block(mut id) = core.find(v, frame, whole, None)? else {
@@ -155,7 +155,7 @@ impl Jit {
             let frame = area.get();
             v.st.mxcsr = frame.mxcsr;
             // It may have gone on in another mode.
-            whole = core.running;
+            whole = frame.running;
             let mode = mode_of(whole);
             set = usize::from(mode.cpl() == 3);
             let why = frame.exit;

@@ -122,6 +122,10 @@ pub struct Frame {
     /// For each linear page (by hash, low and high half): the number of the page pair that it is known to stand for.
     pub pages: [u32; LOW_PAGES + HIGH_PAGES],
     pub jumps: [[Jump; JUMPS]; 2],
+    /// What they are good for: the modes of supervisor and of user code.
+    pub modes: [u64; 2],
+    /// The mode of the code that runs.
+    pub running: u64,
     /// The host addresses of RAM and of its first page's code lines.
     pub ram: u64,
     pub lines: u64,
@@ -196,6 +200,7 @@ impl Area {
         let nowhere = area.nowhere.as_mut_ptr().expose_provenance() as u64;
         let f = area.get();
         f.nowhere = nowhere;
+        f.modes = [u64::MAX; 2];
         f.host_default_mxcsr = x86::MXCSR_RESET;
         f.forget_data();
         f.forget_jumps();

@@ -13,10 +13,10 @@ use x86::{CpuState, Gpr, Msrs, Seg, Segment, cr4, efer};
 
 use super::Emit;
 use super::system::{CR4, RFLAGS, segment, st, vcpu};
-use crate::core::{Core, key};
+use crate::core::key;
 use crate::x64::asm::{Alu, Label, Mem, RCX, Rm, Shift};
 use crate::x64::flags::State;
-use crate::x64::frame::{Frame, S0, S1, field, home};
+use crate::x64::frame::{Frame, S1, field, home};
 
 const EFER: usize = st(offset_of!(CpuState, efer));
 
@@ -134,12 +134,9 @@ impl Emit<'_> {
     fn check_target(&mut self, user: bool, slow: Label) {
         self.spill();
         self.hf = false;
-        let core = Rm::M(field(offset_of!(Frame, core)));
-        self.a.load(Width::B64, S0, core);
         self.a.mov_imm(S1, self.mode_at(user));
-        let known = offset_of!(Core, modes) + usize::from(user) * 8;
-        self.a
-            .alu(Alu::Cmp, Width::B64, S1, Rm::M(Mem::at(S0, known as i32)));
+        let known = field(offset_of!(Frame, modes) + usize::from(user) * 8);
+        self.a.alu(Alu::Cmp, Width::B64, S1, Rm::M(known));
         self.a.jcc(Cond::Ne, slow);
         self.load_vcpu();
         let enabled = Rm::M(vcpu(EFER));
@@ -197,10 +194,7 @@ impl Emit<'_> {
         }
         self.use_tables(index);
         self.a.mov_imm(S1, self.mode_at(cpl == 3));
-        let core = Rm::M(field(offset_of!(Frame, core)));
-        self.a.load(Width::B64, S0, core);
-        let running = Mem::at(S0, offset_of!(Core, running) as i32);
+        let running = field(offset_of!(Frame, running));
         self.a.store(Width::B64, running, S1);
-        self.load_vcpu();
     }
 }
