@@ -1,6 +1,6 @@
 //! Address newtypes: an effective, a linear and a physical address are never mixed up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::{Add, Sub};
@@ -77,9 +77,6 @@ address! {
 
 /// A table by addresses, or by keys made of them.
 pub type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
-
-/// A set of addresses.
-pub type AddressSet<K> = HashSet<K, BuildHasherDefault<AddressHasher>>;
 
 /// A hasher for addresses: one multiplication a word, whose upper bits then stir the lower ones.
 #[derive(Default)]

@@ -9,9 +9,7 @@ pub mod msr;
 mod segment;
 mod state;
 
-pub use addr::{
-    AddressHasher, AddressMap, AddressSet, EffAddr, LinAddr, PAGE_MASK, PAGE_SIZE, PhysAddr,
-};
+pub use addr::{AddressHasher, AddressMap, EffAddr, LinAddr, PAGE_MASK, PAGE_SIZE, PhysAddr};
 pub use control::{cr0, cr4, efer, xcr0};
 pub use exception::{Exception, vector};
 pub use segment::{Seg, Segment, TableReg, attr};
