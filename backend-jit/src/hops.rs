@@ -64,7 +64,7 @@ impl Core {
         if info.own.tlb || info.stale || info.own.checked.is_some() {
             return;
         }
-        info.own.hops += 1;
+        info.own.hops = info.own.hops.saturating_add(1);
         if info.own.hops >= SEEN && crate::core::mode_of(info.key.mode).cpl() == 3 {
             self.hops.places.insert((info.key.lin, info.key.phys), ());
             self.make_again(id);
