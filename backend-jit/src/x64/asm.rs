@@ -161,7 +161,7 @@ pub struct Asm {
     labels: Vec<Option<(Section, u32)>>,
     fixups: Vec<Fixup>,
     /// See [`Asm::moment`].
-    touched: u32,
+    touched: [u32; 2],
 }
 
 impl Asm {
@@ -175,13 +175,24 @@ impl Asm {
 
     /// Changes whenever r14 may have: what it was found to hold at a moment holds as long as that stays the same.
     pub fn moment(&self) -> u32 {
-        self.touched
+        self.touched[0]
+    }
+
+    /// As [`Asm::moment`], for r11.
+    pub fn moment_r11(&self) -> u32 {
+        self.touched[1]
     }
 
     fn touch(&mut self, reg: Reg) {
-        if reg == R14 {
-            self.touched += 1;
+        match reg {
+            R14 => self.touched[0] += 1,
+            R11 => self.touched[1] += 1,
+            _ => {}
         }
+    }
+
+    fn touch_all(&mut self) {
+        self.touched.iter_mut().for_each(|n| *n += 1);
     }
 
     /// A state to which [`Asm::rewind`] can return.
@@ -202,7 +213,7 @@ impl Asm {
         self.labels.truncate(mark.labels);
         self.fixups.truncate(mark.fixups);
         self.current = mark.current;
-        self.touched += 1;
+        self.touch_all();
     }
 
     /// Goes on in another section; the one before.
@@ -236,7 +247,7 @@ impl Asm {
     }
 
     pub fn bind(&mut self, label: Label) {
-        self.touched += 1;
+        self.touch_all();
         self.labels[label.0 as usize] = Some((self.which(), self.here()));
     }
 
@@ -710,14 +721,14 @@ impl Asm {
     }
 
     pub fn call(&mut self, target: impl Into<Target>) {
-        self.touched += 1;
+        self.touch_all();
         self.byte(0xe8);
         self.rel32(target.into());
     }
 
     /// CALL through a register or memory.
     pub fn call_rm(&mut self, rm: Rm) {
-        self.touched += 1;
+        self.touch_all();
         self.form(Width::B32, &[0xff], 2, &rm, false, false);
     }
 

@@ -24,12 +24,26 @@ pub enum Src {
 /// An operation and its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Desc {
-    /// Add, Sub or Logic.
+    /// Add, Sub, Logic; Inc and Dec, whose carry is in the frame's `flags`.
     pub op: FlagOp,
     pub width: Width,
     pub a: Src,
     /// `Reg` or `Imm`.
     pub b: Src,
+}
+
+/// A comparison with memory: host flags are saved by its operands, as long as they are there. That is much cheaper than
+/// PUSHFQ.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared {
+    /// Sub or Logic.
+    pub op: FlagOp,
+    pub width: Width,
+    /// The second operand of Sub: a register of the host that is a guest's, or a constant. The first, or the result of
+    /// Logic, is in r11.
+    pub b: Src,
+    /// When r11 was written: see `Asm::moment_r11`.
+    pub moment: u32,
 }
 
 /// Where the flags are.
@@ -78,7 +92,7 @@ impl Desc {
         if packed & 1 == 0 {
             return None;
         }
-        let ops = [FlagOp::Add, FlagOp::Sub, FlagOp::Logic];
+        let ops = [FlagOp::Add, FlagOp::Sub, FlagOp::Inc, FlagOp::Dec];
         let op = *ops
             .iter()
             .find(|op| **op as u64 == packed >> 1 & 31)
@@ -117,7 +131,10 @@ impl Desc {
         };
         LazyFlags {
             kind: flag_kind(self.op, self.width),
-            c: 0,
+            c: match self.op {
+                FlagOp::Inc | FlagOp::Dec => v.flags.c,
+                _ => 0,
+            },
             a: a & self.width.mask(),
             b: b & self.width.mask(),
         }
@@ -139,7 +156,13 @@ mod tests {
             Src::Minus(Gpr::Rsp),
             Src::Plus(Gpr::R9),
         ];
-        for op in [FlagOp::Add, FlagOp::Sub, FlagOp::Logic] {
+        for op in [
+            FlagOp::Add,
+            FlagOp::Sub,
+            FlagOp::Logic,
+            FlagOp::Inc,
+            FlagOp::Dec,
+        ] {
             for width in Width::ALL {
                 for a in sources {
                     for b in [Src::Reg(Gpr::Rdi), Src::Imm(7)] {

@@ -662,6 +662,22 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
             a.bind(next);
         }
     }
+    for op in [FlagOp::Dec, FlagOp::Inc] {
+        for w in [B64, B32] {
+            let next = a.label();
+            a.alu_imm(Alu::Cmp, B32, Rm::M(kind), flag_kind(op, w).cast_signed());
+            a.jcc(Cond::Ne, next);
+            // From the value before; the carry first, which they keep.
+            let dec = op == FlagOp::Dec;
+            a.load(B64, R14, Rm::M(va));
+            a.lea(B64, R14, Mem::at(R14, if dec { 1 } else { -1 }));
+            let carry = Mem::at(RSP, (flags + offset_of!(LazyFlags, c)) as i32);
+            a.bit_imm(B32, 4, Rm::M(carry), 0);
+            a.incdec(w, Rm::R(R14), dec);
+            a.ret();
+            a.bind(next);
+        }
+    }
     let image_kind = flag_kind(FlagOp::Image, B64).cast_signed();
     let ready = a.label();
     a.alu_imm(Alu::Cmp, B32, Rm::M(kind), image_kind);

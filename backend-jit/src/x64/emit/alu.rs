@@ -370,6 +370,14 @@ impl Emit<'_> {
 
     pub(super) fn unary(&mut self, op: &Op) -> Option<()> {
         let w = op.width;
+        let steps = matches!(op.code, OpCode::Inc | OpCode::Dec) && !op.flags.is_empty();
+        if steps
+            && self.need[self.at + 1].contains(FlagSet::C)
+            && let Operand::Reg(g) = op.dst
+            && op.a == op.dst
+        {
+            return self.step_keeping_carry(op, g);
+        }
         if op.code == OpCode::Not {
             self.preserve(op.dst);
         } else {
@@ -395,6 +403,30 @@ impl Emit<'_> {
         if op.code != OpCode::Not {
             self.flags_set(op, None);
         }
+        Some(())
+    }
+
+    /// INC and DEC where the carry is still wanted: it stays in memory, and the rest follows from the register, so that a
+    /// loop over them saves and fetches nothing.
+    fn step_keeping_carry(&mut self, op: &Op, g: Gpr) -> Option<()> {
+        let w = op.width;
+        self.keep_carry();
+        let to = self.target(op.dst, S1);
+        if to == S1 {
+            self.fetch(w, S1, op.a)?;
+        }
+        let dec = op.code == OpCode::Dec;
+        self.a.incdec(w, Rm::R(to), dec);
+        self.finish(w, op.dst, to)?;
+        let desc = Desc {
+            op: if dec { FlagOp::Dec } else { FlagOp::Inc },
+            width: w,
+            a: Src::Reg(g),
+            b: Src::Imm(0),
+        };
+        self.flags_set(op, Some(desc));
+        self.hf = false;
+        self.no_carry = Some(self.a.here());
         Some(())
     }
 

@@ -8,7 +8,7 @@ use system::{FlagOp, LazyFlags, flag_kind};
 
 use super::Emit;
 use crate::x64::asm::{Alu, Mem, Rm};
-use crate::x64::flags::{Desc, Src, State};
+use crate::x64::flags::{Compared, Desc, Src, State};
 use crate::x64::frame::{Frame, S1, field, home};
 
 fn word(offset: usize) -> Mem {
@@ -40,14 +40,53 @@ impl Emit<'_> {
     pub(super) fn spill(&mut self) {
         match self.state {
             State::Memory => {}
-            State::Host => {
-                self.a.byte(0x9c); // PUSHFQ
-                self.a.pop_mem(word(offset_of!(LazyFlags, a)));
-                self.image_kind();
-            }
+            State::Host => match self.compared() {
+                Some(compared) => self.store_compared(compared),
+                None => {
+                    self.a.byte(0x9c); // PUSHFQ
+                    self.a.pop_mem(word(offset_of!(LazyFlags, a)));
+                    self.image_kind();
+                }
+            },
             State::Desc(desc) => self.store_desc(&desc),
         }
         self.state = State::Memory;
+    }
+
+    /// What the flags in the host's can be saved by, if it is still there.
+    pub(super) fn compared(&self) -> Option<Compared> {
+        self.compared
+            .filter(|c| self.state == State::Host && c.moment == self.a.moment_r11())
+    }
+
+    fn store_compared(&mut self, compared: Compared) {
+        let w = compared.width;
+        self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
+        let b = word(offset_of!(LazyFlags, b));
+        match compared.b {
+            Src::Imm(n) => self.store_b(w, n),
+            Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
+                if w != Width::B64 {
+                    self.a.store_imm(Width::B64, Rm::M(b), 0);
+                }
+                if let Rm::R(r) = home(g) {
+                    self.a.store(w, b, r);
+                }
+            }
+        }
+        self.kind(flag_kind(compared.op, w));
+    }
+
+    /// Brings a constant to where the second operand is kept, without changing flags.
+    fn store_b(&mut self, w: Width, n: i32) {
+        let n = i64::from(n).cast_unsigned() & w.mask();
+        let to = word(offset_of!(LazyFlags, b));
+        if let Ok(small) = i32::try_from(n.cast_signed()) {
+            self.a.store_imm(Width::B64, Rm::M(to), small);
+        } else {
+            self.a.mov_imm(S1, n);
+            self.a.store(Width::B64, to, S1);
+        }
     }
 
     /// What the frame holds is an image of RFLAGS.
@@ -62,29 +101,33 @@ impl Emit<'_> {
 
     fn store_desc(&mut self, desc: &Desc) {
         let w = desc.width;
-        self.operand_a(desc);
+        if !matches!(desc.a, Src::Reg(_)) {
+            self.operand_a(desc);
+        }
         match desc.a {
+            Src::Reg(g) => match home(g) {
+                Rm::R(r) if w == Width::B64 => {
+                    self.a.store(w, word(offset_of!(LazyFlags, a)), r);
+                }
+                place => {
+                    self.a.movzx(w, S1, place);
+                    self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
+                }
+            },
             Src::Imm(n) => {
                 let n = i64::from(n).cast_unsigned() & w.mask();
                 self.a.mov_imm(S1, n);
             }
             // 32 bits are zero-extended already where they were computed.
             Src::Minus(_) | Src::Plus(_) if w >= Width::B32 => {}
-            _ => self.a.movzx(w, S1, Rm::R(S1)),
+            Src::Minus(_) | Src::Plus(_) => self.a.movzx(w, S1, Rm::R(S1)),
         }
-        self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
-        if desc.op != FlagOp::Logic {
+        if !matches!(desc.a, Src::Reg(_)) {
+            self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
+        }
+        if matches!(desc.op, FlagOp::Add | FlagOp::Sub) {
             match desc.b {
-                Src::Imm(n) => {
-                    let n = i64::from(n).cast_unsigned() & w.mask();
-                    let to = word(offset_of!(LazyFlags, b));
-                    if let Ok(small) = i32::try_from(n.cast_signed()) {
-                        self.a.store_imm(Width::B64, Rm::M(to), small);
-                    } else {
-                        self.a.mov_imm(S1, n);
-                        self.a.store(Width::B64, to, S1);
-                    }
-                }
+                Src::Imm(n) => self.store_b(w, n),
                 Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
                     self.a.movzx(w, S1, home(g));
                     self.a.store(Width::B64, word(offset_of!(LazyFlags, b)), S1);
@@ -130,6 +173,16 @@ impl Emit<'_> {
 
     fn rebuild(&mut self, desc: &Desc) {
         let w = desc.width;
+        if let (FlagOp::Inc | FlagOp::Dec, Src::Reg(g)) = (desc.op, desc.a) {
+            // From the value before; the carry first, which they keep.
+            let dec = desc.op == FlagOp::Dec;
+            self.a.load(Width::B64, S1, home(g));
+            self.a
+                .lea(Width::B64, S1, Mem::at(S1, if dec { 1 } else { -1 }));
+            self.carry_back();
+            self.a.incdec(w, Rm::R(S1), dec);
+            return;
+        }
         let first = match desc.a {
             Src::Reg(g) => match home(g) {
                 Rm::R(r) if desc.op != FlagOp::Add => r,
@@ -178,8 +231,28 @@ impl Emit<'_> {
                 return cond;
             }
         }
+        if !cond.flags().contains(FlagSet::C) && self.no_carry == Some(self.a.here()) {
+            return cond;
+        }
         self.host_flags();
         cond
+    }
+
+    /// The carry from where INC and DEC keep it into the host's.
+    pub(super) fn carry_back(&mut self) {
+        let carry = Rm::M(word(offset_of!(LazyFlags, c)));
+        self.a.bit_imm(Width::B32, 4, carry, 0);
+    }
+
+    /// Keeps the carry where INC and DEC leave it.
+    pub(super) fn keep_carry(&mut self) {
+        if matches!(self.state, State::Desc(d) if matches!(d.op, FlagOp::Inc | FlagOp::Dec)) {
+            return;
+        }
+        self.host_flags();
+        let carry = Rm::M(word(offset_of!(LazyFlags, c)));
+        self.a.store_imm(Width::B32, carry, 0);
+        self.a.setcc(Cond::B, carry);
     }
 
     /// As [`Emit::condition`], before an op that writes `dst`.
@@ -208,6 +281,7 @@ impl Emit<'_> {
             return;
         }
         self.hf = true;
+        self.compared = None;
         self.state = desc.map_or(State::Host, State::Desc);
     }
 

@@ -9,10 +9,11 @@ use super::alu::{host_alu, host_shift};
 use super::bits::bit_extension;
 use super::{Emit, Kind};
 use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
-use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
+use crate::x64::flags::{Compared, Src};
+use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field, home};
 use crate::x64::runtime::{packed, tlb_entry};
 use softmmu::TlbEntry;
-use system::LazyFlags;
+use system::{FlagOp, LazyFlags};
 
 /// The page cache entries that are no register's.
 mod entry {
@@ -391,22 +392,7 @@ impl Emit<'_> {
                 self.access(&mem, size, false, Kind::default())?;
                 self.at = at + 1;
                 self.before_flags(next, FlagSet::NONE);
-                let cmp = next.code == C::Sub;
-                if let Some(n) = self.imm(w, next.b) {
-                    if cmp {
-                        self.a.alu_imm(Alu::Cmp, w, Rm::M(self.here), n);
-                    } else {
-                        self.a.test_imm(w, Rm::M(self.here), n);
-                    }
-                } else {
-                    let second = self.register(w, S1, next.b)?;
-                    if cmp {
-                        self.a.alu_to(Alu::Cmp, w, Rm::M(self.here), second);
-                    } else {
-                        self.a.test(w, Rm::M(self.here), second);
-                    }
-                }
-                self.flags_set(next, None);
+                self.compare_memory(next)?;
                 Some(Some(2))
             }
             C::Sub
@@ -432,6 +418,52 @@ impl Emit<'_> {
             }
             _ => Some(None),
         }
+    }
+
+    /// CMP or TEST of what is `here` with an operand. Where flags are likely to be saved, memory's part stays in r11.
+    fn compare_memory(&mut self, op: &Op) -> Option<()> {
+        let w = op.width;
+        let (logic, here) = (op.code == OpCode::And, Rm::M(self.here));
+        let imm = self.imm(w, op.b);
+        let kept = match (imm, op.b) {
+            _ if self.need[self.at + 1].is_empty() => None,
+            (Some(n), _) => Some(Src::Imm(n)),
+            (None, Operand::Reg(g)) if matches!(home(g), Rm::R(_)) => Some(Src::Reg(g)),
+            _ => None,
+        };
+        if let Some(b) = kept {
+            self.a.movzx(w, S1, here);
+            match (imm, self.place(op.b)) {
+                (Some(n), _) if logic => self.a.alu_imm(Alu::And, w, Rm::R(S1), n),
+                (Some(n), _) => self.a.alu_imm(Alu::Cmp, w, Rm::R(S1), n),
+                (None, Some(place)) if logic => self.a.alu(Alu::And, w, S1, place),
+                (None, Some(place)) => self.a.alu(Alu::Cmp, w, S1, place),
+                (None, None) => return None,
+            }
+            self.flags_set(op, None);
+            let moment = self.a.moment_r11();
+            self.compared = Some(Compared {
+                op: if logic { FlagOp::Logic } else { FlagOp::Sub },
+                width: w,
+                b: if logic { Src::Imm(0) } else { b },
+                moment,
+            });
+            return Some(());
+        }
+        match imm {
+            Some(n) if logic => self.a.test_imm(w, here, n),
+            Some(n) => self.a.alu_imm(Alu::Cmp, w, here, n),
+            None => {
+                let second = self.register(w, S1, op.b)?;
+                if logic {
+                    self.a.test(w, here, second);
+                } else {
+                    self.a.alu_to(Alu::Cmp, w, here, second);
+                }
+            }
+        }
+        self.flags_set(op, None);
+        Some(())
     }
 
     /// As [`Emit::preserve`], for what op `at` will write.
@@ -663,8 +695,7 @@ impl Emit<'_> {
     }
 
     fn restore_carry(&mut self) {
-        let carry = field(offset_of!(Frame, flags) + offset_of!(LazyFlags, c));
-        self.a.bit_imm(Width::B32, 4, Rm::M(carry), 0);
+        self.carry_back();
     }
 
     pub(super) fn cmpxchg(&mut self, op: &Op) -> Option<()> {

@@ -23,7 +23,7 @@ use ir::{Block, FlagSet, Op, OpCode, Operand, Width};
 use x86::Gpr;
 
 use super::asm::{Asm, Label, Reg, Rm, Section};
-use super::flags::{Desc, State};
+use super::flags::{Compared, Desc, Src, State};
 use super::frame::{self, S1, TEMPS, home};
 use super::runtime::Stubs;
 
@@ -186,6 +186,10 @@ pub(super) struct Emit<'a> {
     checked: [Option<merge::Checked>; 16],
     /// What S0 holds.
     held: merge::Held,
+    /// What the host's flags can be saved by.
+    compared: Option<Compared>,
+    /// Where in hot code the host's flags are the guest's but for the carry.
+    no_carry: Option<u32>,
 }
 
 /// Whether blocks of a mode can be translated.
@@ -243,6 +247,8 @@ pub fn emit(
         groups: parts.groups.of(if cx.merge { &block.ops } else { &[] }),
         checked: [None; 16],
         held: merge::Held::default(),
+        compared: None,
+        no_carry: None,
     };
     e.guard(guarded, stale);
     e.a.bind(entry);
@@ -346,6 +352,8 @@ impl Emit<'_> {
                 self.a.rewind(&mark.asm);
                 self.state = mark.state;
                 self.hf = mark.hf;
+                self.compared = None;
+                self.no_carry = None;
                 self.checked = mark.checked;
                 self.x87_live = mark.x87_live;
                 self.sides.truncate(mark.lens[0]);
@@ -614,6 +622,9 @@ impl Emit<'_> {
         let (Operand::Reg(g) | Operand::High(g)) = dst else {
             return;
         };
+        if self.compared.is_some_and(|c| c.b == Src::Reg(g)) {
+            self.compared = None;
+        }
         if let State::Desc(desc) = self.state
             && desc.uses(g)
         {
