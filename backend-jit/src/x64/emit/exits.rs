@@ -9,3 +9,309 @@ use super::{Emit, Kind};
 use crate::x64::asm::{Alu, Label, Mem, RSP, Rm, Section, Shift};
 use crate::x64::flags::{Compared, Desc, State};
 use crate::x64::frame::{Frame, JUMPS, Jump, S0, S1, field};
+
+/// Bytes at a block's entry that are a jump while it is stale.
+const FIRST: u32 = 5;
+
+/// A direct exit.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    /// Place of the displacement in hot code (offset in the section): it leads to the stub, or to a block that takes the
+    /// flags as they are.
+    pub hot: u32,
+    /// Place of the displacement in the stub (offset in the cold section), behind what brings the flags into memory.
+    pub stub: u32,
+    /// Linear address where the guest goes on.
+    pub target: u64,
+    /// Where the flags are at `hot`; `None`: in memory.
+    pub flags: Option<Desc>,
+    /// The flags are in memory at `hot` or follow from `flags`: a block that wants them so may be linked there.
+    pub direct: bool,
+    /// The block that it leads to merges no accesses.
+    pub unmerged: bool,
+}
+
+/// An indirect exit.
+#[derive(Clone, Copy, Debug)]
+pub struct Indirect {
+    /// What RSP has grown by: taken back when the target is not canonical.
+    pub released: i32,
+    /// Offset and number of the instruction, and instructions done with it.
+    pub delta: u16,
+    pub ord: u16,
+}
+
+impl Emit<'_> {
+    /// The entry for jumps from other pages: is the code's page still mapped where the block was made for?
+    pub(super) fn guard(&mut self, guarded: Label, stale: Label) {
+        let old = self.a.section(Section::Cold);
+        self.a.bind(guarded);
+        let miss = self.a.label();
+        let mut any = false;
+        for (slot, number) in self.cx.guards.into_iter().flatten() {
+            let at = field(offset_of!(Frame, pages) + slot * 4);
+            self.a
+                .alu_imm(Alu::Cmp, Width::B32, Rm::M(at), number.cast_signed());
+            self.a.jcc(Cond::Ne, miss);
+            any = true;
+        }
+        self.a.jmp(self.entry);
+        self.a.bind(miss);
+        if any {
+            self.a.mov_imm(S1, u64::from(self.cx.id));
+            self.a.jmp(self.stubs.page);
+        }
+        self.a.bind(stale);
+        self.a.mov_imm(S1, u64::from(self.cx.id));
+        self.a.jmp(self.stubs.stale);
+        self.a.section(old);
+    }
+
+    /// At the start of blocks that can close a cycle: is an event up, or the budget used up?
+    /// Whether it may stop there.
+    pub(super) fn poll(&mut self) -> bool {
+        let back = self.ops.iter().any(|op| match op.code {
+            OpCode::Jump => matches!(op.a, Operand::Pc(d) if d <= 0),
+            OpCode::Branch | OpCode::BranchNz => [op.a, op.b]
+                .iter()
+                .any(|o| matches!(o, Operand::Pc(d) if *d <= 0)),
+            OpCode::JumpTo => true,
+            _ => false,
+        });
+        let stop = self.a.label();
+        if back {
+            self.a
+                .load(Width::B64, S1, Rm::M(field(offset_of!(Frame, event_word))));
+            self.a.load(Width::B32, S1, Rm::M(Mem::at(S1, 0)));
+            self.a
+                .test(Width::B32, Rm::M(field(offset_of!(Frame, event_mask))), S1);
+            self.a.jcc(Cond::Ne, stop);
+        }
+        let budget = Rm::M(field(offset_of!(Frame, budget)));
+        let insns = self.block.insns as i32;
+        let short = self.a.label();
+        if self.cx.count {
+            self.a.alu_imm(Alu::Sub, Width::B64, budget, insns);
+            self.a.jcc(Cond::L, short);
+        }
+        if back || self.cx.count {
+            let old = self.a.section(Section::Cold);
+            if self.cx.count {
+                self.a.bind(short);
+                self.a.alu_imm(Alu::Add, Width::B64, budget, insns);
+            }
+            if back {
+                self.a.bind(stop);
+            }
+            self.a.mov_imm(S1, u64::from(self.cx.id));
+            self.a.jmp(self.stubs.poll);
+            self.a.section(old);
+        }
+        back || self.cx.count
+    }
+
+    /// One way out: `branch` emits the jump to the stub and says where its displacement is.
+    pub(super) fn way_out(&mut self, target: u64, branch: impl FnOnce(&mut Self, Label) -> u32) {
+        // The first bytes are overwritten when the block becomes stale: no displacement may lie there.
+        while self.a.here() < FIRST {
+            self.a.byte(0x90);
+        }
+        let stub = self.a.label();
+        let state = self.state;
+        let compared = self.compared();
+        let hot = branch(self, stub);
+        let number = self.cx.first[0] + self.exits.len() as u32;
+        let old = self.a.section(Section::Cold);
+        self.a.bind(stub);
+        let hf = self.hf;
+        // Nothing but the branch was emitted since.
+        self.compared = compared.map(|c| Compared {
+            moment: self.a.moment_r11(),
+            ..c
+        });
+        self.spill();
+        let unlinked = self.a.label();
+        let place = self.a.jmp(unlinked);
+        self.a.bind(unlinked);
+        self.a.mov_imm(S1, u64::from(number));
+        self.a.jmp(self.stubs.link);
+        self.a.section(old);
+        self.state = state;
+        self.hf = hf;
+        // What follows in hot code has not seen the stub.
+        self.compared = compared.map(|c| Compared {
+            moment: self.a.moment_r11(),
+            ..c
+        });
+        self.exits.push(Exit {
+            hot,
+            stub: place,
+            target,
+            flags: match state {
+                State::Desc(desc) => Some(desc),
+                State::Memory | State::Host => None,
+            },
+            direct: state != State::Host,
+            unmerged: false,
+        });
+    }
+
+    pub(super) fn exit_target(&self, operand: Operand, width: Width) -> Option<u64> {
+        let Operand::Pc(delta) = operand else {
+            return None;
+        };
+        let pc = self.pc(delta);
+        match width {
+            Width::B64 => Some(pc),
+            Width::B32 => Some(pc & 0xffff_ffff),
+            Width::B8 | Width::B16 => None,
+        }
+    }
+
+    pub(super) fn jump(&mut self, op: &Op) -> Option<()> {
+        let target = self.exit_target(op.a, op.width)?;
+        self.way_out(target, |e, stub| e.a.jmp(stub));
+        Some(())
+    }
+
+    pub(super) fn branch(&mut self, op: &Op) -> Option<()> {
+        let taken = self.exit_target(op.a, op.width)?;
+        let other = self.exit_target(op.b, op.width)?;
+        let cond = self.condition(op.cond());
+        self.way_out(taken, |e, stub| e.a.jcc(cond, stub));
+        self.way_out(other, |e, stub| e.a.jmp(stub));
+        Some(())
+    }
+
+    pub(super) fn branch_nz(&mut self, op: &Op) -> Option<()> {
+        let taken = self.exit_target(op.a, op.width)?;
+        let other = self.exit_target(op.b, op.width)?;
+        // The width is the instruction pointer's; the operand has it too.
+        self.clobber_for_call();
+        match self.place(op.c)? {
+            Rm::R(r) => self.a.test(op.width, Rm::R(r), r),
+            memory @ Rm::M(_) => self.a.alu_imm(Alu::Cmp, op.width, memory, 0),
+        }
+        self.way_out(taken, |e, stub| e.a.jcc(Cond::Ne, stub));
+        self.way_out(other, |e, stub| e.a.jmp(stub));
+        Some(())
+    }
+
+    /// Goes on at the guest address in r11, in user or supervisor mode.
+    pub(super) fn leave_to(&mut self, released: i32, user: bool) {
+        let number = self.cx.first[1] + self.indirects.len() as u32;
+        self.indirects.push(Indirect {
+            released,
+            delta: self.insn.delta,
+            ord: self.insn.ord,
+        });
+        // See `Frame::jump_slot`.
+        self.a.rorx(Width::B64, S0, Rm::R(S1), 12);
+        self.a.alu(Alu::Xor, Width::B32, S0, Rm::R(S1));
+        self.a
+            .alu_imm(Alu::And, Width::B32, Rm::R(S0), JUMPS as i32 - 1);
+        // Two words an entry.
+        self.a.alu(Alu::Add, Width::B32, S0, Rm::R(S0));
+        let set = offset_of!(Frame, jumps) + usize::from(user) * JUMPS * size_of::<Jump>();
+        let slot = |offset: usize| Mem {
+            base: RSP,
+            index: Some((S0, 3)),
+            disp: (offset + set) as i32,
+        };
+        let miss = self.a.label();
+        self.a
+            .alu(Alu::Cmp, Width::B64, S1, Rm::M(slot(offset_of!(Jump, rip))));
+        self.a.jcc(Cond::Ne, miss);
+        self.a.jmp_rm(Rm::M(slot(offset_of!(Jump, code))));
+        let old = self.a.section(Section::Cold);
+        self.a.bind(miss);
+        self.a.store(Width::B64, field(offset_of!(Frame, ret)), S1);
+        self.a.mov_imm(S1, u64::from(number));
+        self.a.jmp(self.stubs.indirect);
+        self.a.section(old);
+    }
+
+    pub(super) fn jump_to(&mut self, op: &Op, released: Option<i32>) -> Option<()> {
+        let w = op.width;
+        if w < Width::B32 || (self.code64 && w != Width::B64) {
+            return None;
+        }
+        self.spill();
+        self.hf = false;
+        self.fetch(w, S1, op.a)?;
+        if w == Width::B32 {
+            self.a.load(Width::B32, S1, Rm::R(S1));
+        }
+        self.leave_to(released.unwrap_or(0), self.user);
+        Some(())
+    }
+
+    /// RET: the target stays in a register, and the jump cache, which holds only good targets, checks it.
+    pub(super) fn ret_pattern(&mut self, at: usize, to: usize) -> Option<usize> {
+        let ops = self.ops.get(at..to)?;
+        let (load, rest) = ops.split_first()?;
+        let (check, rest) = match rest.split_first() {
+            Some((op, more)) if op.code == OpCode::CheckPc => (true, more),
+            _ => (false, rest),
+        };
+        let [lea, jump] = rest else { return None };
+        let mem = lea.mem?;
+        let rsp = Operand::Reg(Gpr::Rsp);
+        let w = load.width;
+        let fits = load.code == OpCode::Load
+            && load.dst.temp().is_some()
+            && lea.code == OpCode::Lea
+            && lea.dst == rsp
+            && mem.base == rsp
+            && mem.index == Operand::None
+            && lea.width == w
+            && jump.code == OpCode::JumpTo
+            && jump.a == load.dst
+            && jump.width == w
+            && check == self.code64
+            && w == if self.code64 { Width::B64 } else { Width::B32 };
+        if !fits {
+            return None;
+        }
+        self.spill();
+        self.hf = false;
+        self.access(&load.mem?, u32::from(w.bytes()), false, Kind::default())?;
+        self.a.movzx(w, S1, Rm::M(self.here));
+        self.at = at + ops.len() - 2;
+        // No flag follows from RSP: they are in memory.
+        let Rm::R(r) = self.place(rsp)? else {
+            return None;
+        };
+        self.a.lea(w, r, Mem::at(r, mem.disp));
+        self.leave_to(mem.disp, self.user);
+        Some(ops.len())
+    }
+
+    /// A near transfer's target must be canonical.
+    pub(super) fn check_pc(&mut self, op: &Op) -> Option<()> {
+        if op.b.is_some() {
+            return None;
+        }
+        if !self.code64 {
+            // Every 32-bit offset is inside.
+            return (op.width == Width::B32).then_some(());
+        }
+        self.clobber();
+        let w = Width::B64;
+        self.fetch(w, S1, op.a)?;
+        self.a.load(w, S0, Rm::R(S1));
+        self.a.shift_imm(Shift::Shl, w, Rm::R(S0), 16);
+        self.a.shift_imm(Shift::Sar, w, Rm::R(S0), 16);
+        self.a.alu(Alu::Cmp, w, S0, Rm::R(S1));
+        let (odd, good) = (self.a.label(), self.a.label());
+        self.a.jcc(Cond::Ne, odd);
+        self.a.bind(good);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(odd);
+        // The interpreter knows whether it is canonical after all, and what to do if not.
+        self.a.call(self.stubs.interpret);
+        self.side(Kind::default());
+        self.a.section(old);
+        Some(())
+    }
+}

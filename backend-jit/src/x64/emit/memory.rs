@@ -122,7 +122,7 @@ impl Emit<'_> {
         self.clobber();
         let w = Width::B64;
         let base = self.near(mem);
-        let hops = self.hops(mem.base);
+        let hops = self.hops(mem.base, mem.index);
         if let Some(base) = base {
             let to = if hops { S0 } else { S1 };
             self.a.lea(w, to, asm::Mem::at(base, mem.disp));
@@ -232,9 +232,10 @@ impl Emit<'_> {
     }
 
     /// Whether accesses through a register go by the TLB: where they hop from page to page, what was used last says
-    /// little. The stack does not hop.
-    pub(super) fn hops(&self, base: Operand) -> bool {
-        self.user && self.cx.tlb && base != Operand::Reg(Gpr::Rsp)
+    /// little. The stack does not hop, but a table there may.
+    pub(super) fn hops(&self, base: Operand, index: Operand) -> bool {
+        let stack = base == Operand::Reg(Gpr::Rsp) && index == Operand::None;
+        self.user && self.cx.tlb && !stack
     }
 
     /// Finds the TLB entry (S1) of the address in S0, and leaves its distance from the page there. Goes to `miss` with

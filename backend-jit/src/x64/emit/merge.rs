@@ -294,7 +294,7 @@ impl Emit<'_> {
         };
         let (miss, here) = (self.a.label(), self.a.label());
         let length = (high - low) as i32;
-        let hops = self.hops(Operand::Reg(first.gpr));
+        let hops = self.hops(Operand::Reg(first.gpr), Operand::None);
         let mut holds = addend;
         if hops {
             lowest(self, S0);
