@@ -42,9 +42,9 @@ pub struct Indirect {
 }
 
 impl Emit<'_> {
-    /// The entry for jumps from other pages: is the code's page still mapped where the block was made for?
+    /// The entry for jumps from other pages: is the code's page still mapped where the block was made for? Then the entry
+    /// for the others.
     pub(super) fn guard(&mut self, guarded: Label, stale: Label) {
-        let old = self.a.section(Section::Cold);
         self.a.bind(guarded);
         let miss = self.a.label();
         let mut any = false;
@@ -55,9 +55,11 @@ impl Emit<'_> {
             self.a.jcc(Cond::Ne, miss);
             any = true;
         }
-        self.a.jmp(self.entry);
-        self.a.bind(miss);
+        self.entry_at = self.a.here();
+        self.a.bind(self.entry);
+        let old = self.a.section(Section::Cold);
         if any {
+            self.a.bind(miss);
             self.a.mov_imm(S1, u64::from(self.cx.id));
             self.a.jmp(self.stubs.page);
         }
@@ -113,7 +115,7 @@ impl Emit<'_> {
     /// One way out: `branch` emits the jump to the stub and says where its displacement is.
     pub(super) fn way_out(&mut self, target: u64, branch: impl FnOnce(&mut Self, Label) -> u32) {
         // The first bytes are overwritten when the block becomes stale: no displacement may lie there.
-        while self.a.here() < FIRST {
+        while self.a.here() < self.entry_at + FIRST {
             self.a.byte(0x90);
         }
         let stub = self.a.label();

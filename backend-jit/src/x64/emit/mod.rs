@@ -184,6 +184,8 @@ pub(super) struct Emit<'a> {
     groups: merge::Groups,
     /// For each register, the range that has been checked.
     checked: [Option<merge::Checked>; 16],
+    /// Where the entry is in hot code.
+    entry_at: u32,
     /// What S0 holds.
     held: merge::Held,
     /// What the host's flags can be saved by.
@@ -246,12 +248,12 @@ pub fn emit(
         here: super::asm::Mem::at(frame::S0, 0),
         groups: parts.groups.of(if cx.merge { &block.ops } else { &[] }),
         checked: [None; 16],
+        entry_at: 0,
         held: merge::Held::default(),
         compared: None,
         no_carry: None,
     };
     e.guard(guarded, stale);
-    e.a.bind(entry);
     let fail = cx.check.as_ref().map(|check| e.check(check, stale));
     let polls = e.poll();
     e.instructions()?;
