@@ -75,14 +75,21 @@ pub struct Bounce(pub [u64; 8]);
 /// See the module's text.
 #[repr(C, align(64))]
 pub struct Frame {
-    pub vcpu: *mut Vcpu,
-    /// The engine whose code runs.
-    pub core: *mut crate::core::Core,
-    pub host_rsp: u64,
+    // What hot code names most has the first 128 bytes: a displacement of one byte reaches them.
     /// The vCPU's event word, and which of its bits stop it.
     pub event_word: u64,
     pub event_mask: u32,
     pub mxcsr: u32,
+    pub flags: LazyFlags,
+    /// Guest r11, r14, r15.
+    pub home: [u64; 3],
+    /// The page caches of the stack pointer, supervisor's and user's.
+    pub stack: [PageCache; 2],
+
+    pub vcpu: *mut Vcpu,
+    /// The engine whose code runs.
+    pub core: *mut crate::core::Core,
+    pub host_rsp: u64,
     /// Instructions that may still be completed, where they are counted.
     pub budget: i64,
     /// A linear address, and what comes back for it.
@@ -102,13 +109,10 @@ pub struct Frame {
     pub commit_size: u64,
     pub fs_base: u64,
     pub gs_base: u64,
-    pub flags: LazyFlags,
     /// Not 0: the guest's x87 registers are in the host's x87, and the context's are old.
     pub x87_live: u32,
     /// What FRSTOR loads and FNSAVE stores.
     pub x87_image: [u8; 112],
-    /// Guest r11, r14, r15.
-    pub home: [u64; 3],
     pub temps: [u64; TEMPS],
     /// Where a string instruction in place goes, and what its source register is afterwards.
     pub string: [u64; 2],
@@ -238,6 +242,7 @@ impl Frame {
             write_addend: addend,
         };
         self.cached = [[empty; CACHED]; 2];
+        self.stack = [empty; 2];
     }
 
     /// Empties the jump caches.
@@ -309,5 +314,8 @@ pub const fn temp(n: usize) -> Mem {
 
 /// The page cache entry `n` of user (`user`) or supervisor code.
 pub const fn cached(user: bool, n: usize) -> usize {
+    if n == Gpr::Rsp as usize {
+        return offset_of!(Frame, stack) + user as usize * size_of::<PageCache>();
+    }
     offset_of!(Frame, cached) + (user as usize * CACHED + n) * size_of::<PageCache>()
 }
