@@ -26,7 +26,7 @@ pub struct Options {
     pub single: bool,
     /// All code is treated as code that keeps changing: for tests.
     pub changing: bool,
-    /// All user code goes by the TLB: for tests.
+    /// All code goes by the TLB: for tests.
     pub hops: bool,
     /// What is shown of the blocks made.
     pub dump: crate::Dump,

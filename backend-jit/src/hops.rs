@@ -65,7 +65,7 @@ impl Core {
             return;
         }
         info.own.hops = info.own.hops.saturating_add(1);
-        if info.own.hops >= SEEN && crate::core::mode_of(info.key.mode).cpl() == 3 {
+        if info.own.hops >= SEEN {
             self.hops.places.insert((info.key.lin, info.key.phys), ());
             self.make_again(id);
         }

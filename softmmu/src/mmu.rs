@@ -134,9 +134,17 @@ impl Mmu {
     /// Offset of `watch_hits`.
     pub const OFFSET_WATCH_HITS: usize = offset_of!(Self, watch_hits);
 
-    /// Address of the table for user accesses to the lower half. It changes with the address space.
-    pub fn user_table(&self) -> u64 {
-        self.tables[MmuIndex::User as usize][0].addr() as u64
+    /// Addresses of three tables: for user accesses to the lower half, for a supervisor's to the lower half and to the
+    /// upper, as they are allowed while EFLAGS.AC is clear (so they are while it is set). They change with the address
+    /// space, with paging state, and when a table is made.
+    pub fn inline_tables(&self) -> [u64; 3] {
+        let supervisor = if self.state.cr4 & cr4::SMAP != 0 {
+            MmuIndex::SuperSmap
+        } else {
+            MmuIndex::Super
+        };
+        [(MmuIndex::User, 0), (supervisor, 0), (supervisor, 1)]
+            .map(|(index, half)| self.tables[index as usize][half].addr() as u64)
     }
 
     /// The MMU of vCPU `cpu` (below [`MAX_CPUS`]; each index once) after RESET. `maxphyaddr`: 32 to 52.

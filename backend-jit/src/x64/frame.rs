@@ -136,8 +136,8 @@ pub struct Frame {
     pub data_gen: u64,
     pub map_gen: u64,
     pub map_gen_high: u64,
-    /// The TLB table of user accesses to the lower half.
-    pub tlb: u64,
+    /// `Mmu::inline_tables`.
+    pub tlb: [u64; 3],
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
 }
@@ -254,7 +254,7 @@ impl Frame {
 
     /// Brings what translated code keeps of the MMU up to date: after anything that may have changed translations.
     pub fn follow(&mut self, mmu: &Mmu) {
-        self.tlb = mmu.user_table();
+        self.tlb = mmu.inline_tables();
         if self.data_gen != mmu.data_gen {
             self.data_gen = mmu.data_gen;
             self.forget_data();

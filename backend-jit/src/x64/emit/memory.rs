@@ -235,7 +235,7 @@ impl Emit<'_> {
     /// little. The stack does not hop, but a table there may.
     pub(super) fn hops(&self, base: Operand, index: Operand) -> bool {
         let stack = base == Operand::Reg(Gpr::Rsp) && index == Operand::None;
-        self.user && self.cx.tlb && !stack
+        self.cx.tlb && !stack
     }
 
     /// Finds the TLB entry (S1) of the address in S0, and leaves its distance from the page there. Goes to `miss` with
@@ -249,7 +249,13 @@ impl Emit<'_> {
         };
         let tag = asm::Mem::at(S1, tag as i32);
         tlb_entry(self.a, S1);
-        let table = Rm::M(field(offset_of!(Frame, tlb)));
+        // Supervisor code's accesses to the other half find nothing there.
+        let which = match (self.user, self.code64) {
+            (true, _) => 0,
+            (false, false) => 1,
+            (false, true) => 2,
+        };
+        let table = Rm::M(field(offset_of!(Frame, tlb) + which * 8));
         self.a.alu(Alu::Add, w, S1, table);
         self.a.alu(Alu::Sub, w, S0, Rm::M(tag));
         if align > 1 {
