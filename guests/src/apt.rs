@@ -127,13 +127,60 @@ impl Apt {
                 .args(["--print-uris", "download", package]),
             || (),
         )?;
-        let download = uri_line(&out);
+        let download = out.lines().find_map(uri_line);
         download.ok_or_else(|| {
             AptError::Failed(format!(
                 "{package} ({}) is in no package list",
                 self.arch.name()
             ))
         })
+    }
+
+    /// What the archive says of packages and all that they need on an empty system, together.
+    pub(crate) fn look_up_all(&self, packages: &[&str]) -> Result<Download, AptError> {
+        let (out, _) = run(self.install(packages).arg("--print-uris"), || ())?;
+        let size = out.lines().filter_map(uri_line).map(|d| d.size).sum();
+        Ok(Download { size })
+    }
+
+    /// Fetches packages and all that they need on an empty system into the empty folder `to`; their paths, sorted.
+    pub(crate) fn download_all(
+        &self,
+        packages: &[&str],
+        to: &Path,
+        at: impl Fn(u64),
+    ) -> Result<Vec<PathBuf>, AptError> {
+        let partial = to.join("partial"); // apt wants it
+        fs::create_dir_all(&partial)?;
+        let files = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        let size = || {
+            let all = files(to).chain(files(&partial));
+            all.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
+        };
+        let archives = format!("Dir::Cache::archives={}", to.display());
+        let mut command = self.install(packages);
+        command.args(["--download-only", "-o", &archives]);
+        run(&mut command, || at(size()))?;
+        let mut debs: Vec<PathBuf> = files(to)
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "deb"))
+            .collect();
+        debs.sort();
+        if debs.is_empty() {
+            return Err(AptError::Failed("apt-get left no package".into()));
+        }
+        Ok(debs)
+    }
+
+    /// The command that installs packages, to which an option must be added that keeps it from doing so.
+    fn install(&self, packages: &[&str]) -> Command {
+        let mut command = self.command("apt-get");
+        // dpkg's lock is the system's, and nothing is installed.
+        command.args(["-q", "-y", "--no-install-recommends"]);
+        command
+            .args(["-o", "Debug::NoLocking=1", "install"])
+            .args(packages);
+        command
     }
 
     /// Fetches a package's newest version into the empty folder `to`; its path. `at` is told how many bytes there are.
@@ -312,13 +359,11 @@ fn dependency(text: &str, prefix: &str) -> Option<String> {
 }
 
 /// Reads a line of `apt-get --print-uris`: 'URI' FILE SIZE HASH.
-fn uri_line(text: &str) -> Option<Download> {
-    text.lines().find_map(|line| {
-        let mut words = line.strip_prefix('\'')?.split(' ');
-        let (_, _, size) = (words.next()?, words.next()?, words.next()?);
-        Some(Download {
-            size: size.parse().ok()?,
-        })
+fn uri_line(line: &str) -> Option<Download> {
+    let mut words = line.strip_prefix('\'')?.split(' ');
+    let (_, _, size) = (words.next()?, words.next()?, words.next()?);
+    Some(Download {
+        size: size.parse().ok()?,
     })
 }
 
@@ -340,9 +385,9 @@ mod tests {
             Some("xen-hypervisor-4.17-amd64")
         );
         assert_eq!(dependency("  Depends: <virtual>\n", ""), None);
-        let line = "Reading...\n'http://d/p/a_1.deb' a_1%3a1_amd64.deb 928188 SHA256:3d3f\n";
+        let line = "'http://d/p/a_1.deb' a_1%3a1_amd64.deb 928188 SHA256:3d3f";
         assert_eq!(uri_line(line).unwrap().size, 928_188);
-        assert!(uri_line("E: no").is_none());
+        assert!(uri_line("Reading...").is_none() && uri_line("E: no").is_none());
         assert_eq!(summary("W: a\nE: Unable to\n"), "apt-get: Unable to");
         assert_eq!(summary(""), "");
     }

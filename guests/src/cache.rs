@@ -3,6 +3,7 @@
 //! ```text
 //! FOLDER/vmlinuz-cloud        a guest (see Guest::file)
 //! FOLDER/vmlinuz-cloud.sum    SHA-256, length and package, written by us; without it a file is taken as it is
+//! FOLDER/packages/NAME/       a set of packages (see PackageSet), and NAME.sum with the checksum of each
 //! FOLDER/apt/ARCH/            apt's lists and configuration
 //! FOLDER/tmp/                 what is being made; whoever holds the lock may empty it
 //! FOLDER/lock                 held while something is fetched
@@ -108,17 +109,27 @@ impl Cache {
         if self.offline {
             return Err(self.unobtainable(guest, self.reason(guest)));
         }
-        let progress = if self.silent {
-            Progress::Silent
-        } else {
-            Progress::new()
-        };
+        let progress = self.progress();
         let _lock = self.lock(&progress)?;
         // Another process may have done it meanwhile.
         if self.health(guest) != Health::Good {
             fetch::fetch(self, guest, &progress)?;
         }
         Ok(path)
+    }
+
+    /// Whether nothing may be fetched.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.offline
+    }
+
+    /// How a fetch shows itself.
+    pub(crate) fn progress(&self) -> Progress {
+        if self.silent {
+            Progress::Silent
+        } else {
+            Progress::new()
+        }
     }
 
     /// Why a guest must be fetched, when nothing may be.
@@ -164,13 +175,13 @@ impl Cache {
         if good { Health::Good } else { Health::Damaged }
     }
 
-    fn cache_error(path: &Path) -> impl FnOnce(io::Error) -> GuestError {
+    pub(crate) fn cache_error(path: &Path) -> impl FnOnce(io::Error) -> GuestError {
         let path = path.to_owned();
         move |error| GuestError::Cache { path, error }
     }
 
     /// Makes the folder and takes its lock, which lasts as long as the returned file.
-    fn lock(&self, progress: &Progress) -> Result<File, GuestError> {
+    pub(crate) fn lock(&self, progress: &Progress) -> Result<File, GuestError> {
         fs::create_dir_all(&self.folder).map_err(Self::cache_error(&self.folder))?;
         let path = self.folder.join("lock");
         let file = File::options()
@@ -245,7 +256,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// SHA-256 of a file.
-fn checksum(path: &Path) -> io::Result<String> {
+pub(crate) fn checksum(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];

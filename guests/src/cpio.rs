@@ -95,6 +95,14 @@ impl Cpio {
         self
     }
 
+    /// Makes `usr` a link to the root, if nothing is there yet.
+    pub(crate) fn usr_is_root(&mut self) -> &mut Self {
+        if self.dirs.insert("usr".to_owned()) {
+            self.entry("usr", kind::LINK | 0o777, (0, 0), b".");
+        }
+        self
+    }
+
     /// A character device.
     pub fn char_device(
         &mut self,

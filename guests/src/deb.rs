@@ -177,9 +177,51 @@ fn scan(deb: &Path, searches: &mut [Search]) -> io::Result<()> {
     Ok(())
 }
 
+/// What a package puts at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A regular file.
+    File { permissions: u32, bytes: Vec<u8> },
+    /// A symbolic link. A hard link is one to the absolute path of its file.
+    Link(String),
+}
+
+/// Reads all files and links of a package whose path, without the leading slash, is to be kept: in the package's order.
+pub(crate) fn contents(
+    deb: &Path,
+    keep: impl Fn(&str) -> bool,
+) -> io::Result<Vec<(String, Content)>> {
+    let mut archive = tar::Archive::new(data(File::open(deb)?)?);
+    let mut found = Vec::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = plain(&entry.path()?);
+        if !keep(&path) {
+            continue;
+        }
+        let kind = entry.header().entry_type();
+        let content = match (kind, entry.link_name()?) {
+            (tar::EntryType::Symlink, Some(to)) => Content::Link(to.to_string_lossy().into_owned()),
+            (tar::EntryType::Link, Some(to)) => Content::Link(format!("/{}", plain(&to))),
+            _ if !kind.is_file() => continue,
+            _ if entry.size() > LIMIT => {
+                return Err(invalid(format!("{path} has {} bytes", entry.size())));
+            }
+            _ => {
+                let permissions = entry.header().mode()? & 0o7777;
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes)?;
+                Content::File { permissions, bytes }
+            }
+        };
+        found.push((path, content));
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::extract;
+    use super::{Content, contents, extract};
     use crate::decompress::tests::{gz, sample, xz, zst};
     use std::fs;
     use std::path::PathBuf;
@@ -327,6 +369,29 @@ pub(crate) mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("no Debian package")
+        );
+    }
+
+    #[test]
+    fn all_that_is_kept() {
+        let folder = Folder::new("contents");
+        let path = folder.0.join("x.deb");
+        let files: &[(&str, &[u8])] = &[
+            ("usr/bin/x", b"program"),
+            ("usr/share/doc/x", b"no"),
+            ("usr/bin/y@", b"x"),
+        ];
+        fs::write(&path, package(files, xz, ".xz")).unwrap();
+        let program = Content::File {
+            permissions: 0o644,
+            bytes: b"program".to_vec(),
+        };
+        assert_eq!(
+            contents(&path, |p| !p.starts_with("usr/share/")).unwrap(),
+            [
+                ("usr/bin/x".into(), program),
+                ("usr/bin/y".into(), Content::Link("x".into()))
+            ]
         );
     }
 }

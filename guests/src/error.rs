@@ -31,4 +31,14 @@ pub enum GuestError {
         /// Where it belongs.
         path: PathBuf,
     },
+    /// Packages are not there and could not be fetched.
+    #[error(
+        "cannot get Debian packages ({what}): {why}; make apt-get work (network, package sources)"
+    )]
+    Packages {
+        /// Their names.
+        what: String,
+        /// Why fetching failed.
+        why: String,
+    },
 }

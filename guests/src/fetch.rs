@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::cache::{Cache, Health};
 use crate::deb;
 use crate::decompress;
 use crate::error::GuestError;
-use crate::guest::{Guest, Package, Source};
+use crate::guest::{Arch, Guest, Package, Source};
+use crate::packages::PackageSet;
 use crate::progress::Progress;
 use crate::vmlinux::vmlinux;
 
@@ -60,26 +62,62 @@ fn from_package(
     package: Package,
     progress: &Progress,
 ) -> Result<(), GuestError> {
-    let apt = match Apt::new(&cache.folder().join("apt"), package.arch) {
+    retry(
+        cache,
+        package.arch,
+        |apt, anew| try_package(cache, guest, package, apt, anew, progress),
+        |why| cache.unobtainable(guest, why),
+    )
+}
+
+/// Fetches packages and all that they need; their paths in the temporary folder. The caller holds the cache's lock.
+pub(crate) fn fetch_all(
+    cache: &Cache,
+    set: &PackageSet,
+    progress: &Progress,
+) -> Result<Vec<PathBuf>, GuestError> {
+    retry(
+        cache,
+        Arch::Amd64,
+        |apt, anew| {
+            with_lists(apt, anew, progress, || {
+                let size = apt.look_up_all(set.packages)?.size;
+                progress.step(&format!("fetching packages: {}", set.name), size);
+                let tmp = cache.empty_tmp()?;
+                let at = |bytes: u64| progress.at(bytes.min(size));
+                Ok(apt.download_all(set.packages, &tmp, at)?)
+            })
+        },
+        |why| cache.no_packages(set, why),
+    )
+}
+
+/// Makes attempts with an apt; `attempt` is told whether lists are to be fetched even if they are young, for they may
+/// name a package that is gone.
+fn retry<T>(
+    cache: &Cache,
+    arch: Arch,
+    attempt: impl Fn(&Apt, bool) -> Result<T, Failure>,
+    unobtainable: impl Fn(String) -> GuestError,
+) -> Result<T, GuestError> {
+    let apt = match Apt::new(&cache.folder().join("apt"), arch) {
         Ok(apt) => apt,
-        Err(AptError::Impossible(why) | AptError::Failed(why)) => {
-            return Err(cache.unobtainable(guest, why));
-        }
+        Err(AptError::Impossible(why) | AptError::Failed(why)) => return Err(unobtainable(why)),
     };
     let mut why = String::new();
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            thread::sleep(Duration::from_secs(u64::from(attempt)));
+    for count in 0..ATTEMPTS {
+        if count > 0 {
+            thread::sleep(Duration::from_secs(u64::from(count)));
         }
-        match try_package(cache, guest, package, &apt, attempt > 0, progress) {
-            Ok(()) => return Ok(()),
+        match attempt(&apt, count > 0) {
+            Ok(got) => return Ok(got),
             Err(Failure::Cache(e)) => return Err(e),
-            Err(Failure::Apt(AptError::Impossible(w))) => return Err(cache.unobtainable(guest, w)),
+            Err(Failure::Apt(AptError::Impossible(w))) => return Err(unobtainable(w)),
             // The first reason is the best: what follows it is often a consequence.
             Err(Failure::Apt(AptError::Failed(w))) => why = if why.is_empty() { w } else { why },
         }
     }
-    Err(cache.unobtainable(guest, why))
+    Err(unobtainable(why))
 }
 
 /// Why an attempt failed.
@@ -100,7 +138,26 @@ impl From<AptError> for Failure {
     }
 }
 
-/// One attempt; `anew`: the lists are fetched even if they are young, for they name a package that is gone.
+/// Fetches the package lists if that is due, and does what needs them.
+fn with_lists<T>(
+    apt: &Apt,
+    anew: bool,
+    progress: &Progress,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut stale = None;
+    if anew || !apt.is_fresh() {
+        progress.step("fetching Debian's package lists", 0);
+        // One of several sources may be down, and old lists may do.
+        stale = apt.update().err();
+    }
+    match (work(), stale) {
+        (Err(Failure::Apt(_)), Some(update)) => Err(update.into()),
+        (done, _) => done,
+    }
+}
+
+/// One attempt (see [`retry`]).
 fn try_package(
     cache: &Cache,
     guest: Guest,
@@ -109,25 +166,14 @@ fn try_package(
     anew: bool,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let mut stale = None;
-    if anew || !apt.is_fresh() {
-        progress.step("fetching Debian's package lists", 0);
-        // One of several sources may be down, and old lists may do.
-        stale = apt.update().err();
-    }
-    let found = (|| {
+    let (name, size) = with_lists(apt, anew, progress, || {
         let name = match package.dependency {
             "" => package.name.to_owned(),
             prefix => apt.dependency(package.name, prefix)?,
         };
         let size = apt.look_up(&name)?.size;
         Ok((name, size))
-    })();
-    let (name, size) = match (found, stale) {
-        (Ok(found), _) => found,
-        (Err(_), Some(update)) => return Err(update.into()),
-        (Err(e), None) => return Err(Failure::Apt(e)),
-    };
+    })?;
 
     progress.step(&format!("fetching {name}"), size);
     let tmp = cache.empty_tmp()?;

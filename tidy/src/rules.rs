@@ -66,6 +66,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &["x86", "softmmu", "system", "vcpu", "machine", "guests"],
     ),
+    ("benches", &["guests"]),
     ("tidy", &[]),
 ];
 
