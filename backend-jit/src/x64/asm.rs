@@ -567,6 +567,12 @@ impl Asm {
         self.byte(count);
     }
 
+    /// SHLD (`right` false) or SHRD by CL.
+    pub fn shift_double_cl(&mut self, right: bool, w: Width, rm: Rm, reg: Reg) {
+        let opcode = if right { 0xad } else { 0xa5 };
+        self.form(w, &[0x0f, opcode], reg, &rm, false, false);
+    }
+
     pub fn imul(&mut self, w: Width, reg: Reg, rm: Rm) {
         self.form(w, &[0x0f, 0xaf], reg, &rm, false, false);
     }

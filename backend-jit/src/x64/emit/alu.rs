@@ -508,9 +508,13 @@ impl Emit<'_> {
     pub(super) fn shift_double(&mut self, op: &Op) -> Option<()> {
         let w = op.width;
         let mask = if w == Width::B64 { 63 } else { 31 };
-        let Operand::Imm(n) = op.c else { return None };
-        let count = (n & mask) as u8;
-        if count == 0 || w < Width::B32 {
+        let count = match op.c {
+            Operand::Imm(n) => Some((n & mask) as u8),
+            // By zero it leaves all flags and the upper half as they were: here neither is asked for.
+            Operand::Reg(Gpr::Rcx) if w == Width::B64 && op.flags.is_empty() => None,
+            _ => return None,
+        };
+        if count == Some(0) || w < Width::B32 {
             return None;
         }
         self.before_flags(op, FlagSet::NONE);
@@ -524,7 +528,10 @@ impl Emit<'_> {
             self.fetch_into(w, to, op.a)?;
         }
         let right = op.code == OpCode::Shrd;
-        self.a.shift_double(right, w, Rm::R(to), from, count);
+        match count {
+            Some(count) => self.a.shift_double(right, w, Rm::R(to), from, count),
+            None => self.a.shift_double_cl(right, w, Rm::R(to), from),
+        }
         self.finish(w, op.dst, to)?;
         self.flags_set(op, None);
         Some(())

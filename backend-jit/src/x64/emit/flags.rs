@@ -129,8 +129,15 @@ impl Emit<'_> {
             match desc.b {
                 Src::Imm(n) => self.store_b(w, n),
                 Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
-                    self.a.movzx(w, S1, home(g));
-                    self.a.store(Width::B64, word(offset_of!(LazyFlags, b)), S1);
+                    let from = match home(g) {
+                        Rm::R(r) if w == Width::B64 => r,
+                        place => {
+                            self.a.movzx(w, S1, place);
+                            S1
+                        }
+                    };
+                    let to = word(offset_of!(LazyFlags, b));
+                    self.a.store(Width::B64, to, from);
                 }
             }
         }
