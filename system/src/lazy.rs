@@ -33,9 +33,11 @@ pub enum FlagOp {
     Mul,
     /// The flags stand in a, as RFLAGS has them.
     Image,
+    /// All but OF stand in bits 7:0 of a, as LAHF has them; OF is bit 24.
+    Lahf,
 }
 
-const OPS: [FlagOp; 13] = [
+const OPS: [FlagOp; 14] = [
     FlagOp::Known,
     FlagOp::Add,
     FlagOp::Adc,
@@ -49,6 +51,7 @@ const OPS: [FlagOp; 13] = [
     FlagOp::Sar,
     FlagOp::Mul,
     FlagOp::Image,
+    FlagOp::Lahf,
 ];
 
 /// The operands of the last flag-writing op, zero-extended from its width.
@@ -178,6 +181,7 @@ impl LazyFlags {
             FlagOp::Sar => sar_flags(a, b, width),
             FlagOp::Mul => result_flags(a, width) | bit(carry, CF | OF),
             FlagOp::Image => a & STATUS,
+            FlagOp::Lahf => a & STATUS & 0xff | bit(a >> 24 & 1 != 0, OF),
         }
     }
 
@@ -276,6 +280,15 @@ mod tests {
             (FlagOp::Shr, Width::B32, 3, 1, 0, CF),
             (FlagOp::Sar, Width::B8, 0x81, 1, 0, CF | SF | PF),
             (FlagOp::Mul, Width::B32, 0, 0, 1, CF | OF | ZF | PF),
+            (FlagOp::Image, Width::B64, 0x202 | OF | SF, 0, 0, OF | SF),
+            (
+                FlagOp::Lahf,
+                Width::B64,
+                1 << 24 | 2 | CF | AF,
+                0,
+                0,
+                OF | CF | AF,
+            ),
         ];
         for (op, width, a, b, c, expected) in cases {
             assert_eq!(

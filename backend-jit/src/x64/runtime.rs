@@ -647,6 +647,12 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
         Mem::at(RSP, (flags + offset_of!(LazyFlags, a)) as i32),
         Mem::at(RSP, (flags + offset_of!(LazyFlags, b)) as i32),
     );
+    let lahf = flag_kind(FlagOp::Lahf, B64).cast_signed();
+    let other = a.label();
+    a.alu_imm(Alu::Cmp, B32, Rm::M(kind), lahf);
+    a.jcc(Cond::Ne, other);
+    flags_from(a, va, 24);
+    a.bind(other);
     for op in [FlagOp::Sub, FlagOp::Logic, FlagOp::Add] {
         for w in [B64, B32, B8, B16] {
             let next = a.label();
@@ -688,15 +694,20 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
     load_all(a);
     a.push_mem(f(offset_of!(Frame, ret)));
     a.bind(ready);
+    flags_from(a, va, x86::flags::OF.trailing_zeros() as u8);
+    entry
+}
+
+/// The host's flags from the low byte of what is at a place, and from its bit for OF; returns.
+fn flags_from(a: &mut Asm, at: Mem, overflow: u8) {
     // POPFQ would take several times as long.
     a.load(B64, R11, Rm::R(RAX));
-    a.load(B32, RAX, Rm::M(va));
-    a.bit_imm(B32, 4, Rm::R(RAX), x86::flags::OF.trailing_zeros() as u8); // BT
+    a.load(B32, RAX, Rm::M(at));
+    a.bit_imm(B32, 4, Rm::R(RAX), overflow); // BT
     a.raw(&[0x88, 0xc4]); // MOV AH, AL
     a.setcc(Cond::B, Rm::R(RAX));
     a.alu_imm(Alu::Add, B8, Rm::R(RAX), 0x7f); // OF
     a.byte(0x9e); // SAHF
     a.load(B64, RAX, Rm::R(R11));
     a.ret();
-    entry
 }

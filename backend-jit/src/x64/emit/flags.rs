@@ -7,7 +7,7 @@ use ir::{Cond, FlagSet, Op, Operand, Width};
 use system::{FlagOp, LazyFlags, flag_kind};
 
 use super::Emit;
-use crate::x64::asm::{Alu, Mem, Rm};
+use crate::x64::asm::{Alu, Mem, RAX, Rm};
 use crate::x64::flags::{Compared, Desc, Src, State};
 use crate::x64::frame::{Frame, S1, field, home};
 
@@ -43,9 +43,16 @@ impl Emit<'_> {
             State::Host => match self.compared() {
                 Some(compared) => self.store_compared(compared),
                 None => {
-                    self.a.byte(0x9c); // PUSHFQ
-                    self.a.pop_mem(word(offset_of!(LazyFlags, a)));
-                    self.image_kind();
+                    // PUSHFQ would take several times as long. None of these changes a flag.
+                    self.a.load(Width::B64, S1, Rm::R(RAX));
+                    self.a.byte(0x9f); // LAHF
+                    self.a.setcc(Cond::O, Rm::R(RAX));
+                    self.a.movzx(Width::B16, RAX, Rm::R(RAX));
+                    self.a.rorx(Width::B32, RAX, Rm::R(RAX), 8);
+                    self.a
+                        .store(Width::B64, word(offset_of!(LazyFlags, a)), RAX);
+                    self.a.load(Width::B64, RAX, Rm::R(S1));
+                    self.kind(flag_kind(FlagOp::Lahf, Width::B64));
                 }
             },
             State::Desc(desc) => self.store_desc(&desc),
