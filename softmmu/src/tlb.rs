@@ -97,6 +97,15 @@ impl TlbEntry {
     pub const OFFSET_READ_TAG: usize = offset_of!(Self, read_tag);
     /// Offset of `write_tag` in bytes.
     pub const OFFSET_WRITE_TAG: usize = offset_of!(Self, write_tag);
+    /// Offset of the tag for loads, or of that for stores.
+    pub const fn offset_tag(write: bool) -> usize {
+        if write {
+            Self::OFFSET_WRITE_TAG
+        } else {
+            Self::OFFSET_READ_TAG
+        }
+    }
+
     /// Offset of `exec_tag` in bytes.
     pub const OFFSET_EXEC_TAG: usize = offset_of!(Self, exec_tag);
     /// Offset of `addend` in bytes.

@@ -32,8 +32,8 @@ pub struct Desc {
     pub b: Src,
 }
 
-/// A comparison with memory: host flags are saved by its operands, as long as they are there. That is much cheaper than
-/// PUSHFQ.
+/// A comparison with memory: host flags are saved by its operands, as long as they are there: that is cheaper than to take
+/// them from the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Compared {
     /// Sub or Logic.

@@ -65,6 +65,17 @@ pub struct PageCache {
     pub write_addend: u64,
 }
 
+impl PageCache {
+    /// Offsets of page and addend for loads or for stores.
+    pub const fn fields(write: bool) -> (usize, usize) {
+        if write {
+            (offset_of!(Self, write_page), offset_of!(Self, write_addend))
+        } else {
+            (offset_of!(Self, read_page), offset_of!(Self, read_addend))
+        }
+    }
+}
+
 /// The page that an empty entry names: not canonical in any paging mode. An access to it goes to [`Frame::nowhere`].
 const NO_PAGE: u64 = 0x6a5b_dead_0000_0000;
 

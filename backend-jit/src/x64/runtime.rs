@@ -431,11 +431,7 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     for r in [RAX, RCX, RDX] {
         a.push(r);
     }
-    let tag = if write {
-        TlbEntry::OFFSET_WRITE_TAG
-    } else {
-        TlbEntry::OFFSET_READ_TAG
-    };
+    let tag = TlbEntry::offset_tag(write);
     // Alignment.
     a.load(B32, RCX, Rm::R(R11));
     a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RCX), 24);
@@ -490,17 +486,7 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     };
     a.jcc(Cond::Ns, uncached);
     a.movzx(B16, RCX, Rm::R(R11));
-    let (page, addend) = if write {
-        (
-            offset_of!(PageCache, write_page),
-            offset_of!(PageCache, write_addend),
-        )
-    } else {
-        (
-            offset_of!(PageCache, read_page),
-            offset_of!(PageCache, read_addend),
-        )
-    };
+    let (page, addend) = PageCache::fields(write);
     for (offset, reg) in [(page, RAX), (addend, RDX)] {
         a.store(
             B64,

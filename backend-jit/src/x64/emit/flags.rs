@@ -5,9 +5,10 @@ use std::mem::offset_of;
 use ir::effect::kills;
 use ir::{Cond, FlagSet, Op, Operand, Width};
 use system::{FlagOp, LazyFlags, flag_kind};
+use x86::Gpr;
 
 use super::Emit;
-use crate::x64::asm::{Alu, Mem, RAX, Rm};
+use crate::x64::asm::{Alu, Mem, RAX, Reg, Rm};
 use crate::x64::flags::{Compared, Desc, Src, State};
 use crate::x64::frame::{Frame, S1, field, home};
 
@@ -108,47 +109,46 @@ impl Emit<'_> {
 
     fn store_desc(&mut self, desc: &Desc) {
         let w = desc.width;
-        if !matches!(desc.a, Src::Reg(_)) {
-            self.operand_a(desc);
-        }
-        match desc.a {
-            Src::Reg(g) => match home(g) {
-                Rm::R(r) if w == Width::B64 => {
-                    self.a.store(w, word(offset_of!(LazyFlags, a)), r);
-                }
-                place => {
-                    self.a.movzx(w, S1, place);
-                    self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
-                }
-            },
+        let from = match desc.a {
+            Src::Reg(g) => self.extended(w, g),
             Src::Imm(n) => {
                 let n = i64::from(n).cast_unsigned() & w.mask();
                 self.a.mov_imm(S1, n);
+                S1
             }
-            // 32 bits are zero-extended already where they were computed.
-            Src::Minus(_) | Src::Plus(_) if w >= Width::B32 => {}
-            Src::Minus(_) | Src::Plus(_) => self.a.movzx(w, S1, Rm::R(S1)),
-        }
-        if !matches!(desc.a, Src::Reg(_)) {
-            self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
-        }
+            Src::Minus(_) | Src::Plus(_) => {
+                self.operand_a(desc);
+                // 32 bits are zero-extended already where they were computed.
+                if w < Width::B32 {
+                    self.a.movzx(w, S1, Rm::R(S1));
+                }
+                S1
+            }
+        };
+        self.a
+            .store(Width::B64, word(offset_of!(LazyFlags, a)), from);
         if matches!(desc.op, FlagOp::Add | FlagOp::Sub) {
             match desc.b {
                 Src::Imm(n) => self.store_b(w, n),
                 Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
-                    let from = match home(g) {
-                        Rm::R(r) if w == Width::B64 => r,
-                        place => {
-                            self.a.movzx(w, S1, place);
-                            S1
-                        }
-                    };
+                    let from = self.extended(w, g);
                     let to = word(offset_of!(LazyFlags, b));
                     self.a.store(Width::B64, to, from);
                 }
             }
         }
         self.kind(flag_kind(desc.op, w));
+    }
+
+    /// A guest register zero-extended from a width: itself, or S1.
+    fn extended(&mut self, w: Width, g: Gpr) -> Reg {
+        match home(g) {
+            Rm::R(r) if w == Width::B64 => r,
+            place => {
+                self.a.movzx(w, S1, place);
+                S1
+            }
+        }
     }
 
     /// The first operand of a description into S1, but for constants.

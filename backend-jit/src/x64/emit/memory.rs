@@ -146,17 +146,7 @@ impl Emit<'_> {
             entry = entry::TEMP;
         }
         let cache = cached(self.user, entry);
-        let (page, addend) = if write {
-            (
-                offset_of!(PageCache, write_page),
-                offset_of!(PageCache, write_addend),
-            )
-        } else {
-            (
-                offset_of!(PageCache, read_page),
-                offset_of!(PageCache, read_addend),
-            )
-        };
+        let (page, addend) = PageCache::fields(write);
         let upper = self.code64 && !self.user;
         let miss = self.a.label();
         let align = if kind.locked && size > 1 {
@@ -242,11 +232,7 @@ impl Emit<'_> {
     /// S1 as good, unless a range that starts there is in the page and aligned.
     pub(super) fn by_tlb(&mut self, size: u32, write: bool, align: u32, miss: Label) -> asm::Mem {
         let w = Width::B64;
-        let tag = if write {
-            TlbEntry::OFFSET_WRITE_TAG
-        } else {
-            TlbEntry::OFFSET_READ_TAG
-        };
+        let tag = TlbEntry::offset_tag(write);
         let tag = asm::Mem::at(S1, tag as i32);
         tlb_entry(self.a, S1);
         // Supervisor code's accesses to the other half find nothing there.

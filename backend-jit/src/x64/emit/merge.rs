@@ -281,17 +281,8 @@ impl Emit<'_> {
             }
         };
         let cache = cached(self.user, first.gpr as usize);
-        let (page, addend) = if write {
-            (
-                offset_of!(PageCache, write_page),
-                cache + offset_of!(PageCache, write_addend),
-            )
-        } else {
-            (
-                offset_of!(PageCache, read_page),
-                cache + offset_of!(PageCache, read_addend),
-            )
-        };
+        let (page, addend) = PageCache::fields(write);
+        let addend = cache + addend;
         let (miss, here) = (self.a.label(), self.a.label());
         let length = (high - low) as i32;
         let hops = self.hops(Operand::Reg(first.gpr), Operand::None);

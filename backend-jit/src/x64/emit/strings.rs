@@ -84,17 +84,7 @@ impl Emit<'_> {
 
     fn range(&self, g: Gpr, write: bool) -> Range {
         let cache = cached(self.user, g as usize);
-        let (page, addend) = if write {
-            (
-                offset_of!(PageCache, write_page),
-                offset_of!(PageCache, write_addend),
-            )
-        } else {
-            (
-                offset_of!(PageCache, read_page),
-                offset_of!(PageCache, read_addend),
-            )
-        };
+        let (page, addend) = PageCache::fields(write);
         Range {
             reg: g as Reg,
             page: field(cache + page),
