@@ -573,7 +573,7 @@ impl Core {
                 return None;
             };
             let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
-            if let Some(place) = self.memory.alloc(lens.0, lens.1) {
+            if let Some(place) = self.memory.alloc(lens.0, lens.1, compiled.align) {
                 break (compiled, place, pages);
             }
             if std::mem::replace(&mut tried, true) {

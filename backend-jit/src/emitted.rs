@@ -57,9 +57,9 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
         check: None,
     };
     let mut asm = Asm::default();
-    emit(&mut asm, &stubs, &block, context, Parts::default()).ok()?;
+    let compiled = emit(&mut asm, &stubs, &block, context, Parts::default()).ok()?;
     let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
-    let (hot, cold) = memory.alloc(lens.0, lens.1)?;
+    let (hot, cold) = memory.alloc(lens.0, lens.1, compiled.align)?;
     let (hot_bytes, cold_bytes) = asm.link(hot, cold);
     let parts = [
         ("hot", memory.address(hot), hot_bytes),

@@ -81,9 +81,9 @@ impl CodeMemory {
         (self.hot, self.size - self.cold)
     }
 
-    /// Takes room for a block's two parts; `None` when there is not enough left.
-    pub fn alloc(&mut self, hot: u32, cold: u32) -> Option<(u32, u32)> {
-        let at = self.hot.next_multiple_of(16);
+    /// Takes room for a block's two parts, the hot one at a multiple of `align`; `None` when there is not enough left.
+    pub fn alloc(&mut self, hot: u32, cold: u32, align: u32) -> Option<(u32, u32)> {
+        let at = self.hot.next_multiple_of(align);
         let end = at.checked_add(hot)?;
         let start = self.cold.checked_sub(cold)?;
         if end > start {
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_found_by_address() {
         let mut memory = CodeMemory::new(1 << 16).expect("memory");
-        let (hot, cold) = memory.alloc(100, 50).expect("room");
+        let (hot, cold) = memory.alloc(100, 50, 16).expect("room");
         memory.write(hot, &[0xc3; 100]);
         memory.write(cold, &[0x90; 50]);
         let mut back = [0; 50];
@@ -183,10 +183,10 @@ mod tests {
     #[test]
     fn parts_never_meet() {
         let mut memory = CodeMemory::new(1 << 16).expect("memory");
-        memory.alloc(64, 0).expect("room");
+        memory.alloc(64, 0, 16).expect("room");
         memory.keep();
         let mut count = 0;
-        while let Some((hot, cold)) = memory.alloc(1000, 500) {
+        while let Some((hot, cold)) = memory.alloc(1000, 500, 64) {
             assert!(hot + 1000 <= cold);
             count += 1;
         }

@@ -32,6 +32,8 @@ pub const JUMPS: usize = 16384;
 const LOW_PAGES: usize = 1024;
 /// Slots for the upper half: a kernel's.
 const HIGH_PAGES: usize = 8192;
+/// Guest registers that a loop without checks may take.
+pub const SAVED: usize = 12;
 /// Entries of a page cache: one for each register that an access may be based on, and others.
 pub const CACHED: usize = 24;
 
@@ -125,6 +127,10 @@ pub struct Frame {
     /// What FRSTOR loads and FNSAVE stores.
     pub x87_image: [u8; 112],
     pub temps: [u64; TEMPS],
+    /// What the registers hold for the guest that a loop without checks took.
+    pub saved: [u64; SAVED],
+    /// Ways back of loops with checks until one is tried without.
+    pub patience: u32,
     /// Where a string instruction in place goes, and what its source register is afterwards.
     pub string: [u64; 2],
     /// Where an access is made that cannot be made in place.

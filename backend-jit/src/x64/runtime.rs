@@ -366,7 +366,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     let flags = load_flags(&mut a, callouts.image as usize as u64);
 
     let len = a.len(Section::Hot);
-    let (hot, cold) = memory.alloc(len, 0)?;
+    let (hot, cold) = memory.alloc(len, 0, 16)?;
     let (bytes, _) = a.link(hot, cold);
     memory.write(hot, bytes);
     let at = |label: Label| a.resolve(label, hot, cold);

@@ -82,12 +82,7 @@ impl Emit<'_> {
         });
         let stop = self.a.label();
         if back {
-            self.a
-                .load(Width::B64, S1, Rm::M(field(offset_of!(Frame, event_word))));
-            self.a.load(Width::B32, S1, Rm::M(Mem::at(S1, 0)));
-            self.a
-                .test(Width::B32, Rm::M(field(offset_of!(Frame, event_mask))), S1);
-            self.a.jcc(Cond::Ne, stop);
+            self.look_at_events(stop);
         }
         let budget = Rm::M(field(offset_of!(Frame, budget)));
         let insns = self.block.insns as i32;
@@ -112,6 +107,16 @@ impl Emit<'_> {
         back || self.cx.count
     }
 
+    /// Goes to `stop` if an event is up.
+    pub(super) fn look_at_events(&mut self, stop: Label) {
+        self.a
+            .load(Width::B64, S1, Rm::M(field(offset_of!(Frame, event_word))));
+        self.a.load(Width::B32, S1, Rm::M(Mem::at(S1, 0)));
+        self.a
+            .test(Width::B32, Rm::M(field(offset_of!(Frame, event_mask))), S1);
+        self.a.jcc(Cond::Ne, stop);
+    }
+
     /// One way out: `branch` emits the jump to the stub and says where its displacement is.
     pub(super) fn way_out(&mut self, target: u64, branch: impl FnOnce(&mut Self, Label) -> u32) {
         // The first bytes are overwritten when the block becomes stale: no displacement may lie there.
@@ -127,10 +132,7 @@ impl Emit<'_> {
         self.a.bind(stub);
         let hf = self.hf;
         // Nothing but the branch was emitted since.
-        self.compared = compared.map(|c| Compared {
-            moment: self.a.moment_r11(),
-            ..c
-        });
+        self.compared = compared.map(|c| self.rearmed(c));
         self.spill();
         let unlinked = self.a.label();
         let place = self.a.jmp(unlinked);
@@ -141,10 +143,7 @@ impl Emit<'_> {
         self.state = state;
         self.hf = hf;
         // What follows in hot code has not seen the stub.
-        self.compared = compared.map(|c| Compared {
-            moment: self.a.moment_r11(),
-            ..c
-        });
+        self.compared = compared.map(|c| self.rearmed(c));
         self.exits.push(Exit {
             hot,
             stub: place,
@@ -156,6 +155,33 @@ impl Emit<'_> {
             direct: state != State::Host,
             unmerged: false,
         });
+    }
+
+    /// A way out from the cold section.
+    pub(super) fn cold_exit(&mut self, target: u64, unmerged: bool) {
+        self.spill();
+        let number = self.cx.first[0] + self.exits.len() as u32;
+        let unlinked = self.a.label();
+        let stub = self.a.jmp(unlinked);
+        self.a.bind(unlinked);
+        self.a.mov_imm(S1, u64::from(number));
+        self.a.jmp(self.stubs.link);
+        self.exits.push(Exit {
+            hot: 0,
+            stub,
+            target,
+            flags: None,
+            direct: false,
+            unmerged,
+        });
+    }
+
+    /// What the host's flags can be saved by where r11 is known to be as it was.
+    pub(super) fn rearmed(&self, compared: Compared) -> Compared {
+        Compared {
+            moment: self.a.moment_r11(),
+            ..compared
+        }
     }
 
     pub(super) fn exit_target(&self, operand: Operand, width: Width) -> Option<u64> {
@@ -180,6 +206,9 @@ impl Emit<'_> {
         let taken = self.exit_target(op.a, op.width)?;
         let other = self.exit_target(op.b, op.width)?;
         let cond = self.condition(op.cond());
+        if self.loop_branch(op, cond).is_some() {
+            return Some(());
+        }
         self.way_out(taken, |e, stub| e.a.jcc(cond, stub));
         self.way_out(other, |e, stub| e.a.jmp(stub));
         Some(())

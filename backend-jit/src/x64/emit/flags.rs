@@ -314,7 +314,7 @@ impl Emit<'_> {
         if op.flags.is_empty() {
             self.clobber_keeping();
         } else if reads.is_empty() && kept.is_empty() && self.state == State::Host {
-            if op.code.info().faults {
+            if op.code.info().faults && self.repeat.is_none() {
                 self.spill();
             }
             // They are replaced.

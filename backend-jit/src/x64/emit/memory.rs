@@ -116,6 +116,10 @@ impl Emit<'_> {
         if mem.access != Access::Data {
             return None;
         }
+        if self.repeat.is_some() {
+            self.unchecked(mem)?;
+            return Some(None);
+        }
         if self.merged(mem, size, write, kind).is_some() {
             return Some(None);
         }

@@ -11,7 +11,7 @@ use ir::{Access, Mem, MemUse, Op, OpCode, Operand, SegBase, Width};
 use softmmu::TlbEntry;
 use x86::Gpr;
 
-use super::{Emit, Kind, exits};
+use super::{Emit, Kind};
 use crate::x64::asm::{self, Alu, Rm, Section};
 use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field, home};
 use crate::x64::runtime::packed;
@@ -130,28 +130,30 @@ fn plain(op: &Op) -> Option<(Gpr, i64, u32, bool, u32)> {
         && mem.addr == Width::B64
         && mem.access == Access::Data
         && !mem.lock;
-    let size = match op.code {
-        OpCode::Load | OpCode::Store | OpCode::Rmw | OpCode::Cmpxchg => op.width.bytes().into(),
-        OpCode::VecLoad | OpCode::VecStore => {
-            let size = if op.code == OpCode::VecLoad {
-                op.a
-            } else {
-                op.b
-            };
-            match size {
-                Operand::Imm(n @ 1..=64) => n as u32,
-                _ => return None,
-            }
-        }
-        _ => return None,
-    };
+    let size = size(op)?;
     let write = op.code.info().mem != MemUse::Read;
     let align = u32::from(mem.align).max(1);
     simple.then_some((gpr, i64::from(mem.disp), size, write, align))
 }
 
+/// Bytes of a plain access.
+pub(super) fn size(op: &Op) -> Option<u32> {
+    let size = match op.code {
+        OpCode::Load | OpCode::Store | OpCode::Rmw | OpCode::Cmpxchg => {
+            return Some(op.width.bytes().into());
+        }
+        OpCode::VecLoad => op.a,
+        OpCode::VecStore => op.b,
+        _ => return None,
+    };
+    match size {
+        Operand::Imm(n @ 1..=64) => Some(n as u32),
+        _ => None,
+    }
+}
+
 /// The register that an op moves by a constant.
-fn step(op: &Op) -> Option<(Gpr, i64)> {
+pub(super) fn step(op: &Op) -> Option<(Gpr, i64)> {
     let Operand::Reg(g) = op.dst else { return None };
     if op.width != Width::B64 {
         return None;
@@ -171,6 +173,8 @@ fn step(op: &Op) -> Option<(Gpr, i64)> {
         (OpCode::Sub, None, Operand::Imm(n)) if op.a == op.dst && i32::try_from(n).is_ok() => {
             Some((g, -n))
         }
+        (OpCode::Inc, None, _) if op.a == op.dst => Some((g, 1)),
+        (OpCode::Dec, None, _) if op.a == op.dst => Some((g, -1)),
         _ => None,
     }
 }
@@ -186,16 +190,21 @@ impl Emit<'_> {
         self.checked[g as usize].is_some()
     }
 
+    /// The op whose access is being emitted: this one, or the store behind it.
+    pub(super) fn accessing(&self) -> usize {
+        if self.ops[self.at].mem.is_some() {
+            self.at
+        } else {
+            self.at + 1
+        }
+    }
+
     /// Makes `here` the place of a member whose range has been checked, or checks it. `None`: it is to be checked alone.
     pub(super) fn merged(&mut self, mem: &Mem, size: u32, write: bool, kind: Kind) -> Option<()> {
         if !self.cx.merge || kind.locked {
             return None;
         }
-        let op = if self.ops[self.at].mem.is_some() {
-            self.at
-        } else {
-            self.at + 1
-        };
+        let op = self.accessing();
         let n = self.groups.at(op)?;
         let member = self.groups.members[n];
         if self.ops[op].mem.as_ref() != Some(mem) || member.size != size {
@@ -363,23 +372,8 @@ impl Emit<'_> {
             self.a.alu_imm(Alu::Add, Width::B64, budget, left);
         }
         let (state, hf) = (self.state, self.hf);
-        self.spill();
+        self.cold_exit(self.pc(i32::from(self.insn.delta)), true);
         self.state = state;
         self.hf = hf;
-        let number = self.cx.first[0] + self.exits.len() as u32;
-        let unlinked = self.a.label();
-        let place = self.a.jmp(unlinked);
-        self.a.bind(unlinked);
-        self.a.mov_imm(S1, u64::from(number));
-        self.a.jmp(self.stubs.link);
-        let target = self.pc(i32::from(self.insn.delta));
-        self.exits.push(exits::Exit {
-            hot: 0,
-            stub: place,
-            target,
-            flags: None,
-            direct: false,
-            unmerged: true,
-        });
     }
 }

@@ -11,6 +11,7 @@ mod flags;
 mod memory;
 mod merge;
 mod pair;
+mod repeat;
 mod strings;
 mod syscall;
 pub mod system;
@@ -120,6 +121,8 @@ pub struct Compiled {
     pub exits: Vec<Exit>,
     pub indirects: Vec<Indirect>,
     pub slow: Vec<Slow>,
+    /// What the place of its hot part must be a multiple of.
+    pub align: u32,
     /// Nobody looks at the flags that the block is entered with.
     pub flags_dead: bool,
     /// Place of the displacement of the jump that is taken when the check fails (offset in the cold section).
@@ -144,6 +147,9 @@ impl Compiled {
         parts
     }
 }
+
+/// What the place of each block's hot part is a multiple of.
+const ALIGN: u32 = 16;
 
 /// Why a block cannot be translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +194,10 @@ pub(super) struct Emit<'a> {
     entry_at: u32,
     /// What S0 holds.
     held: merge::Held,
+    /// The loop whose copy without checks is being emitted.
+    repeat: Option<repeat::Plan>,
+    /// See [`Compiled::align`].
+    align: u32,
     /// What the host's flags can be saved by.
     compared: Option<Compared>,
     /// Where in hot code the host's flags are the guest's but for the carry.
@@ -236,7 +246,7 @@ pub fn emit(
         state: cx.flags.map_or(State::Memory, State::Desc),
         hf: false,
         x87_live: false,
-        need: needs(block, parts.need),
+        need: needs(block, parts.need, true),
         uses: uses(block, parts.uses),
         at: 0,
         insn: Insn::default(),
@@ -250,6 +260,8 @@ pub fn emit(
         checked: [None; 16],
         entry_at: 0,
         held: merge::Held::default(),
+        repeat: None,
+        align: ALIGN,
         compared: None,
         no_carry: None,
     };
@@ -268,6 +280,7 @@ pub fn emit(
         exits: e.exits,
         indirects: e.indirects,
         slow: e.slow,
+        align: e.align,
         flags_dead,
         fail,
         rest: Parts {
@@ -279,13 +292,13 @@ pub fn emit(
     })
 }
 
-/// The flags that are looked at from each op on.
-fn needs(block: &Block, mut need: Vec<FlagSet>) -> Vec<FlagSet> {
+/// The flags that are looked at from each op on; with faults, everything is at an op that may fault.
+fn needs(block: &Block, mut need: Vec<FlagSet>, faults: bool) -> Vec<FlagSet> {
     need.clear();
     need.resize(block.ops.len() + 1, FlagSet::ALL);
     for (i, op) in block.ops.iter().enumerate().rev() {
         let info = op.code.info();
-        need[i] = if info.faults || info.terminal {
+        need[i] = if (faults && info.faults) || info.terminal {
             FlagSet::ALL
         } else {
             need[i + 1].without(kills(op)).union(op.uses())
@@ -324,9 +337,7 @@ impl Emit<'_> {
         let mut at = 0;
         let mut first = true;
         while at < self.ops.len() {
-            let end = (at + 1..self.ops.len())
-                .find(|i| self.ops[*i].code == OpCode::Insn)
-                .unwrap_or(self.ops.len());
+            let end = self.instruction_end(at);
             if self.ops[at].code == OpCode::Insn {
                 let Operand::Imm(delta) = self.ops[at].a else {
                     return Err(Unsuitable);
@@ -337,37 +348,53 @@ impl Emit<'_> {
                 };
                 first = false;
             }
-            let mark = Mark {
-                asm: self.a.mark(),
-                state: self.state,
-                hf: self.hf,
-                x87_live: self.x87_live,
-                checked: self.checked,
-                lens: [
-                    self.sides.len(),
-                    self.exits.len(),
-                    self.indirects.len(),
-                    self.slow.len(),
-                ],
-            };
+            let mark = self.mark();
             if self.instruction(at, end).is_none() {
-                self.a.rewind(&mark.asm);
-                self.state = mark.state;
-                self.hf = mark.hf;
-                self.compared = None;
-                self.no_carry = None;
-                self.checked = mark.checked;
-                self.x87_live = mark.x87_live;
-                self.sides.truncate(mark.lens[0]);
-                self.exits.truncate(mark.lens[1]);
-                self.indirects.truncate(mark.lens[2]);
-                self.slow.truncate(mark.lens[3]);
+                self.take_back(&mark);
                 self.at = at;
                 self.slow_op(at, end)?;
             }
             at = end;
         }
         Ok(())
+    }
+
+    /// Where the ops of the next instruction begin.
+    fn instruction_end(&self, at: usize) -> usize {
+        (at + 1..self.ops.len())
+            .find(|i| self.ops[*i].code == OpCode::Insn)
+            .unwrap_or(self.ops.len())
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            asm: self.a.mark(),
+            state: self.state,
+            hf: self.hf,
+            x87_live: self.x87_live,
+            checked: self.checked,
+            lens: [
+                self.sides.len(),
+                self.exits.len(),
+                self.indirects.len(),
+                self.slow.len(),
+            ],
+        }
+    }
+
+    /// Takes back what was emitted since.
+    fn take_back(&mut self, mark: &Mark) {
+        self.a.rewind(&mark.asm);
+        self.state = mark.state;
+        self.hf = mark.hf;
+        self.compared = None;
+        self.no_carry = None;
+        self.checked = mark.checked;
+        self.x87_live = mark.x87_live;
+        self.sides.truncate(mark.lens[0]);
+        self.exits.truncate(mark.lens[1]);
+        self.indirects.truncate(mark.lens[2]);
+        self.slow.truncate(mark.lens[3]);
     }
 
     /// Emits the ops of an instruction.
