@@ -29,9 +29,8 @@ pub struct Emitted {
     pub text: String,
 }
 
-/// Translates a block whose flags are in memory and that the page table of blocks knows; `hops`: it goes by the
-/// TLB. `None`: this host cannot, or
-/// the interpreter must run it.
+/// Translates a block that the page table of blocks knows, and whose flags are in memory, or where its own jump to itself
+/// leaves them; `hops`: it goes by the TLB. `None`: this host cannot, or the interpreter must run it.
 pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Option<Emitted> {
     let mut memory = CodeMemory::new(1 << 16).ok()?;
     let stubs = runtime::build(&mut memory, &callouts::ALL)?;
@@ -41,7 +40,7 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
     };
     let mut block = frontend_x86::lift(code, &limits, mode, features).block;
     ir::opt::run(&mut block, Switches::ALL);
-    let context = Context {
+    let mut context = Context {
         mode,
         key: 0,
         lin: LIN,
@@ -57,7 +56,16 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
         check: None,
     };
     let mut asm = Asm::default();
-    let compiled = emit(&mut asm, &stubs, &block, context, Parts::default()).ok()?;
+    let mut compiled = emit(&mut asm, &stubs, &block, context, Parts::default()).ok()?;
+    // What a loop is when it has come round.
+    let again = compiled
+        .exits
+        .iter()
+        .find(|e| e.target == LIN && !e.unmerged);
+    if let Some(flags) = again.and_then(|e| e.flags) {
+        context.flags = Some(flags);
+        compiled = emit(&mut asm, &stubs, &block, context, Parts::default()).ok()?;
+    }
     let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
     let (hot, cold) = memory.alloc(lens.0, lens.1, compiled.align)?;
     let (hot_bytes, cold_bytes) = asm.link(hot, cold);

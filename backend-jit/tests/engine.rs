@@ -5,6 +5,8 @@
     reason = "an integration test is a test module by itself"
 )]
 
+#[path = "engine/loops.rs"]
+mod loops;
 mod support;
 
 use iced_x86::code_asm::*;

@@ -22,6 +22,13 @@ pub enum Way {
     Changing(u64, usize),
 }
 
+impl Way {
+    /// Whether it counts instructions.
+    pub fn counts(self) -> bool {
+        matches!(self, Self::Jit(piece, _) if piece < 1 << 36)
+    }
+}
+
 pub const WAYS: [Way; 10] = [
     Way::Interp,
     // Not counted.
@@ -97,8 +104,7 @@ pub fn all(program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Mac
             m.v.dump(),
             first.v.dump()
         );
-        let counted = matches!(way, Way::Jit(piece, _) if piece < 1 << 36);
-        assert!(!counted || m.v.retired == first.v.retired, "{way:?}");
+        assert!(!way.counts() || m.v.retired == first.v.retired, "{way:?}");
         let page = |m: &Machine| {
             let mut bytes = vec![0; 0x2000];
             m.ram.read(PhysAddr(DATA), &mut bytes).expect("RAM");

@@ -98,7 +98,7 @@ impl Groups {
                 OpCode::Cmpxchg | OpCode::X87 => epochs[Gpr::Rax as usize] += 1,
                 _ => {}
             }
-            if let Some((gpr, by)) = step(op) {
+            if let Some((gpr, by)) = step(op, Width::B64) {
                 moved[gpr as usize] += by;
                 continue;
             }
@@ -152,31 +152,28 @@ pub(super) fn size(op: &Op) -> Option<u32> {
     }
 }
 
-/// The register that an op moves by a constant.
-pub(super) fn step(op: &Op) -> Option<(Gpr, i64)> {
+/// The register that an op of a width moves by a constant.
+pub(super) fn step(op: &Op, w: Width) -> Option<(Gpr, i64)> {
     let Operand::Reg(g) = op.dst else { return None };
-    if op.width != Width::B64 {
+    if op.width != w {
         return None;
     }
-    match (op.code, op.mem, op.b) {
+    let by = match (op.code, op.mem, op.b) {
         (OpCode::Lea, Some(mem), _)
             if mem.base == op.dst
                 && mem.index == Operand::None
                 && mem.addr == Width::B64
                 && mem.seg == SegBase::None =>
         {
-            Some((g, i64::from(mem.disp)))
+            i64::from(mem.disp)
         }
-        (OpCode::Add, None, Operand::Imm(n)) if op.a == op.dst && i32::try_from(n).is_ok() => {
-            Some((g, n))
-        }
-        (OpCode::Sub, None, Operand::Imm(n)) if op.a == op.dst && i32::try_from(n).is_ok() => {
-            Some((g, -n))
-        }
-        (OpCode::Inc, None, _) if op.a == op.dst => Some((g, 1)),
-        (OpCode::Dec, None, _) if op.a == op.dst => Some((g, -1)),
-        _ => None,
-    }
+        (OpCode::Add, None, Operand::Imm(n)) if op.a == op.dst => n,
+        (OpCode::Sub, None, Operand::Imm(n)) if op.a == op.dst => n.checked_neg()?,
+        (OpCode::Inc, None, _) if op.a == op.dst => 1,
+        (OpCode::Dec, None, _) if op.a == op.dst => -1,
+        _ => return None,
+    };
+    i32::try_from(by).is_ok().then_some((g, by))
 }
 
 impl Emit<'_> {
