@@ -208,9 +208,8 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     let (f, v, core) = parts(frame);
     core.stats.slow_runs += 1;
     let (end, count) = (core.end, core.count);
-    let number = f.info as usize;
-    let Some(slow) = core.slow.get(number) else {
-        debug_assert!(false, "slow op {number} of {}", core.slow.len());
+    let Some(slow) = core.slow.get(f.info) else {
+        debug_assert!(false, "no slow op {:#x}", f.info);
         return 1;
     };
     let info = core.blocks.get(slow.block);
@@ -270,8 +269,8 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
     let (f, v, core) = parts(frame);
     core.stats.slow_runs += 1;
     let (end, count) = (core.end, core.count);
-    let Some(slow) = core.slow.get_mut(f.info as usize) else {
-        debug_assert!(false, "slow op {} of {}", f.info, core.slow.len());
+    let Some(slow) = core.slow.get_mut(f.info) else {
+        debug_assert!(false, "no slow op {:#x}", f.info);
         return 1;
     };
     slow.runs += 1;

@@ -52,6 +52,33 @@ impl Changing {
         };
     }
 
+    /// The blocks of a region of code memory are gone. Returns the keys of those versions.
+    pub fn forget_region(&mut self, region: usize) -> Vec<Key> {
+        let mut keys = Vec::new();
+        let places = &mut self.places;
+        self.versions.retain(|key, list| {
+            let before = list.len();
+            list.retain(|id| id.region() != region);
+            let gone = before - list.len();
+            if gone != 0 {
+                keys.push(*key);
+                // They may be made again, and are not new versions then.
+                if let Some(place) = places.get_mut(&(key.lin, key.phys)) {
+                    place.made = place.made.saturating_sub(gone as u8);
+                }
+            }
+            !list.is_empty()
+        });
+        keys
+    }
+
+    /// Forgets the places that have no versions.
+    pub fn forget_idle(&mut self) {
+        let used = self.versions.keys().map(|key| (key.lin, key.phys));
+        let used: AddressMap<(u64, u64), ()> = used.map(|place| (place, ())).collect();
+        self.places.retain(|place, _| used.contains_key(place));
+    }
+
     fn place(&mut self, key: &Key) -> &mut Place {
         self.places.entry((key.lin, key.phys)).or_default()
     }

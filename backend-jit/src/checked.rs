@@ -50,7 +50,7 @@ impl Core {
         let now = versions.iter().find(|id| self.holds(v, **id));
         if now.is_none() {
             if !self.changing.may_add(&wanted) {
-                self.unsuitable.insert(Key { flags: 0, ..wanted }, ());
+                self.give_up(wanted);
                 return Ok(Found::Interpret);
             }
             if self.make(v, frame, wanted, flags)? == Found::Interpret {
@@ -164,7 +164,7 @@ impl Core {
                 Found::Block(id)
             }
             None => {
-                self.unsuitable.insert(Key { flags: 0, ..wanted }, ());
+                self.give_up(wanted);
                 Found::Interpret
             }
         }
@@ -206,12 +206,17 @@ impl Core {
             .filter(|old| replaces(*old))
             .collect();
         self.changing.add(&key, id, |old| gone.contains(&old));
-        let list = self.changing.versions(&key).to_vec();
-        if let Some(first) = list.first() {
+        if let Some(&first) = self.changing.versions(&key).first() {
             for old in gone {
-                self.replace(old, *first);
+                self.replace(old, first);
             }
         }
+        self.chain(&key);
+    }
+
+    /// Makes each version of a key lead to the next when memory holds other code than its own.
+    pub(crate) fn chain(&mut self, key: &Key) {
+        let list = self.changing.versions(key);
         for (n, id) in list.iter().enumerate() {
             let own = &self.blocks.get(*id).own;
             let next = list

@@ -1,7 +1,5 @@
 //! The code cache of one vCPU: finds, makes, links and drops blocks.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,13 +8,16 @@ use frontend_x86::{End, Features, Limits, Mode};
 use ir::opt::Switches;
 use softmmu::{CodeSpan, CodeStamp, Fault};
 use system::Vcpu;
-use translation::{BlockId, Blocks, CodeMemory, Info, Key, Perf};
+use translation::{BlockId, Blocks, ByRegion, CodeMemory, Info, Key, Perf};
 use x86::{AddressMap, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::changing::{self, Changing};
 use crate::checked::Source;
-use crate::dump::{Dump, Names};
+use crate::dump::Dump;
 use crate::hops::Hops;
+use crate::links::Exit;
+use crate::pages::PageNumbers;
+use crate::report::{Name, unusual};
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
@@ -29,9 +30,6 @@ pub const MAX_INSNS: u32 = 64;
 const MAX_BYTES: usize = 400;
 /// Blocks of one place that differ in where they find the flags.
 const MAX_VARIANTS: u8 = 4;
-
-/// Blocks that a report lists.
-const MAX_LISTINGS: usize = 3;
 
 /// The engine's bits in a block's mode.
 pub mod key {
@@ -71,15 +69,14 @@ pub struct Own {
     /// Where the entry leads while the block is stale.
     pub stale: u32,
     /// What the entry's first bytes are otherwise.
-    first: [u8; 5],
+    pub first: [u8; 5],
     pub flags: Option<Desc>,
     pub insns: u16,
     pub flags_dead: bool,
     /// It compares its code on entry.
     pub checked: Option<Checked>,
-    /// Exits that lead here although the flags are neither in memory nor where `flags` says: place, and where their own
-    /// stub is.
-    careless: Vec<(u32, u32)>,
+    /// The exits that are linked here.
+    pub incoming: Vec<u32>,
     sides: Box<[Side]>,
     /// The pages that a jump from elsewhere must know: slot and number.
     pages: [Option<(usize, u32)>; 2],
@@ -93,19 +90,6 @@ pub struct Checked {
     pub fields: Box<[Field]>,
 }
 
-/// A direct exit.
-#[derive(Clone, Copy)]
-pub struct Exit {
-    pub block: BlockId,
-    hot: u32,
-    stub: u32,
-    pub target: u64,
-    pub flags: Option<Desc>,
-    direct: bool,
-    /// The mode of the block that it leads to.
-    pub mode: u64,
-}
-
 /// An instruction for the interpreter.
 pub struct Slow {
     pub block: BlockId,
@@ -115,8 +99,8 @@ pub struct Slow {
     pub flags: Option<Desc>,
     /// It looks at x87 registers, or changes them.
     pub x87: bool,
-    /// The op that the interpreter is needed for, and how often it has run.
-    op: (ir::OpCode, u32),
+    /// The op that the interpreter is needed for.
+    pub op: (ir::OpCode, u32),
     /// It is a helper's call and nothing else.
     pub direct: Option<Direct>,
     pub runs: u64,
@@ -138,7 +122,8 @@ pub struct Stats {
     /// Slow ops that changed the mode or went elsewhere, and after which the code went on directly.
     pub resumed: u64,
     pub variants: u64,
-    pub flushes: u64,
+    /// Regions whose blocks were dropped for new ones.
+    pub reclaimed: u64,
     /// Blocks that compare their code on entry.
     pub checked: u64,
     pub reads: u64,
@@ -158,9 +143,9 @@ pub struct Core {
     pub memory: CodeMemory,
     pub stubs: Stubs,
     pub blocks: Blocks<Own>,
-    pub exits: Vec<Exit>,
-    pub indirects: Vec<(BlockId, Indirect)>,
-    pub slow: Vec<Slow>,
+    pub exits: ByRegion<Exit>,
+    pub indirects: ByRegion<(BlockId, Indirect)>,
+    pub slow: ByRegion<Slow>,
     pub fragments: Fragments,
     pub stats: Stats,
     /// `Vcpu::retired` as it will be when the budget is used up.
@@ -175,23 +160,24 @@ pub struct Core {
     asm: Asm,
     parts: emit::Parts,
     pub spare: Option<ir::Block>,
-    page_numbers: AddressMap<(u64, u64), u32>,
-    variants: AddressMap<(u64, u64), u8>,
+    pub(crate) pages: PageNumbers,
+    pub(crate) variants: AddressMap<(u64, u64), u8>,
     pub changing: Changing,
-    pub unsuitable: AddressMap<Key, ()>,
+    pub(crate) unsuitable: AddressMap<Key, ()>,
     code_epoch: u64,
     pub(crate) hops: Hops,
 }
 
 impl Core {
     pub fn new(memory: CodeMemory, stubs: Stubs, features: Features) -> Self {
+        let regions = memory.regions();
         Self {
             memory,
             stubs,
-            blocks: Blocks::default(),
-            exits: Vec::new(),
-            indirects: Vec::new(),
-            slow: Vec::new(),
+            blocks: Blocks::new(regions),
+            exits: ByRegion::new(regions),
+            indirects: ByRegion::new(regions),
+            slow: ByRegion::new(regions),
             fragments: Fragments::default(),
             stats: Stats::default(),
             end: 0,
@@ -203,30 +189,12 @@ impl Core {
             asm: Asm::default(),
             parts: emit::Parts::default(),
             spare: None,
-            page_numbers: AddressMap::default(),
+            pages: PageNumbers::default(),
             variants: AddressMap::default(),
             changing: Changing::default(),
             unsuitable: AddressMap::default(),
             code_epoch: 0,
             hops: Hops::default(),
-        }
-    }
-
-    /// Tells perf of the stubs, each of which ends where the next one begins.
-    pub fn tell_stubs(&self) {
-        let Some(perf) = &self.perf else { return };
-        let mut stubs = self.stubs.names().to_vec();
-        stubs.sort_by_key(|(_, at)| *at);
-        let (end, _) = self.memory.used();
-        let ends = stubs.iter().skip(1).map(|(_, at)| *at).chain([end]);
-        for ((name, at), end) in stubs.iter().zip(ends) {
-            let mut code = vec![0; end.saturating_sub(*at) as usize];
-            self.memory.read(*at, &mut code);
-            perf.add(
-                self.memory.address(*at),
-                &code,
-                &format_args!("doppel:{name}"),
-            );
         }
     }
 
@@ -241,7 +209,7 @@ impl Core {
         self.unsuitable.clear();
         self.hops.clear();
         self.memory.reset();
-        self.page_numbers.clear();
+        self.pages = PageNumbers::default();
         frame.pages.fill(0);
         frame.forget_jumps();
     }
@@ -289,6 +257,7 @@ impl Core {
                 .find(plain)
                 .is_none_or(|id| !self.blocks.get(id).own.flags_dead)
             {
+                make_room(&mut self.variants);
                 let made = self.variants.entry((lin, phys)).or_insert(0);
                 if *made < MAX_VARIANTS {
                     *made += 1;
@@ -375,11 +344,31 @@ impl Core {
         }
     }
 
-    fn page_number(&mut self, lin: u64, phys: u64) -> (usize, u32) {
-        let next = self.page_numbers.len() as u32 + 1;
-        let pair = (lin & !x86::PAGE_MASK, phys & !x86::PAGE_MASK);
-        let number = *self.page_numbers.entry(pair).or_insert(next);
-        (Frame::page_slot(lin), number)
+    /// There is no translating what a key stands for, as long as this is remembered.
+    pub fn give_up(&mut self, wanted: Key) {
+        make_room(&mut self.unsuitable);
+        self.unsuitable.insert(Key { flags: 0, ..wanted }, ());
+    }
+
+    /// Holds the page numbers of a block.
+    fn hold_pages(&mut self, key: &Key, second: Option<u64>) -> Option<[Option<(usize, u32)>; 2]> {
+        let first = self.pages.hold(key.lin, key.phys)?;
+        let Some(phys) = second else {
+            return Some([Some(first), None]);
+        };
+        let second = self.pages.hold(key.lin.wrapping_add(PAGE_SIZE), phys);
+        if second.is_none() {
+            self.pages.release(key.lin, key.phys);
+        }
+        Some([Some(first), Some(second?)])
+    }
+
+    /// They are held once less.
+    pub(crate) fn release_pages(&mut self, key: &Key, second: Option<u64>) {
+        self.pages.release(key.lin, key.phys);
+        if let Some(phys) = second {
+            self.pages.release(key.lin.wrapping_add(PAGE_SIZE), phys);
+        }
     }
 
     /// The state of code memory that was last looked at.
@@ -408,16 +397,8 @@ impl Core {
         }
         self.code_epoch = epoch;
         for id in hit {
-            self.divert(id, self.blocks.get(id).own.stale);
+            self.divert(id);
         }
-    }
-
-    /// Makes whoever enters a block go elsewhere.
-    pub(crate) fn divert(&mut self, id: BlockId, to: u32) {
-        let entry = self.blocks.get(id).own.entry;
-        self.memory.write(entry, &[0xe9]);
-        self.memory.retarget(entry + 1, to);
-        self.unlink(id);
     }
 
     /// Translates the block of a key.
@@ -513,7 +494,7 @@ impl Core {
         self.spare = Some(block);
         self.stats.translate_ns += start.elapsed().as_nanos() as u64;
         let Some(id) = made else {
-            self.unsuitable.insert(Key { flags: 0, ..wanted }, ());
+            self.give_up(wanted);
             return Ok(Found::Interpret);
         };
         Ok(Found::Block(id))
@@ -543,22 +524,27 @@ impl Core {
         let lin = wanted.lin;
         let mut asm = std::mem::take(&mut self.asm);
         let mut tried = false;
-        let (compiled, place, pages) = loop {
-            let pages = [
-                Some(self.page_number(lin, wanted.phys)),
-                second.map(|phys| self.page_number(lin.wrapping_add(PAGE_SIZE), phys)),
-            ];
+        let pages = match self.hold_pages(&wanted, second) {
+            Some(pages) => pages,
+            None => {
+                // All numbers were used up: from the start again.
+                self.clear(frame);
+                self.hold_pages(&wanted, second)?
+            }
+        };
+        let (compiled, place) = loop {
+            let region = self.memory.region();
             let context = Context {
                 mode,
                 key: wanted.mode & !mode.bits() & !key::UNMERGED,
                 lin,
                 flags,
                 count: wanted.mode & key::COUNT != 0,
-                id: self.blocks.next_id().0,
+                id: self.blocks.next_id(region).0,
                 first: [
-                    self.exits.len() as u32,
-                    self.indirects.len() as u32,
-                    self.slow.len() as u32,
+                    self.exits.next(region),
+                    self.indirects.next(region),
+                    self.slow.next(region),
                 ],
                 guards: pages,
                 merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0 && mode.code64(),
@@ -570,19 +556,21 @@ impl Core {
             let parts = std::mem::take(&mut self.parts);
             let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context, parts) else {
                 self.asm = asm;
+                self.release_pages(&wanted, second);
                 return None;
             };
             let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
             if let Some(place) = self.memory.alloc(lens.0, lens.1, compiled.align) {
-                break (compiled, place, pages);
+                break (compiled, place);
             }
             if std::mem::replace(&mut tried, true) {
                 self.asm = asm;
+                self.release_pages(&wanted, second);
                 return None;
             }
-            self.clear(frame);
-            self.stats.flushes += 1;
+            self.turn(frame);
         };
+        let region = self.memory.region();
         let (hot, cold) = place;
         let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
         let (hot_bytes, cold_bytes) = asm.link(hot, cold);
@@ -607,22 +595,27 @@ impl Core {
             );
         }
         let at = |label| asm.resolve(label, hot, cold);
-        let id = self.blocks.next_id();
-        self.exits.extend(compiled.exits.iter().map(|e| Exit {
-            block: id,
-            hot: hot + e.hot,
-            stub: cold + e.stub,
-            target: e.target,
-            flags: e.flags,
-            direct: e.direct,
-            mode: if e.unmerged {
-                wanted.mode | key::UNMERGED
-            } else {
-                wanted.mode & !key::UNMERGED
-            },
-        }));
-        self.indirects
-            .extend(compiled.indirects.iter().map(|i| (id, *i)));
+        let id = self.blocks.next_id(region);
+        for e in &compiled.exits {
+            let exit = Exit {
+                block: id,
+                hot: hot + e.hot,
+                stub: cold + e.stub,
+                target: e.target,
+                flags: e.flags,
+                direct: e.direct,
+                mode: if e.unmerged {
+                    wanted.mode | key::UNMERGED
+                } else {
+                    wanted.mode & !key::UNMERGED
+                },
+                link: None,
+            };
+            self.exits.push(region, exit);
+        }
+        for indirect in &compiled.indirects {
+            self.indirects.push(region, (id, *indirect));
+        }
         for slow in &compiled.slow {
             let ops = &block.ops[slow.ops.0 as usize..slow.ops.1 as usize];
             let part = ir::Block {
@@ -633,7 +626,7 @@ impl Core {
                 vec_temps: block.vec_temps,
             };
             let marker = &ops[0];
-            self.slow.push(Slow {
+            let slow = Slow {
                 block: id,
                 delta: slow.delta,
                 len: (marker.sub & 15) as u8,
@@ -645,7 +638,8 @@ impl Core {
                 runs: 0,
                 block_ir: Some(Box::new((part, mode))),
                 fragment: None,
-            });
+            };
+            self.slow.push(region, slow);
         }
         self.stats.slow_sites += compiled.slow.len() as u64;
         let sides: Box<[Side]> = {
@@ -681,7 +675,7 @@ impl Core {
                 fail: cold + fail,
                 fields: check.fields.into(),
             }),
-            careless: Vec::new(),
+            incoming: Vec::new(),
             sides,
             pages,
         };
@@ -699,21 +693,28 @@ impl Core {
         self.stats.bytes += bytes.len() as u64;
         self.stats.hot += u64::from(lens.0);
         self.stats.cold += u64::from(lens.1);
-        let old = self.blocks.find(key);
-        self.blocks.insert(Info {
-            key,
-            bytes: bytes.into(),
-            second,
-            tracked: stamps.is_some(),
-            stamps: stamps.unwrap_or_default(),
-            stale: false,
-            cold: (cold, lens.1),
-            hot: (hot, lens.0),
-            own,
-        });
-        if let Some(old) = old
-            && self.blocks.get(old).own.checked.is_none()
-        {
+        // One that takes flags from anywhere is instead of one that doesn't, too.
+        let olds = [Some(key), Some(wanted).filter(|w| *w != key)]
+            .map(|key| key.and_then(|key| self.blocks.find(key)));
+        self.blocks.insert(
+            region,
+            Info {
+                key,
+                bytes: bytes.into(),
+                second,
+                tracked: stamps.is_some(),
+                stamps: stamps.unwrap_or_default(),
+                stale: false,
+                cold: (cold, lens.1),
+                hot: (hot, lens.0),
+                own,
+            },
+        );
+        for old in olds.into_iter().flatten() {
+            self.blocks.forget_key(old);
+            if self.blocks.get(old).own.checked.is_some() {
+                continue;
+            }
             if *self.blocks.get(old).bytes != *bytes {
                 self.changing
                     .changed(&wanted, &self.blocks.get(old).bytes, bytes);
@@ -723,167 +724,38 @@ impl Core {
         Some(id)
     }
 
-    /// Whoever is linked to a block comes to another one of the same key.
-    pub fn replace(&mut self, old: BlockId, new: BlockId) {
-        self.blocks.get_mut(old).stale = true;
-        self.divert(old, self.blocks.get(new).own.guarded);
-    }
-
-    /// A block's code is not what it was: it may look at flags now.
-    fn unlink(&mut self, id: BlockId) {
-        for (exit, stub) in std::mem::take(&mut self.blocks.get_mut(id).own.careless) {
-            self.memory.retarget(exit, stub);
-        }
-    }
-
-    /// Makes an exit lead to a block that was found for it.
-    pub fn link(&mut self, number: u32, to: BlockId) {
-        let Some(exit) = self.exits.get(number as usize).copied() else {
-            return;
-        };
-        let (from, target) = (self.blocks.get(exit.block), self.blocks.get(to));
-        if from.key.mode & key::SINGLE != 0 || exit.mode != target.key.mode {
-            return;
-        }
-        let near = (from.key.lin ^ target.key.lin) & !x86::PAGE_MASK == 0
-            && from.key.phys & !x86::PAGE_MASK == target.key.phys & !x86::PAGE_MASK
-            && target.second.is_none();
-        let own = &target.own;
-        let place = if near { own.entry } else { own.guarded };
-        let same = own.flags == exit.flags;
-        if exit.direct && (same || own.flags_dead) {
-            if !same {
-                let mut old = [0; 4];
-                self.memory.read(exit.hot, &mut old);
-                let stub = u32::from_le_bytes(old).wrapping_add(exit.hot + 4);
-                self.blocks.get_mut(to).own.careless.push((exit.hot, stub));
-            }
-            self.memory.retarget(exit.hot, place);
-        } else if own.flags.is_none() {
-            self.memory.retarget(exit.stub, place);
-        }
+    /// The block whose code holds an offset.
+    pub(crate) fn block_at(&self, at: u32) -> Option<BlockId> {
+        self.blocks.at(self.memory.region_at(at), at)
     }
 
     /// What is known of the place that a call came from.
     pub fn side(&self, ret: u64) -> Option<(BlockId, Side)> {
         let at = self.memory.offset(ret)?;
-        let id = self.blocks.at(at.wrapping_sub(1))?;
+        let id = self.block_at(at.wrapping_sub(1))?;
         let sides = &self.blocks.get(id).own.sides;
         let n = sides.binary_search_by_key(&at, |s| s.at).ok()?;
         Some((id, sides[n]))
     }
 
-    /// The stubs by name.
-    fn names(&self) -> Names {
-        let stubs = self.stubs.names();
-        Names {
-            stubs: stubs
-                .map(|(name, at)| (name, self.memory.address(at)))
-                .into(),
-            parts: Vec::new(),
-        }
-    }
-
-    /// The blocks that hold the instruction at RIP, as text: it alone first, then the last made.
-    pub fn listing(&self, v: &Vcpu) -> Option<String> {
-        let (lin, mode, names) = (v.st.rip, Mode::of(&v.st), self.names());
-        let holds = |info: &&Info<Own>| {
-            lin.wrapping_sub(info.key.lin) < info.bytes.len() as u64
-                && mode_of(info.key.mode) == mode
-        };
-        let mut found: Vec<_> = self.blocks.iter().rev().filter(holds).collect();
-        found.sort_by_key(|info| info.own.insns > 1);
-        let listings: Vec<_> = found
-            .into_iter()
-            .take(MAX_LISTINGS)
-            .map(|info| {
-                let own = &info.own;
-                let [mut hot, cold] = [info.hot, info.cold].map(|(at, len)| {
-                    let mut bytes = vec![0; len as usize];
-                    self.memory.read(at, &mut bytes);
-                    bytes
-                });
-                // As it was made, even if it is stale.
-                let entry = (own.entry - info.hot.0) as usize;
-                if let Some(first) = hot.get_mut(entry..entry + own.first.len()) {
-                    first.copy_from_slice(&own.first);
-                }
-                let (hot, cold) = (
-                    (self.memory.address(info.hot.0), hot.as_slice()),
-                    (self.memory.address(info.cold.0), cold.as_slice()),
-                );
-                let head = crate::dump::head(info.key.lin, own.flags);
-                let stale = if info.stale { ", stale" } else { "" };
-                let code = crate::dump::code(hot, cold, &names);
-                format!("{head}, {} instructions{stale}\n{code}", own.insns)
-            })
-            .collect();
-        (!listings.is_empty()).then(|| listings.concat())
-    }
-
-    /// How often slow ops have run, by what they are, the most frequent first.
-    pub fn slow_kinds(&self) -> Vec<(String, u64)> {
-        let mut kinds: HashMap<(ir::OpCode, u32), u64> = HashMap::new();
-        for slow in &self.slow {
-            *kinds.entry(slow.op).or_default() += slow.runs;
-        }
-        let mut kinds: Vec<_> = kinds
-            .into_iter()
-            .map(|((code, sub), runs)| {
-                let name = match code {
-                    ir::OpCode::Call => {
-                        ir::HelperId::from_index(sub).map_or("?".into(), |h| h.name().into())
-                    }
-                    ir::OpCode::Vec | ir::OpCode::X87 => iced_x86::Code::try_from(sub as usize)
-                        .map_or("?".into(), |c| format!("{c:?}")),
-                    ir::OpCode::String => ir::StringOp::decode(sub).map_or("?".into(), |s| {
-                        format!("{} {}", s.rep.name(), s.kind.name()).trim().into()
-                    }),
-                    other => other.info().name.into(),
-                };
-                (name, runs)
-            })
-            .collect();
-        kinds.sort_by_key(|(_, runs)| std::cmp::Reverse(*runs));
-        kinds
-    }
-
     /// The handlers of a slow op.
     pub fn fragment(&mut self, number: u32) -> Option<(&Slow, &Fragment, &mut Fragments)> {
-        let slow = self.slow.get_mut(number as usize)?;
+        let slow = self.slow.get_mut(number)?;
         slow.runs += 1;
         if let Some(from) = slow.block_ir.take() {
             slow.fragment = self.fragments.make(&from.0, &from.0.ops, from.1);
         }
-        let slow = &self.slow[number as usize];
+        let slow = self.slow.get(number)?;
         Some((slow, slow.fragment.as_ref()?, &mut self.fragments))
     }
 }
 
-/// A block's name for perf: the guest's address and mode.
-struct Name(u64, Mode);
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (bits, cpl) = (self.1.code().bits(), self.1.cpl());
-        write!(f, "guest{bits}-cpl{cpl}:{:#x}", self.0)
+/// Bounds what is remembered of places without blocks: the guest could go on making them.
+fn make_room<K, V>(notes: &mut AddressMap<K, V>) {
+    const MAX_NOTES: usize = 1 << 17;
+    if notes.len() >= MAX_NOTES {
+        notes.clear();
     }
-}
-
-/// The op that an instruction is left to the interpreter for, most likely: a helper's call, or else the last one.
-fn unusual(ops: &[ir::Op]) -> (ir::OpCode, u32) {
-    use ir::OpCode as C;
-    let known = |code| {
-        matches!(
-            code,
-            C::Insn | C::Mov | C::Lea | C::Load | C::Store | C::Jump | C::Exit
-        )
-    };
-    let op = ops.iter().find(|op| !known(op.code)).or(ops.last());
-    op.map_or((C::Insn, 0), |op| {
-        let told = matches!(op.code, C::Call | C::Vec | C::X87 | C::String);
-        (op.code, if told { op.sub } else { 0 })
-    })
 }
 
 /// The frontend's mode of a block's.

@@ -66,6 +66,8 @@ pub struct Counts {
     pub blocks: u64,
     /// Those among them that compare their code on entry.
     pub checked: u64,
+    /// Regions of code memory whose blocks were dropped.
+    pub reclaimed: u64,
     /// Blocks that had to be compared since a store hit their code's lines.
     pub stale: u64,
     /// Stores for which Rust code was called.
@@ -162,16 +164,18 @@ impl Jit {
             self.exits[why as usize % 10] += 1;
             let found = match why {
                 leave::LINK => {
-                    let exit = core.exits[frame.info as usize];
+                    let exit = core.exits.get(frame.info).copied();
+                    let exit = exit.expect("code names its own exits");
                     v.st.rip = exit.target;
                     if core.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
                     let number = frame.info;
-                    let flushes = core.stats.flushes;
+                    // Numbers are good until a region is dropped.
+                    let reclaimed = core.stats.reclaimed;
                     let found = core.find(v, frame, exit.mode, exit.flags)?;
                     if let Found::Block(to) = found
-                        && core.stats.flushes == flushes
+                        && core.stats.reclaimed == reclaimed
                         && core.settled_for_good(to)
                     {
                         core.link(number, to);
@@ -179,7 +183,8 @@ impl Jit {
                     found
                 }
                 leave::INDIRECT => {
-                    let (block, indirect) = core.indirects[frame.info as usize];
+                    let exit = core.indirects.get(frame.info).copied();
+                    let (block, indirect) = exit.expect("code names its own exits");
                     v.st.rip = frame.ret;
                     if mode.code64() && !v.is_canonical(frame.ret) {
                         let info = core.blocks.get(block);
@@ -217,7 +222,16 @@ impl Jit {
                     if why == leave::STALE && v.mmu.ram().code_epoch() != core.epoch() {
                         return Ok(Ran::Look);
                     }
-                    core.find(v, frame, its_mode, flags)?
+                    let found = core.find(v, frame, its_mode, flags)?;
+                    // It may have been the jump cache that knew a block which was replaced.
+                    if let Found::Block(to) = found
+                        && why == leave::STALE
+                        && flags.is_none()
+                        && frame.modes[set] == its_mode
+                    {
+                        core.know(frame, set, v.st.rip, to);
+                    }
+                    found
                 }
                 leave::FAULT => return Err(v.exception.take().unwrap_or(Exception::UD)),
                 leave::AGAIN => {
@@ -287,9 +301,18 @@ impl Jit {
         Counts {
             blocks: core.stats.blocks,
             checked: core.stats.checked,
+            reclaimed: core.stats.reclaimed,
             stale: core.blocks.invalidations,
             slow_writes: core.stats.writes,
             interpreted: self.exits[leave::INTERPRET as usize],
+        }
+    }
+
+    /// Looks into the cache.
+    #[cfg(test)]
+    pub(crate) fn with_core(&mut self, look: impl FnOnce(&Core, &Frame)) {
+        if let Some((core, area)) = &mut self.machine {
+            look(core, area.get());
         }
     }
 
@@ -378,14 +401,15 @@ impl Engine for Jit {
                 s.variants,
             ),
             format!(
-                "host code {} bytes hot ({:.2} a guest byte), {} cold ({:.2}); cache {} KiB of {} KiB, flushed {} times",
+                "host code {} bytes hot ({:.2} a guest byte), {} cold ({:.2}); cache {} KiB of {} KiB in {} regions, reclaimed {}",
                 s.hot,
                 per(s.hot, s.bytes),
                 s.cold,
                 per(s.cold, s.bytes),
                 (hot + cold) / 1024,
                 core.memory.size() / 1024,
-                s.flushes
+                core.memory.regions(),
+                s.reclaimed
             ),
             format!(
                 "{} blocks that check themselves; exits: link {} indirect {} fault {} next {} again {} interpret {} stale {} poll {} page {}; exceptions {}; stale blocks {}",

@@ -57,7 +57,7 @@ impl Core {
             return;
         }
         let offset = self.memory.offset(ret);
-        let Some(id) = offset.and_then(|at| self.blocks.at(at.wrapping_sub(1))) else {
+        let Some(id) = offset.and_then(|at| self.block_at(at.wrapping_sub(1))) else {
             return;
         };
         let info = self.blocks.get_mut(id);
@@ -73,9 +73,7 @@ impl Core {
 
     /// Whoever enters the block looks for a better one.
     fn make_again(&mut self, id: BlockId) {
-        let info = self.blocks.get_mut(id);
-        info.stale = true;
-        let stale = info.own.stale;
-        self.divert(id, stale);
+        self.blocks.get_mut(id).stale = true;
+        self.divert(id);
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! engine.rs     run loop: where the next block comes from, what to do when code is left
-//! core.rs       the cache: finding, making, linking and dropping blocks
+//! core.rs       the cache: finding and making blocks
+//! links.rs      how they lead to one another, and how they are dropped
+//! pages.rs      numbers that jumps from page to page are checked by
+//! report.rs     what people are shown of the cache
 //! emitted.rs    a block's code by itself: for tests
 //! changing.rs   code that keeps changing: places and versions
 //! checked.rs    its translations, which compare it on entry
@@ -20,6 +23,9 @@ mod dump;
 mod emitted;
 mod engine;
 mod hops;
+mod links;
+mod pages;
+mod report;
 mod vary;
 mod x64;
 mod x87;

@@ -285,7 +285,7 @@ fn rounding_and_sticky_flags_are_the_guests() {
 }
 
 #[test]
-fn a_cache_that_is_full_is_emptied() {
+fn a_cache_that_is_full_gives_up_what_is_oldest() {
     // 600 blocks, twice: more than the smallest cache holds.
     let m = all(|a| {
         let mut top = a.create_label();

@@ -3,6 +3,8 @@
 use softmmu::{CodeHit, CodeSpan, CodeStamp, GuestRam};
 use x86::{AddressMap, PAGE_SIZE, PhysAddr};
 
+use crate::regions::{ByRegion, region_of};
+
 /// What a block is found by: everything its code depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
@@ -16,7 +18,7 @@ pub struct Key {
     pub flags: u64,
 }
 
-/// A block's number. Numbers are not used again before [`Blocks::clear`].
+/// A block's number. Those of a region are used again after [`Blocks::take`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct BlockId(pub u32);
 
@@ -60,30 +62,31 @@ struct Page {
     generation: u32,
 }
 
+impl BlockId {
+    /// The region that its code lies in.
+    pub fn region(self) -> usize {
+        region_of(self.0)
+    }
+}
+
 /// All blocks of a code cache.
 pub struct Blocks<T> {
-    all: Vec<Info<T>>,
+    all: ByRegion<Info<T>>,
     by_key: AddressMap<Key, BlockId>,
     pages: AddressMap<u64, Page>,
     /// Blocks that became stale, ever.
     pub invalidations: u64,
 }
 
-impl<T> Default for Blocks<T> {
-    fn default() -> Self {
+impl<T> Blocks<T> {
+    /// An empty table, for code memory of so many regions.
+    pub fn new(regions: usize) -> Self {
         Self {
-            all: Vec::new(),
+            all: ByRegion::new(regions),
             by_key: AddressMap::default(),
             pages: AddressMap::default(),
             invalidations: 0,
         }
-    }
-}
-
-impl<T> Blocks<T> {
-    /// Blocks made since the table was last cleared.
-    pub fn len(&self) -> usize {
-        self.all.len()
     }
 
     /// The block of a key.
@@ -92,28 +95,39 @@ impl<T> Blocks<T> {
     }
 
     /// A block by number.
+    ///
+    /// # Panics
+    /// When there is none.
     pub fn get(&self, id: BlockId) -> &Info<T> {
-        &self.all[id.0 as usize]
+        self.all.get(id.0).expect("a block by its number")
     }
 
     /// A block by number.
+    ///
+    /// # Panics
+    /// When there is none.
     pub fn get_mut(&mut self, id: BlockId) -> &mut Info<T> {
-        &mut self.all[id.0 as usize]
+        self.all.get_mut(id.0).expect("a block by its number")
     }
 
-    /// All blocks, in the order in which they were made.
+    /// All blocks; those of a region in the order in which they were made.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Info<T>> {
         self.all.iter()
     }
 
-    /// The number that the next block will have.
-    pub fn next_id(&self) -> BlockId {
-        BlockId(self.all.len() as u32)
+    /// The blocks of a region, in the order in which they were made.
+    pub fn of(&self, region: usize) -> &[Info<T>] {
+        self.all.of(region)
+    }
+
+    /// The number that the next block of a region will have.
+    pub fn next_id(&self, region: usize) -> BlockId {
+        BlockId(self.all.next(region))
     }
 
     /// Puts in a block, in the order in which `CodeMemory` has given room; one with the same key is not found any more.
-    pub fn insert(&mut self, info: Info<T>) -> BlockId {
-        let id = self.next_id();
+    pub fn insert(&mut self, region: usize, info: Info<T>) -> BlockId {
+        let id = self.next_id(region);
         self.by_key.insert(info.key, id);
         for (phys, stamp) in [Some(info.key.phys), info.second]
             .into_iter()
@@ -133,34 +147,70 @@ impl<T> Blocks<T> {
         }
         debug_assert!(
             self.all
+                .of(region)
                 .last()
                 .is_none_or(|last| last.hot.0 < info.hot.0 && last.cold.0 >= info.cold.0),
             "not in the order of CodeMemory::alloc"
         );
-        self.all.push(info);
+        self.all.push(region, info);
         id
     }
 
-    /// The block whose code holds an offset.
-    pub fn at(&self, offset: u32) -> Option<BlockId> {
+    /// The block whose code holds an offset, which lies in this region.
+    pub fn at(&self, region: usize, offset: u32) -> Option<BlockId> {
         let within = |(start, len): (u32, u32)| offset.wrapping_sub(start) < len;
+        let all = self.all.of(region);
+        let id = |n: usize| BlockId(self.all.first(region) + n as u32);
         // Hot parts ascend, cold parts descend.
-        let hot = self.all.partition_point(|info| info.hot.0 <= offset);
-        let cold = self.all.partition_point(|info| info.cold.0 > offset);
-        if let Some(n) = hot.checked_sub(1).filter(|n| within(self.all[*n].hot)) {
-            return Some(BlockId(n as u32));
+        let hot = all.partition_point(|info| info.hot.0 <= offset);
+        let cold = all.partition_point(|info| info.cold.0 > offset);
+        if let Some(n) = hot.checked_sub(1).filter(|n| within(all[*n].hot)) {
+            return Some(id(n));
         }
-        let info = self.all.get(cold)?;
-        within(info.cold).then_some(BlockId(cold as u32))
+        within(all.get(cold)?.cold).then(|| id(cold))
+    }
+
+    /// Forgets the blocks of a region, and returns what was known of them.
+    pub fn take(&mut self, region: usize) -> Vec<Info<T>> {
+        let gone = self.all.take(region);
+        let of_region = |id: &BlockId| id.region() == region;
+        for info in &gone {
+            if self.by_key.get(&info.key).is_some_and(of_region) {
+                self.by_key.remove(&info.key);
+            }
+        }
+        let mut pages: Vec<u64> = gone
+            .iter()
+            .flat_map(|info| [Some(info.key.phys), info.second])
+            .flatten()
+            .map(|phys| phys / PAGE_SIZE)
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        for number in pages {
+            if let Some(page) = self.pages.get_mut(&number) {
+                page.blocks.retain(|id| !of_region(id));
+                if page.blocks.is_empty() {
+                    self.pages.remove(&number);
+                }
+            }
+        }
+        gone
+    }
+
+    /// A block is not found by its key any more.
+    pub fn forget_key(&mut self, id: BlockId) {
+        let key = self.get(id).key;
+        if self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
+        }
     }
 
     /// Forgets all blocks.
     pub fn clear(&mut self) {
-        let invalidations = self.invalidations;
-        *self = Self {
-            invalidations,
-            ..Self::default()
-        };
+        self.all.clear();
+        self.by_key.clear();
+        self.pages.clear();
     }
 
     /// Looks for pages that were written where they hold code; their blocks become stale, and `f` hears of each.
@@ -188,7 +238,8 @@ impl<T> Blocks<T> {
         let stale = page
             .blocks
             .extract_if(.., |id| {
-                all[id.0 as usize].span().lines(hit.page) & hit.lines != 0
+                all.get(id.0)
+                    .is_some_and(|info| info.span().lines(hit.page) & hit.lines != 0)
             })
             .collect();
         self.make_stale(stale, &mut f);
@@ -196,7 +247,9 @@ impl<T> Blocks<T> {
 
     fn make_stale(&mut self, hit: Vec<BlockId>, f: &mut impl FnMut(BlockId)) {
         for id in hit {
-            let info = &mut self.all[id.0 as usize];
+            let Some(info) = self.all.get_mut(id.0) else {
+                continue;
+            };
             if !info.stale {
                 info.stale = true;
                 self.invalidations += 1;
@@ -207,12 +260,10 @@ impl<T> Blocks<T> {
 
     /// A stale block's code turned out to be the same: it may run again, from the stamps on that it has now.
     pub fn refresh(&mut self, id: BlockId) {
-        let info = &mut self.all[id.0 as usize];
+        let info = self.get_mut(id);
         info.stale = false;
-        for (phys, stamp) in [Some(info.key.phys), info.second]
-            .into_iter()
-            .zip(info.stamps)
-        {
+        let (key, second, stamps) = (info.key, info.second, info.stamps);
+        for (phys, stamp) in [Some(key.phys), second].into_iter().zip(stamps) {
             let Some(phys) = phys else { continue };
             let page = self.pages.entry(phys / PAGE_SIZE).or_insert_with(|| Page {
                 blocks: Vec::new(),

@@ -4,7 +4,9 @@
 mod blocks;
 mod memory;
 mod perf;
+mod regions;
 
 pub use blocks::{BlockId, Blocks, Info, Key};
 pub use memory::CodeMemory;
 pub use perf::{Perf, PerfFormat};
+pub use regions::{ByRegion, MAX_REGIONS, region_of};

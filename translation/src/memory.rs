@@ -1,20 +1,47 @@
 //! Memory for emitted code, mapped twice: written through one mapping, executed through the other, never both in one.
 //!
-//! Hot code grows from the start, cold code from the end, so that what runs every time lies close together.
+//! It is divided into regions, filled in turn. In each, hot code grows from the start, cold code from the end, so that
+//! what runs every time lies close together. When all are full, the one whose turn it is gives up its code for new.
 #![expect(unsafe_code, reason = "code is written into mapped memory")]
 // UNSAFETY: mapping the same pages twice (W^X) has no safe interface.
 
 use std::io;
+
+/// Regions where there is room for so many.
+const REGIONS: usize = 16;
+/// Bytes of a region at least: enough for any block.
+const MIN_REGION: usize = 32 << 10;
+
+/// A region's bounds, and the ends of hot and of cold code in it.
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    start: u32,
+    end: u32,
+    hot: u32,
+    cold: u32,
+}
+
+impl Region {
+    fn new(start: u32, end: u32) -> Self {
+        Self {
+            start,
+            end,
+            hot: start,
+            cold: end,
+        }
+    }
+}
 
 /// A fixed range of code memory. Places in it are named by their offset.
 pub struct CodeMemory {
     write: *mut u8,
     run: *const u8,
     size: u32,
-    hot: u32,
-    cold: u32,
-    /// What [`CodeMemory::reset`] keeps.
-    keep: u32,
+    regions: Box<[Region]>,
+    /// Bytes of a region; the last may have more.
+    each: u32,
+    /// The one that is being filled.
+    current: usize,
 }
 
 // SAFETY: the mappings belong to this object alone; nothing about them is tied to a thread.
@@ -28,14 +55,20 @@ impl CodeMemory {
     pub fn new(size: usize) -> io::Result<Self> {
         let size = size.clamp(1 << 16, 1 << 30).next_multiple_of(4096);
         let (write, run) = Self::map(size)?;
-        let size = size as u32;
+        let count = (size / MIN_REGION).min(REGIONS);
+        let each = (size / count) & !4095;
+        // What is left over is the last one's.
+        let end = |n: usize| if n + 1 == count { size } else { (n + 1) * each };
+        let regions = (0..count)
+            .map(|n| Region::new((n * each) as u32, end(n) as u32))
+            .collect();
         Ok(Self {
             write,
             run,
-            size,
-            hot: 0,
-            cold: size,
-            keep: 0,
+            size: size as u32,
+            regions,
+            each: each as u32,
+            current: 0,
         })
     }
 
@@ -76,33 +109,73 @@ impl CodeMemory {
         self.size
     }
 
-    /// Bytes of hot code and of cold code so far.
+    /// Bytes of hot code and of cold code that there are.
     pub fn used(&self) -> (u32, u32) {
-        (self.hot, self.size - self.cold)
+        let used = |r: &Region| (r.hot - r.start, r.end - r.cold);
+        self.regions
+            .iter()
+            .map(used)
+            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
     }
 
-    /// Takes room for a block's two parts, the hot one at a multiple of `align`; `None` when there is not enough left.
+    /// How many regions there are.
+    pub fn regions(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// The region that is being filled.
+    pub fn region(&self) -> usize {
+        self.current
+    }
+
+    /// The region that a place lies in.
+    pub fn region_at(&self, at: u32) -> usize {
+        ((at / self.each) as usize).min(self.regions.len() - 1)
+    }
+
+    /// Takes room for a block's two parts from the region that is being filled, the hot one at a multiple of `align`;
+    /// `None` when it has not enough left.
     pub fn alloc(&mut self, hot: u32, cold: u32, align: u32) -> Option<(u32, u32)> {
-        let at = self.hot.next_multiple_of(align);
+        let region = &mut self.regions[self.current];
+        let at = region.hot.next_multiple_of(align);
         let end = at.checked_add(hot)?;
-        let start = self.cold.checked_sub(cold)?;
+        let start = region.cold.checked_sub(cold)?;
         if end > start {
             return None;
         }
-        self.hot = end;
-        self.cold = start;
+        region.hot = end;
+        region.cold = start;
         Some((at, start))
     }
 
-    /// What has been taken so far stays when the rest is given up.
+    /// What has been taken so far of the current region stays for good, and is no part of it any more.
     pub fn keep(&mut self) {
-        self.keep = self.hot;
+        let region = &mut self.regions[self.current];
+        region.start = region.hot;
+        region.end = region.cold;
+    }
+
+    /// The end of what was kept at the start.
+    pub fn kept(&self) -> u32 {
+        self.regions[0].start
+    }
+
+    /// Goes on to the region whose turn it is, and gives up the code in it: returns where it is executed. Nobody may
+    /// use it any more.
+    pub fn turn(&mut self) -> std::ops::Range<u64> {
+        self.current = (self.current + 1) % self.regions.len();
+        let region = &mut self.regions[self.current];
+        *region = Region::new(region.start, region.end);
+        let (start, end) = (region.start, region.end);
+        self.address(start)..self.address(end)
     }
 
     /// Gives up everything but what [`CodeMemory::keep`] kept.
     pub fn reset(&mut self) {
-        self.hot = self.keep;
-        self.cold = self.size;
+        for region in &mut self.regions {
+            *region = Region::new(region.start, region.end);
+        }
+        self.current = 0;
     }
 
     /// Writes code.
@@ -181,17 +254,58 @@ mod tests {
     }
 
     #[test]
-    fn parts_never_meet() {
-        let mut memory = CodeMemory::new(1 << 16).expect("memory");
+    fn parts_never_meet_and_regions_take_turns() {
+        let mut memory = CodeMemory::new(1 << 18).expect("memory");
+        assert_eq!((memory.regions(), memory.region()), (8, 0));
         memory.alloc(64, 0, 16).expect("room");
         memory.keep();
-        let mut count = 0;
-        while let Some((hot, cold)) = memory.alloc(1000, 500, 64) {
-            assert!(hot + 1000 <= cold);
-            count += 1;
+        assert_eq!((memory.kept(), memory.used()), (64, (0, 0)));
+        let mut seen = vec![Vec::new(); memory.regions()];
+        for turn in 0..3 * memory.regions() {
+            let region = memory.region();
+            assert_eq!(region, turn % memory.regions());
+            let mut count = 0;
+            while let Some((hot, cold)) = memory.alloc(1000, 500, 64) {
+                assert!(hot >= 64 && hot + 1000 <= cold, "the parts meet");
+                assert_eq!(memory.region_at(hot), region);
+                assert_eq!(memory.region_at(cold + 499), region);
+                seen[region].push((hot, cold));
+                count += 1;
+            }
+            assert!((20..=21).contains(&count), "{count} in region {region}");
+            let next = memory.turn();
+            let mut places = seen[memory.region()].drain(..);
+            assert!(places.all(|(hot, cold)| next.contains(&memory.address(hot))
+                && next.contains(&memory.address(cold + 499))));
         }
-        assert!(count > 40);
         memory.reset();
-        assert_eq!(memory.used(), (64, 0));
+        assert_eq!((memory.kept(), memory.used()), (64, (0, 0)));
+    }
+
+    #[test]
+    fn no_size_is_too_odd() {
+        for size in [
+            0,
+            1 << 16,
+            (1 << 16) + 4096,
+            0x9_f000,
+            520_192,
+            1 << 20,
+            1_234_567,
+        ] {
+            let mut memory = CodeMemory::new(size).expect("memory");
+            let mut bytes = 0;
+            for _ in 0..memory.regions() {
+                memory.turn();
+                let region = memory.region();
+                let (hot, cold) = memory
+                    .alloc(0x4000, 0x3000, 64)
+                    .expect("room for any block");
+                assert_eq!(memory.region_at(hot), region);
+                assert_eq!(memory.region_at(cold + 0x2fff), region);
+                bytes += 0x7000;
+            }
+            assert!(bytes <= memory.size());
+        }
     }
 }

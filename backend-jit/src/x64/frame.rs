@@ -269,6 +269,15 @@ impl Frame {
         }
     }
 
+    /// Takes from the jump caches what leads to code in a range of addresses.
+    pub fn forget_jumps_to(&mut self, range: std::ops::Range<u64>) {
+        for jump in self.jumps.as_flattened_mut() {
+            if range.contains(&jump.code) {
+                *jump = Jump::NONE;
+            }
+        }
+    }
+
     /// Brings what translated code keeps of the MMU up to date: after anything that may have changed translations.
     pub fn follow(&mut self, mmu: &Mmu) {
         self.tlb = mmu.inline_tables();

@@ -196,7 +196,7 @@ fn statistics_tell_what_was_done() {
             " a guest byte), ",
             " cold (",
             " page ",
-            "flushed 0 times",
+            " regions, reclaimed 0",
         ],
     );
 }

@@ -1,0 +1,351 @@
+//! How blocks lead to one another: direct exits linked and set back, blocks replaced, regions of code memory dropped.
+//!
+//! A block knows the exits that are linked to it, and an exit where it is linked to, so that either may go without the
+//! other. A block that is replaced gives its exits to the new one; what still comes to it (jump caches) finds a jump to
+//! the stub that asks for the block anew.
+
+use translation::{BlockId, region_of};
+
+use crate::core::{Core, key};
+use crate::x64::flags::Desc;
+use crate::x64::frame::Frame;
+
+/// A direct exit.
+#[derive(Clone, Copy)]
+pub struct Exit {
+    pub block: BlockId,
+    /// Places of the displacements in hot code and in the stub.
+    pub hot: u32,
+    pub stub: u32,
+    pub target: u64,
+    pub flags: Option<Desc>,
+    pub direct: bool,
+    /// The mode of the block that it leads to.
+    pub mode: u64,
+    pub link: Option<Link>,
+}
+
+/// Where an exit leads.
+#[derive(Clone, Copy)]
+pub struct Link {
+    to: BlockId,
+    /// The displacement that was changed, and where it led before.
+    place: u32,
+    back: u32,
+    /// The flags are neither in memory nor where the block says: it must not look at them.
+    careless: bool,
+}
+
+impl Core {
+    /// Makes an exit lead to a block that was found for it.
+    pub fn link(&mut self, number: u32, to: BlockId) {
+        let Some(exit) = self.exits.get(number).copied() else {
+            return;
+        };
+        let (from, target) = (self.blocks.get(exit.block), self.blocks.get(to));
+        if from.key.mode & key::SINGLE != 0 || exit.mode != target.key.mode || exit.link.is_some() {
+            return;
+        }
+        let near = (from.key.lin ^ target.key.lin) & !x86::PAGE_MASK == 0
+            && from.key.phys & !x86::PAGE_MASK == target.key.phys & !x86::PAGE_MASK
+            && target.second.is_none();
+        let own = &target.own;
+        let goal = if near { own.entry } else { own.guarded };
+        let same = own.flags == exit.flags;
+        let link = if exit.direct && (same || own.flags_dead) {
+            let mut old = [0; 4];
+            self.memory.read(exit.hot, &mut old);
+            Link {
+                to,
+                place: exit.hot,
+                back: u32::from_le_bytes(old).wrapping_add(exit.hot + 4),
+                careless: !same,
+            }
+        } else if own.flags.is_none() {
+            Link {
+                to,
+                place: exit.stub,
+                // What leaves is right behind.
+                back: exit.stub + 4,
+                careless: false,
+            }
+        } else {
+            return;
+        };
+        self.memory.retarget(link.place, goal);
+        self.blocks.get_mut(to).own.incoming.push(number);
+        if let Some(exit) = self.exits.get_mut(number) {
+            exit.link = Some(link);
+        }
+    }
+
+    /// Makes an exit lead to its stub again. The block that it led to must forget it.
+    fn set_back(&mut self, number: u32) {
+        if let Some(link) = self.exits.get_mut(number).and_then(|e| e.link.take()) {
+            self.memory.retarget(link.place, link.back);
+        }
+    }
+
+    /// Makes whoever enters a block ask for it anew.
+    pub(crate) fn divert(&mut self, id: BlockId) {
+        let own = &mut self.blocks.get_mut(id).own;
+        let (entry, stale) = (own.entry, own.stale);
+        self.memory.write(entry, &[0xe9]);
+        self.memory.retarget(entry + 1, stale);
+        // Its code may not be what it was, and look at flags now.
+        let exits = &self.exits;
+        let careless = |n: &mut u32| {
+            let link = exits.get(*n).and_then(|exit| exit.link);
+            link.is_some_and(|link| link.careless)
+        };
+        let gone: Vec<u32> = own.incoming.extract_if(.., careless).collect();
+        for number in gone {
+            self.set_back(number);
+        }
+    }
+
+    /// Whoever is linked to a block comes to another one that serves for the same key.
+    pub fn replace(&mut self, old: BlockId, new: BlockId) {
+        self.blocks.get_mut(old).stale = true;
+        self.divert(old);
+        let may_link = self.settled_for_good(new);
+        for number in std::mem::take(&mut self.blocks.get_mut(old).own.incoming) {
+            self.set_back(number);
+            if may_link {
+                self.link(number, new);
+            }
+        }
+    }
+
+    /// Goes on to the region of code memory whose turn it is, and drops the blocks that are there.
+    ///
+    /// Nothing runs in it: blocks are made by the run loop alone, which has left translated code for that; no callout
+    /// makes one, and so no return address on the host's stack leads there. Whatever else leads there is found here:
+    /// exits linked to its blocks, the versions of checked blocks, the jump caches. Numbers of its blocks, exits and
+    /// slow ops stand in its own code only.
+    pub(crate) fn turn(&mut self, frame: &mut Frame) {
+        let executed = self.memory.turn();
+        let region = self.memory.region();
+        if self.blocks.of(region).is_empty() {
+            return;
+        }
+        self.stats.reclaimed += 1;
+        let incoming: Vec<u32> = self
+            .blocks
+            .of(region)
+            .iter()
+            .flat_map(|info| &info.own.incoming)
+            .copied()
+            .filter(|number| region_of(*number) != region)
+            .collect();
+        for number in incoming {
+            self.set_back(number);
+        }
+        let links = self.exits.of(region).iter().filter_map(|exit| exit.link);
+        let mut targets: Vec<BlockId> = links
+            .map(|link| link.to)
+            .filter(|to| to.region() != region)
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        for id in targets {
+            let own = &mut self.blocks.get_mut(id).own;
+            own.incoming.retain(|number| region_of(*number) != region);
+        }
+        for info in self.blocks.take(region) {
+            self.release_pages(&info.key, info.second);
+            self.variants.remove(&(info.key.lin, info.key.phys));
+        }
+        self.exits.take(region);
+        self.indirects.take(region);
+        self.slow.take(region);
+        for key in self.changing.forget_region(region) {
+            self.chain(&key);
+        }
+        frame.forget_jumps_to(executed);
+        if region == 0 {
+            // Once around: what was guessed of places may be wrong by now, and not all of them have blocks.
+            self.unsuitable.clear();
+            self.variants.clear();
+            self.hops.clear();
+            self.changing.forget_idle();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use backend_interp::Interp;
+    use frontend_x86::Features;
+    use iced_x86::IcedError;
+    use iced_x86::code_asm::*;
+    use system::testing::{Machine, START};
+    use system::{Engine, Exit};
+    use x86::PhysAddr;
+
+    use crate::core::Core;
+    use crate::x64::frame::{Frame, Jump};
+    use crate::{Jit, Options};
+
+    const PLACES: u64 = 500;
+    /// Bytes from one to the next.
+    const STEP: u64 = 128;
+
+    fn place(n: u64) -> u64 {
+        START + n * STEP
+    }
+
+    /// One of the places that a program walks through: they jump to one another, call and return, and write to the
+    /// constants of others.
+    fn code(n: u64, random: &mut impl FnMut(u64) -> u64) -> Result<Vec<u8>, IcedError> {
+        let mut a = CodeAssembler::new(64)?;
+        match n % 5 {
+            // The constant of its ADD is what others write to.
+            0 => a.add(ebx, 0x0102_0304)?,
+            1 => {
+                a.mov(edi, (place(random(PLACES / 5) * 5) + 2) as u32)?;
+                a.mov(byte_ptr(rdi), r8b)?;
+            }
+            2 => a.call(place(PLACES))?,
+            _ => a.cmp(ebx, r8d)?,
+        }
+        a.dec(ecx)?;
+        a.jz(place(PLACES + 1))?;
+        a.imul_3(r8d, r8d, 1_664_525)?;
+        a.add(r8d, 0x3c6e_f35f)?;
+        if n % 5 == 3 {
+            a.mov(eax, r8d)?;
+            a.shr(eax, 24)?;
+            a.imul_3(eax, eax, STEP as i32)?;
+            a.add(eax, START as i32)?;
+            a.jmp(rax)?;
+        } else {
+            a.test(r8d, 1 << (8 + random(20)))?;
+            a.jz(place(random(PLACES)))?;
+            a.cmp(r8d, ebx)?;
+            a.jb(place(random(PLACES)))?;
+            a.jmp(place(random(PLACES)))?;
+        }
+        a.assemble(place(n))
+    }
+
+    fn machine() -> Machine {
+        let mut m = Machine::long(0, true);
+        let mut state = 1_u64;
+        let mut random = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % below
+        };
+        let lay = |at: u64, bytes: &[u8]| {
+            assert!(bytes.len() as u64 <= STEP, "a place is too small");
+            m.ram.write(PhysAddr(at), bytes).expect("RAM");
+        };
+        for n in 0..PLACES {
+            lay(place(n), &code(n, &mut random).expect("it assembles"));
+        }
+        // ROL EBX, 1; RET; and HLT.
+        lay(place(PLACES), &[0xd1, 0xc3, 0xc3]);
+        lay(place(PLACES + 1), &[0xf4]);
+        m.v.st.gpr[x86::Gpr::Rcx as usize] = 20_000;
+        m
+    }
+
+    /// Whatever leads to a block leads to one that is there.
+    fn look(core: &Core, frame: &Frame) {
+        let place_of = |at: u32| {
+            let mut rel = [0; 4];
+            core.memory.read(at, &mut rel);
+            at.wrapping_add(4).wrapping_add(u32::from_le_bytes(rel))
+        };
+        let within = |at: u32, (start, len): (u32, u32)| at.wrapping_sub(start) < len;
+        let mut incoming = 0;
+        for region in 0..core.memory.regions() {
+            for (n, exit) in core.exits.of(region).iter().enumerate() {
+                let number = core.exits.first(region) + n as u32;
+                let from = core.blocks.get(exit.block);
+                assert!(within(exit.hot, from.hot) && within(exit.stub, from.cold));
+                let Some(link) = exit.link else {
+                    assert!(within(place_of(exit.hot), from.cold), "no way to the stub");
+                    assert_eq!(place_of(exit.stub), exit.stub + 4, "a link nobody knows");
+                    continue;
+                };
+                let to = core.blocks.get(link.to);
+                let goal = place_of(link.place);
+                assert!(
+                    goal == to.own.entry || goal == to.own.guarded,
+                    "it leads astray"
+                );
+                let known = to.own.incoming.iter().filter(|n| **n == number);
+                assert_eq!(known.count(), 1, "the block does not know its exit");
+                incoming += 1;
+            }
+        }
+        let known = core.blocks.iter().map(|info| info.own.incoming.len());
+        assert_eq!(known.sum::<usize>(), incoming);
+        for info in core.blocks.iter() {
+            let own = &info.own;
+            if let Some(checked) = &own.checked {
+                let goal = place_of(checked.fail);
+                let version = core.block_at(goal).map(|id| core.blocks.get(id));
+                let next = version.is_some_and(|to| goal == to.own.entry && to.key == info.key);
+                assert!(goal == own.stale || next, "no way to the next version");
+            }
+            let mut first = [0; 1];
+            core.memory.read(own.entry, &mut first);
+            if info.stale {
+                assert_eq!((first, place_of(own.entry + 1)), ([0xe9], own.stale));
+            } else if own.checked.is_none() {
+                assert_eq!(
+                    core.blocks
+                        .find(info.key)
+                        .map(|id| core.blocks.get(id).own.entry),
+                    Some(own.entry)
+                );
+            }
+        }
+        for jump in frame.jumps.as_flattened() {
+            if jump.rip != Jump::NONE.rip {
+                let at = core.memory.offset(jump.code).expect("in code memory");
+                let id = core.block_at(at).expect("a block");
+                let info = core.blocks.get(id);
+                assert_eq!((info.own.guarded, info.key.lin), (at, jump.rip));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_leads_to_code_that_was_dropped() {
+        let mut plain = machine();
+        let features = Features::new(&plain.v.model.features_iced());
+        assert_eq!(
+            Interp::new(features).run(&mut plain.v, 1 << 40),
+            Exit::Halted
+        );
+        for (changing, code_cache, piece) in [
+            (false, 1 << 16, 9_000),
+            (false, 1 << 18, 9_000),
+            (true, 1 << 16, 9_000),
+            (true, 1 << 18, 1 << 37),
+            (false, 1 << 17, 1 << 37),
+        ] {
+            let mut m = machine();
+            let mut jit = Jit::new(
+                features,
+                Options {
+                    code_cache,
+                    changing,
+                    ..Options::default()
+                },
+            );
+            while jit.run(&mut m.v, piece) == Exit::Budget {
+                jit.with_core(look);
+            }
+            jit.with_core(look);
+            let reclaimed = jit.counts().reclaimed;
+            assert!(reclaimed > 10, "{reclaimed} of {code_cache}");
+            assert!(m.v.st == plain.v.st, "{}\n{}", m.v.dump(), plain.v.dump());
+        }
+    }
+}

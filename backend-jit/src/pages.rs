@@ -1,0 +1,69 @@
+//! Numbers for pairs of linear and physical page: a jump into a block made for such a pair checks that
+//! `Frame::pages` has the pair's number.
+
+use x86::{AddressMap, PAGE_MASK};
+
+use crate::x64::frame::Frame;
+
+/// The pairs that blocks were made for. A number stands for the same pair for ever: a frame may still have it when the
+/// last block of the pair is long gone.
+#[derive(Default)]
+pub struct PageNumbers {
+    /// The number, and how many times it is held.
+    held: AddressMap<(u64, u64), (u32, u32)>,
+    last: u32,
+}
+
+impl PageNumbers {
+    /// The slot of `Frame::pages` for the pages of two addresses and the pair's number, to be released again; `None`
+    /// when there are no more numbers.
+    pub fn hold(&mut self, lin: u64, phys: u64) -> Option<(usize, u32)> {
+        let slot = Frame::page_slot(lin);
+        let pair = Self::pair(lin, phys);
+        if let Some((number, count)) = self.held.get_mut(&pair) {
+            *count += 1;
+            return Some((slot, *number));
+        }
+        self.last = self.last.checked_add(1)?;
+        self.held.insert(pair, (self.last, 1));
+        Some((slot, self.last))
+    }
+
+    /// One holder less.
+    pub fn release(&mut self, lin: u64, phys: u64) {
+        let pair = Self::pair(lin, phys);
+        if let Some((_, count)) = self.held.get_mut(&pair) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&pair);
+            }
+        }
+    }
+
+    fn pair(lin: u64, phys: u64) -> (u64, u64) {
+        (lin & !PAGE_MASK, phys & !PAGE_MASK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PageNumbers;
+
+    #[test]
+    fn a_number_is_never_another_pairs() {
+        let mut pages = PageNumbers::default();
+        let a = pages.hold(0x1000, 0x5000);
+        assert_eq!(pages.hold(0x1fff, 0x5123), a);
+        let b = pages.hold(0x1000, 0x6000);
+        assert_ne!(a, b);
+        pages.release(0x1000, 0x5000);
+        assert_eq!(pages.hold(0x1000, 0x5000), a, "still held");
+        pages.release(0x1000, 0x5000);
+        pages.release(0x1000, 0x5000);
+        let c = pages.hold(0x1000, 0x5000);
+        assert!(c != a && c != b, "given up and back again");
+        pages.last = u32::MAX;
+        assert_eq!(pages.hold(0x1000, 0x6000), b);
+        assert_eq!(pages.hold(0x9000, 0x6000), None);
+    }
+}
