@@ -163,6 +163,7 @@ fn block(v: &Vcpu, bytes: &[u8], stubs: &mut Stubs, exact: bool) -> Box<Block> {
     let limits = Limits {
         max_insns: 1,
         page: 4096,
+        branches: 0,
     };
     let mut padded = bytes.to_vec();
     padded.extend([0x90; 16]);

@@ -175,6 +175,7 @@ impl Interp {
         let mut limits = Limits {
             max_insns,
             page: in_page as u32,
+            branches: 0,
         };
         let mut second = None;
         let mut lifted = self.lift(&bytes[..available], &limits, mode);

@@ -22,12 +22,15 @@ use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
 use crate::x64::flags::Desc;
-use crate::x64::frame::{Frame, Jump};
+use crate::x64::frame::{Frame, Jump, TEMPS};
 use crate::x64::runtime::Stubs;
 
 /// Guest instructions in a block at most.
 pub const MAX_INSNS: u32 = 64;
+/// Conditional branches forward that a block goes on behind at most.
+pub const MAX_BRANCHES: u32 = 6;
 const MAX_BYTES: usize = 400;
+
 /// Blocks of one place that differ in where they find the flags.
 const MAX_VARIANTS: u8 = 4;
 
@@ -428,6 +431,7 @@ impl Core {
         let mut limits = Limits {
             max_insns: if single { 1 } else { max_insns },
             page: in_page as u32,
+            branches: if single || checked { 0 } else { MAX_BRANCHES },
         };
         let mut second = None;
         let mut lifted = self.lift(&bytes[..available], &limits, mode);
@@ -451,6 +455,11 @@ impl Core {
             if let End::FetchFault(_) = lifted.end {
                 return Err(Exception::GP0);
             }
+        }
+        while usize::from(lifted.block.temps) > TEMPS && limits.max_insns > 1 {
+            limits.max_insns = (lifted.block.insns / 2).max(1);
+            self.spare = Some(lifted.block);
+            lifted = self.lift(&bytes[..available], &limits, mode);
         }
         if checked {
             let source = Source {

@@ -7,7 +7,7 @@ use ir::opt::Switches;
 use translation::CodeMemory;
 
 use crate::callouts;
-use crate::core::MAX_INSNS;
+use crate::core::{MAX_BRANCHES, MAX_INSNS};
 use crate::dump::{Names, lines};
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::{Context, Parts, emit};
@@ -37,6 +37,7 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
     let limits = Limits {
         max_insns: MAX_INSNS,
         page: code.len() as u32,
+        branches: MAX_BRANCHES,
     };
     let mut block = frontend_x86::lift(code, &limits, mode, features).block;
     ir::opt::run(&mut block, Switches::ALL);

@@ -197,6 +197,7 @@ mod tests {
         let limits = Limits {
             max_insns: 64,
             page: code.len() as u32,
+            branches: 0,
         };
         let found = generalise(
             code,

@@ -109,6 +109,135 @@ fn flags_survive_what_comes_between() {
 }
 
 #[test]
+fn blocks_are_left_where_branches_forward_are_taken() {
+    let m = all(|a| {
+        let (mut top, mut end) = (a.create_label(), a.create_label());
+        let mut skips: [_; 9] = std::array::from_fn(|_| a.create_label());
+        a.mov(rbp, DATA)?;
+        a.mov(r14d, 700)?;
+        a.set_label(&mut top)?;
+        a.imul_3(esi, esi, 0x0101_0107)?;
+        a.add(esi, r14d)?;
+        for (n, skip) in skips.iter_mut().enumerate() {
+            let bit = 3 * n as u32 + 2;
+            // One of four or of eight is taken, each time after flags of another kind.
+            match n % 5 {
+                0 => a.test(esi, 1 << bit | 1 << (bit + 1))?,
+                1 => a.add(dword_ptr(rbp + 8 * n), esi)?,
+                2 => {
+                    a.mov(eax, esi)?;
+                    a.shr(eax, bit)?;
+                }
+                3 => a.cmp(esi, dword_ptr(rbp))?,
+                _ => {
+                    a.mov(eax, esi)?;
+                    a.sub(eax, dword_ptr(rbp + 8))?;
+                }
+            }
+            // The access in between may fault: the flags outlive it.
+            a.mov(r8, qword_ptr(rbp + 64))?;
+            match n % 4 {
+                0 => a.jz(*skip)?,
+                1 => a.jb(*skip)?,
+                2 => a.js(*skip)?,
+                _ => a.jle(*skip)?,
+            }
+            a.lea(ebx, dword_ptr(rbx + rsi + n))?;
+            a.add(qword_ptr(rbp + 64), rbx)?;
+            a.set_label(skip)?;
+            a.adc(edi, 1)?;
+        }
+        a.dec(r14d)?;
+        a.je(end)?;
+        a.jmp(top)?;
+        a.set_label(&mut end)?;
+        a.hlt()
+    });
+    assert!(reg(&m, Gpr::Rbx) != 0 && reg(&m, Gpr::Rdi) > 700 * 9);
+}
+
+#[test]
+fn flags_are_saved_by_what_memory_operations_leave() {
+    // Each result at each width, signs and carries of all kinds; what comes between asks for a place for the flags.
+    let m = all(|a| {
+        let mut top = a.create_label();
+        a.mov(rbp, DATA)?;
+        a.mov(rcx, 400u64)?;
+        a.mov(rsi, 0x8000_7fff_ff80_7f01_u64)?;
+        a.set_label(&mut top)?;
+        a.mov(qword_ptr(rbp), rsi)?;
+        macro_rules! keep {
+            ($op:expr) => {
+                $op?;
+                a.mov(r9, qword_ptr(rbp + 128))?;
+                a.pushfq()?;
+                a.pop(rax)?;
+                a.and(eax, 0x8c5)?;
+                a.lea(r8, qword_ptr(r8 + r8 * 2))?;
+                a.lea(r8, qword_ptr(r8 + rax))?;
+            };
+        }
+        keep!(a.add(qword_ptr(rbp), 1));
+        keep!(a.sub(qword_ptr(rbp), -7));
+        keep!(a.add(dword_ptr(rbp), ecx));
+        keep!(a.sub(dword_ptr(rbp), esi));
+        keep!(a.add(word_ptr(rbp), cx));
+        keep!(a.sub(word_ptr(rbp), 0x7fff));
+        keep!(a.add(byte_ptr(rbp), 0x81u32 as i32));
+        keep!(a.sub(byte_ptr(rbp), cl));
+        keep!(a.and(qword_ptr(rbp), rsi));
+        keep!(a.or(byte_ptr(rbp + 1), 0x40));
+        keep!(a.xor(word_ptr(rbp + 1), si));
+        a.mov(rdi, rsi)?;
+        keep!(a.add(rdi, qword_ptr(rbp)));
+        keep!(a.sub(rdi, qword_ptr(rbp + 1)));
+        keep!(a.add(edi, dword_ptr(rbp)));
+        keep!(a.sub(edi, dword_ptr(rbp + 2)));
+        keep!(a.add(di, word_ptr(rbp)));
+        keep!(a.sub(dil, byte_ptr(rbp)));
+        keep!(a.or(dil, byte_ptr(rbp + 3)));
+        keep!(a.cmp(rdi, qword_ptr(rbp)));
+        keep!(a.cmp(edi, dword_ptr(rbp)));
+        keep!(a.cmp(di, word_ptr(rbp)));
+        keep!(a.cmp(dil, byte_ptr(rbp)));
+        keep!(a.cmp(r14, qword_ptr(rbp)));
+        keep!(a.shl(rdi, 1));
+        keep!(a.shr(rdi, 1));
+        keep!(a.sar(edi, 1));
+        keep!(a.shl(edi, 1));
+        a.imul_3(rsi, rsi, 0x0101_0107)?;
+        a.lea(r14, qword_ptr(r14 + rsi))?;
+        a.dec(rcx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_ne!(reg(&m, Gpr::R8), 0);
+}
+
+#[test]
+fn cmpxchg16b_leaves_the_flags_of_a_comparison_with_memory() {
+    all(|a| {
+        let (mut top, mut skip) = (a.create_label(), a.create_label());
+        a.mov(rbp, DATA)?;
+        a.mov(r14d, 50)?;
+        a.set_label(&mut top)?;
+        a.cmp(dword_ptr(rbp + 64), 25)?;
+        a.lock().cmpxchg16b(xmmword_ptr(rbp))?;
+        a.jne(skip)?;
+        a.add(r15d, 1)?;
+        a.set_label(&mut skip)?;
+        a.pushfq()?;
+        a.pop(rsi)?;
+        a.lea(rdi, qword_ptr(rdi + rsi))?;
+        a.mov(ebx, r14d)?;
+        a.inc(dword_ptr(rbp + 64))?;
+        a.dec(r14d)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+}
+
+#[test]
 fn stores_across_pages_and_to_devices() {
     let m = all(|a| {
         let mut top = a.create_label();

@@ -51,6 +51,7 @@ pub fn fuzz(bytes: &[u8]) -> Block {
     let limits = Limits {
         max_insns: u32::from(head[4]),
         page: u32::from(u16::from_le_bytes([head[5], head[6]])),
+        branches: u32::from(head[3] >> 2),
     };
     let lifted = lift(code, &limits, mode, &Features::v3_plus());
     if matches!(lifted.end, End::FetchFault(_)) {
@@ -66,5 +67,8 @@ pub fn fuzz(bytes: &[u8]) -> Block {
         Err(error) => panic!("{text}\n{error:?}"),
     }
     assert!(lifted.block.insns <= limits.max_insns.max(1));
+    let ways_out = lifted.block.ops.iter();
+    let ways_out = ways_out.filter(|op| op.code == ir::OpCode::SideExit);
+    assert!(ways_out.count() <= limits.branches as usize);
     lifted.block
 }

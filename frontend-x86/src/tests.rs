@@ -12,6 +12,7 @@ use crate::{End, Features, Limits, Mode, fuzz, lift};
 const ALL: Limits = Limits {
     max_insns: 1,
     page: 4096,
+    branches: 0,
 };
 
 /// How the memory operand of a built instruction looks.
@@ -376,7 +377,11 @@ fn blocks_end_where_they_must() {
     let go = |bytes: &[u8], max_insns, page| {
         lift(
             bytes,
-            &Limits { max_insns, page },
+            &Limits {
+                max_insns,
+                page,
+                branches: 0,
+            },
             Mode::long64(),
             &features,
         )

@@ -30,7 +30,7 @@ mod tests {
     }
 
     /// The text of a file with every expectation as the lifter has it. A case is a line `MODE BYTES ; COMMENT` at the
-    /// start of a line; its block, indented, follows; everything else stays.
+    /// start of a line (`MODE/N` where the block may go on behind N branches); its block, indented, follows; everything else stays.
     fn actual(text: &str) -> String {
         let mut out = String::new();
         for line in text.lines().filter(|l| !l.starts_with([' ', '\t'])) {
@@ -40,6 +40,8 @@ mod tests {
             let Some(name) = words.next().filter(|w| !w.starts_with('#')) else {
                 continue;
             };
+            let (name, branches) = name.split_once('/').unwrap_or((name, "0"));
+            let branches = branches.parse().expect("a number of branches");
             let bytes: Vec<u8> = words
                 .map(|w| {
                     u8::from_str_radix(w, 16).unwrap_or_else(|_| panic!("byte {w:?} in {line:?}"))
@@ -48,6 +50,7 @@ mod tests {
             let limits = Limits {
                 max_insns: 100,
                 page: bytes.len() as u32,
+                branches,
             };
             let features = if name.contains("avx") {
                 Features::v3_plus()

@@ -63,7 +63,9 @@ impl Op {
     /// The flags that the op reads.
     pub fn uses(&self) -> FlagSet {
         match self.code {
-            OpCode::Select | OpCode::Setcc | OpCode::Branch => self.cond().flags(),
+            OpCode::Select | OpCode::Setcc | OpCode::Branch | OpCode::SideExit => {
+                self.cond().flags()
+            }
             OpCode::GetFlags => FlagSet::from_rflags(u64::from(self.sub)),
             OpCode::X87 => fcmov_uses(self.sub),
             _ => self.alu().info().uses,

@@ -306,6 +306,9 @@ ops! {
     CheckPc "checkpc" dsts 0 args 2; faults,
     /// RFLAGS.DF = `sub` (0 or 1): CLD, STD.
     SetDf "setdf" dsts 0 args 0 sub Number; effect,
+    /// Leave the block for a = Pc(offset) if the condition holds, else go on with the next instruction in it. Width as of
+    /// the ends of blocks.
+    SideExit "sideexit" dsts 0 args 1 sub Cond; faults effect,
 }
 
 impl OpCode {

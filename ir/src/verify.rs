@@ -328,6 +328,7 @@ fn widths(code: OpCode) -> u8 {
         | C::JumpTo
         | C::Jump
         | C::Branch
+        | C::SideExit
         | C::BranchNz
         | C::Exit
         | C::Bswap => B16 | B32 | B64,
@@ -387,7 +388,7 @@ fn arg_count(op: &Op) -> (u8, u8) {
 fn arg_kind(op: &Op, slot: usize, arg: Operand) -> bool {
     use OpCode as C;
     match op.code {
-        C::Jump | C::Branch | C::Exit => return matches!(arg, Operand::Pc(_)),
+        C::Jump | C::Branch | C::SideExit | C::Exit => return matches!(arg, Operand::Pc(_)),
         C::BranchNz if slot < 2 => return matches!(arg, Operand::Pc(_)),
         C::Raise | C::VecLoad => return matches!(arg, Operand::Imm(_)),
         C::VecStore if slot == 1 => return matches!(arg, Operand::Imm(_)),
@@ -452,6 +453,7 @@ mod tests {
             "insn +0 len=2\ncall cpuid\nexit next pc+2",
             "insn +0 len=2\ncall far_ret 0, _, 8\nexit helper",
             "insn +0 len=2\nraise #6",
+            "insn +0 len=2\nsideexit ne pc+9\ninsn +2 len=2\njump pc+4",
         ] {
             assert_eq!(verdict(ops), "ok", "{ops}");
         }
@@ -526,6 +528,15 @@ mod tests {
                 "two results in one place",
             ),
             ("insn +0 len=1\nbranch e pc+1, rax", "rax as its operand b"),
+            (
+                "insn +0 len=2\nsideexit e pc+9",
+                "the block's last op is no terminal",
+            ),
+            ("insn +0 len=2\nsideexit e rax", "rax as its operand a"),
+            (
+                "insn +0 len=2\nrax = mov.64 1\nsideexit e pc+9\njump pc+2",
+                "it may fault after",
+            ),
             ("insn +0 len=1\nexit next", "its operand a is missing"),
             (
                 "insn +0 len=1\nrax = mov.8 %0\njump pc+2",

@@ -429,6 +429,7 @@ impl Doppel {
     pub fn ir(&mut self, case: &Case) -> String {
         self.load(case);
         let limits = Limits {
+            branches: 0,
             max_insns: 1,
             page: u32::from(case.len),
         };

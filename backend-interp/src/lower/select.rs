@@ -593,6 +593,8 @@ impl Lower<'_> {
                     &[exit],
                 );
             }
+            // Blocks with ways out in their midst are the translator's: `Limits::branches`.
+            OpCode::SideExit => return None,
             OpCode::Branch => {
                 let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
                 let run = self.branch_handler(op.sub);

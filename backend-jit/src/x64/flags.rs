@@ -32,18 +32,39 @@ pub struct Desc {
     pub b: Src,
 }
 
-/// A comparison with memory: host flags are saved by its operands, as long as they are there: that is cheaper than to take
-/// them from the host.
+/// What is left of an operation with memory, or of a register that it replaced: host flags are saved by its operands, as
+/// long as they are there: that is cheaper than to take them from the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Compared {
-    /// Sub or Logic.
+    /// Any but Adc, Sbb, Inc, Dec, Mul.
     pub op: FlagOp,
     pub width: Width,
-    /// The second operand of Sub: a register of the host that is a guest's, or a constant. The first, or the result of
-    /// Logic, is in r11.
-    pub b: Src,
+    /// The first operand, or the result of Logic.
+    pub a: Left,
+    /// The second operand; a register is one that the host has too.
+    pub b: Left,
+    /// `a` is the result of Add or Sub: the operand follows from it and the other one.
+    pub result: bool,
     /// When r11 was written: see `Asm::moment_r11`.
     pub moment: u32,
+}
+
+/// Where an operand was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// In r11, zero-extended.
+    Scratch,
+    /// In a guest register that the host has too.
+    Reg(Gpr),
+    /// A constant.
+    Imm(i32),
+}
+
+impl Compared {
+    /// Whether it reads a register.
+    pub fn uses(&self, g: Gpr) -> bool {
+        [self.a, self.b].contains(&Left::Reg(g))
+    }
 }
 
 /// Where the flags are.

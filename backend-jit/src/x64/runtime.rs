@@ -9,7 +9,9 @@ use system::{FlagOp, LazyFlags, Vcpu, flag_kind, offset};
 use translation::CodeMemory;
 use x86::Gpr;
 
-use super::asm::{Alu, Asm, Label, Mem, R11, R14, RAX, RCX, RDI, RDX, RSI, RSP, Rm, Section};
+use super::asm::{
+    Alu, Asm, Label, Mem, R11, R14, RAX, RCX, RDI, RDX, RSI, RSP, Rm, Section, Shift,
+};
 use super::frame::{Frame, PageCache, field, home, leave};
 
 /// Rust functions that stubs call.
@@ -299,8 +301,9 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     let place_read = lookup(&mut a, false, Unknown::Carry, hop, saved);
     let place_write = lookup(&mut a, true, Unknown::Carry, hop, saved);
 
-    // The store in the bounce buffer.
+    // The store in the bounce buffer. Flags and r11 stay.
     let commit = bound(&mut a);
+    a.store(B64, under(8, offset_of!(Frame, lin)), R11);
     a.byte(0x9c); // PUSHFQ
     a.pop_mem(under(8, offset_of!(Frame, host_flags)));
     take_return(&mut a);
@@ -312,6 +315,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     load_all(&mut a);
     a.push_mem(f(offset_of!(Frame, host_flags)));
     a.byte(0x9d); // POPFQ
+    a.load(B64, R11, Rm::M(f(offset_of!(Frame, lin))));
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
 
     // Slow ops.
@@ -405,7 +409,6 @@ fn bound(a: &mut Asm) -> Label {
 
 /// Offset of the TLB entry of the address in r14 from the table's start, into `to`: see `softmmu::tlb_index`.
 pub fn tlb_entry(a: &mut Asm, to: super::asm::Reg) {
-    use super::asm::Shift;
     a.rorx(B64, to, Rm::R(R14), 9);
     a.alu(Alu::Xor, B64, to, Rm::R(R14));
     a.shift_imm(Shift::Shr, B64, Rm::R(to), 12 - softmmu::ENTRY_SHIFT as u8);
@@ -434,14 +437,14 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     let tag = TlbEntry::offset_tag(write);
     // Alignment.
     a.load(B32, RCX, Rm::R(R11));
-    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RCX), 24);
+    a.shift_imm(Shift::Shr, B32, Rm::R(RCX), 24);
     a.alu_imm(Alu::And, B32, Rm::R(RCX), 0x3f);
     a.test(B32, Rm::R(R14), RCX);
     a.jcc(Cond::Ne, slow);
     // The table, by bit 63.
     a.load(B64, RCX, Rm::M(under(32, offset_of!(Frame, vcpu))));
     a.load(B64, RAX, Rm::R(R14));
-    a.shift_imm(super::asm::Shift::Shr, B64, Rm::R(RAX), 63);
+    a.shift_imm(Shift::Shr, B64, Rm::R(RAX), 63);
     let data = Mem {
         base: RCX,
         index: Some((RAX, 3)),
@@ -455,7 +458,7 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     a.load(B64, RAX, Rm::R(R14));
     a.alu(Alu::Sub, B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
     a.load(B32, RDX, Rm::R(R11));
-    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RDX), 16);
+    a.shift_imm(Shift::Shr, B32, Rm::R(RDX), 16);
     a.movzx(B8, RDX, Rm::R(RDX));
     a.alu(Alu::Add, B64, RDX, Rm::R(RAX));
     a.alu_imm(Alu::Cmp, B64, Rm::R(RDX), 0x1000);
@@ -474,7 +477,7 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     // Into the page cache, if it may.
     let found = a.label();
     a.load(B32, RCX, Rm::R(R11));
-    a.shift_imm(super::asm::Shift::Shl, B64, Rm::R(RCX), 32);
+    a.shift_imm(Shift::Shl, B64, Rm::R(RCX), 32);
     // Bit 63: upper half only, and this is the lower.
     a.alu_imm(Alu::Xor, B64, Rm::R(RCX), -1);
     a.alu(Alu::Or, B64, RCX, Rm::R(R14));
@@ -573,7 +576,7 @@ fn beside_code(a: &mut Asm, slow: Label) {
     a.alu(Alu::Cmp, B64, RAX, Rm::M(tag));
     a.jcc(Cond::Ne, slow);
     a.load(B32, RAX, Rm::R(R11));
-    a.shift_imm(super::asm::Shift::Shr, B32, Rm::R(RAX), 16);
+    a.shift_imm(Shift::Shr, B32, Rm::R(RAX), 16);
     a.movzx(B8, RAX, Rm::R(RAX));
     a.load(B32, RDX, Rm::R(R14));
     a.alu_imm(Alu::And, B32, Rm::R(RDX), 0xfff);
@@ -586,7 +589,7 @@ fn beside_code(a: &mut Asm, slow: Label) {
     // The page's lines.
     a.load(B64, RAX, Rm::R(RDX));
     a.alu(Alu::Sub, B64, RAX, Rm::M(under(32, offset_of!(Frame, ram))));
-    let (shr, shl) = (super::asm::Shift::Shr, super::asm::Shift::Shl);
+    let (shr, shl) = (Shift::Shr, Shift::Shl);
     a.shift_imm(shr, B64, Rm::R(RAX), x86::PAGE_SIZE.trailing_zeros() as u8);
     a.shift_imm(shl, B64, Rm::R(RAX), softmmu::LINES_SHIFT as u8);
     a.alu(
@@ -666,6 +669,24 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
             let carry = Mem::at(RSP, (flags + offset_of!(LazyFlags, c)) as i32);
             a.bit_imm(B32, 4, Rm::M(carry), 0);
             a.incdec(w, Rm::R(R14), dec);
+            a.ret();
+            a.bind(next);
+        }
+    }
+    for (op, shift) in [
+        (FlagOp::Shl, Shift::Shl),
+        (FlagOp::Shr, Shift::Shr),
+        (FlagOp::Sar, Shift::Sar),
+    ] {
+        for w in [B64, B32] {
+            let next = a.label();
+            a.alu_imm(Alu::Cmp, B32, Rm::M(kind), flag_kind(op, w).cast_signed());
+            a.jcc(Cond::Ne, next);
+            a.load(B64, R14, Rm::M(va));
+            a.load(B64, R11, Rm::R(RCX));
+            a.load(B64, RCX, Rm::M(vb));
+            a.shift_cl(shift, w, Rm::R(R14));
+            a.load(B64, RCX, Rm::R(R11));
             a.ret();
             a.bind(next);
         }

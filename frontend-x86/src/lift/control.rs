@@ -181,6 +181,14 @@ impl Lifter<'_> {
             return self.go(Width::B64, to, Jump::Jmp);
         };
         let (a, b) = (Operand::Pc(taken), Operand::Pc(next));
+        if self.passes > 0 && taken > next {
+            self.b.push(Op {
+                a,
+                sub: cond as u32,
+                ..Op::new(OpCode::SideExit, w)
+            });
+            return Ok(Flow::Past);
+        }
         self.b.push(Op {
             a,
             b,

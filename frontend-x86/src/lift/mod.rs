@@ -36,6 +36,8 @@ pub struct Limits {
     pub max_insns: u32,
     /// How many of the bytes lie in the block's first page: no instruction begins beyond them.
     pub page: u32,
+    /// Conditional branches forward that the block goes on behind at most, where it is not taken.
+    pub branches: u32,
 }
 
 /// Why a block ended where it does.
@@ -80,6 +82,7 @@ pub fn lift_into(
         mode,
         features,
         insn: Instruction::default(),
+        passes: 0,
     };
     let end = lifter.run(bytes, limits);
     Lifted {
@@ -92,6 +95,8 @@ pub fn lift_into(
 enum Flow {
     /// The next instruction, in the same block.
     Next,
+    /// The next instruction, in the same block, behind a way out.
+    Past,
     /// The next instruction, after a look at events and the mode.
     Leave,
     /// The terminal is written.
@@ -126,6 +131,8 @@ struct Lifter<'a> {
     features: &'a Features,
     /// The instruction in hand; its IP is its offset from the block's start.
     insn: Instruction,
+    /// Conditional branches that the block may still go on behind, if it has room for more.
+    passes: u32,
 }
 
 impl Lifter<'_> {
@@ -133,6 +140,7 @@ impl Lifter<'_> {
         let page = (limits.page as usize).min(bytes.len());
         let mut at = 0;
         let mut insns = 0;
+        let mut branches = limits.branches;
         loop {
             let delta = at as u32;
             let insn = match decode(&bytes[at..], delta, self.mode, self.features) {
@@ -156,7 +164,10 @@ impl Lifter<'_> {
             let mark = self.b.mark();
             at += insn.len();
             insns += 1;
+            let room = at < page && insns < limits.max_insns;
+            self.passes = if room { branches } else { 0 };
             match self.instruction() {
+                Ok(Flow::Past) => branches -= 1,
                 Ok(Flow::Next) if at < page && insns < limits.max_insns => {}
                 Ok(Flow::Next) => {
                     self.cut(at);

@@ -33,6 +33,8 @@ struct Machine {
     /// Loads' values differ from access to access: memory is a stream.
     accesses: u64,
     seen: Vec<String>,
+    /// The block was left before its end.
+    left: bool,
 }
 
 impl Machine {
@@ -175,6 +177,11 @@ impl Machine {
                 self.set(op.dst, w, mix(&args));
                 return;
             }
+            OpCode::SideExit => {
+                self.left = self.cond(op.cond());
+                self.see("way out", &[self.left.into(), a]);
+                return;
+            }
             OpCode::Branch | OpCode::JumpTo => {
                 let taken = op.code == OpCode::Branch && self.cond(op.cond());
                 self.see("end", &[taken.into(), a, b]);
@@ -210,9 +217,13 @@ fn seen(block: &Block, input: u64, noise: u64) -> Vec<String> {
         noise: Rng::new(noise),
         accesses: 0,
         seen: Vec::new(),
+        left: false,
     };
     for op in &block.ops {
         machine.step(op);
+        if machine.left {
+            break;
+        }
     }
     machine.seen
 }
@@ -398,6 +409,18 @@ impl Maker {
         self.push(op);
     }
 
+    /// An instruction that may leave the block.
+    fn side_exit(&mut self, at: u32) {
+        self.builder.insn(at, 1);
+        self.temps.clear();
+        let cond = self.rng.pick(&Cond::ALL);
+        self.builder.push(Op {
+            a: Operand::Pc(90),
+            sub: cond as u32,
+            ..Op::new(OpCode::SideExit, Width::B64)
+        });
+    }
+
     fn instruction(&mut self, at: u32) {
         self.builder.insn(at, 1);
         self.temps.clear();
@@ -461,7 +484,11 @@ fn random_block(seed: u64) -> Block {
     };
     let insns = 1 + maker.rng.below(8) as u32;
     for at in 0..insns {
-        maker.instruction(at);
+        if maker.rng.one_in(6) {
+            maker.side_exit(at);
+        } else {
+            maker.instruction(at);
+        }
     }
     if maker.rng.one_in(2) {
         let cond = maker.rng.pick(&Cond::ALL);

@@ -88,6 +88,7 @@ fn natural_width(code: OpCode, sub: u32) -> Option<Width> {
         | C::Fence
         | C::Jump
         | C::Branch
+        | C::SideExit
         | C::Exit => Some(Width::B64),
         _ => None,
     }

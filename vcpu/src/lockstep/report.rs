@@ -85,6 +85,7 @@ pub fn line(v: &Vcpu, features: &Features) -> String {
 /// The IR of the instruction at RIP.
 pub fn ir(v: &Vcpu, features: &Features) -> String {
     let limits = Limits {
+        branches: 0,
         max_insns: 1,
         page: u32::MAX,
     };

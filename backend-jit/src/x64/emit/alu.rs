@@ -6,7 +6,7 @@ use x86::Gpr;
 
 use super::Emit;
 use crate::x64::asm::{Alu, Mem, RAX, RDX, Rm, Section, Shift};
-use crate::x64::flags::{Desc, Src};
+use crate::x64::flags::{Desc, Left, Src};
 use crate::x64::frame::{S0, S1};
 
 /// The host operation of an arithmetic op.
@@ -297,7 +297,7 @@ impl Emit<'_> {
         })
     }
 
-    fn logic_desc(&self, op: &Op) -> Option<Desc> {
+    pub(super) fn logic_desc(&self, op: &Op) -> Option<Desc> {
         let Operand::Reg(g) = op.dst else { return None };
         matches!(op.code, OpCode::And | OpCode::Or | OpCode::Xor).then_some(Desc {
             op: FlagOp::Logic,
@@ -430,6 +430,20 @@ impl Emit<'_> {
         Some(())
     }
 
+    /// How the flags of a shift by a constant are saved by the operand, which r11 is to keep; `None`: they need not be.
+    fn shifted(&self, op: &Op, to: u8) -> Option<FlagOp> {
+        let unwanted = op.flags.is_empty() || self.need[self.at + 1].is_empty();
+        if unwanted || to == S1 || op.width < Width::B32 {
+            return None;
+        }
+        match op.code {
+            OpCode::Shl => Some(FlagOp::Shl),
+            OpCode::Shr => Some(FlagOp::Shr),
+            OpCode::Sar => Some(FlagOp::Sar),
+            _ => None,
+        }
+    }
+
     pub(super) fn shift(&mut self, op: &Op) -> Option<()> {
         let w = op.width;
         let shift = host_shift(op.code)?;
@@ -452,11 +466,18 @@ impl Emit<'_> {
             } else if w == Width::B32 && count == 0 {
                 self.a.load(Width::B32, to, Rm::R(to));
             }
+            let by = self.shifted(op, to).filter(|_| count != 0);
+            if by.is_some() {
+                self.a.load(w, S1, Rm::R(to));
+            }
             if count != 0 {
                 self.a.shift_imm(shift, w, Rm::R(to), count);
             }
             self.finish(w, op.dst, to)?;
-            if count != 0 || op.flags.is_empty() {
+            if let Some(by) = by {
+                let count = Left::Imm(i32::from(count));
+                self.flags_left(op, by, Left::Scratch, count, false);
+            } else if count != 0 || op.flags.is_empty() {
                 self.flags_set(op, None);
             }
             return Some(());

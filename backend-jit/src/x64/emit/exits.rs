@@ -73,7 +73,7 @@ impl Emit<'_> {
     /// Whether it may stop there.
     pub(super) fn poll(&mut self) -> bool {
         let back = self.ops.iter().any(|op| match op.code {
-            OpCode::Jump => matches!(op.a, Operand::Pc(d) if d <= 0),
+            OpCode::Jump | OpCode::SideExit => matches!(op.a, Operand::Pc(d) if d <= 0),
             OpCode::Branch | OpCode::BranchNz => [op.a, op.b]
                 .iter()
                 .any(|o| matches!(o, Operand::Pc(d) if *d <= 0)),
@@ -119,6 +119,8 @@ impl Emit<'_> {
 
     /// One way out: `branch` emits the jump to the stub and says where its displacement is.
     pub(super) fn way_out(&mut self, target: u64, branch: impl FnOnce(&mut Self, Label) -> u32) {
+        let left = self.block.insns as i32 - i32::from(self.insn.ord) - 1;
+        let counts = self.cx.count && left > 0;
         // The first bytes are overwritten when the block becomes stale: no displacement may lie there.
         while self.a.here() < self.entry_at + FIRST {
             self.a.byte(0x90);
@@ -134,6 +136,10 @@ impl Emit<'_> {
         // Nothing but the branch was emitted since.
         self.compared = compared.map(|c| self.rearmed(c));
         self.spill();
+        if counts {
+            let budget = Rm::M(field(offset_of!(Frame, budget)));
+            self.a.alu_imm(Alu::Add, Width::B64, budget, left);
+        }
         let unlinked = self.a.label();
         let place = self.a.jmp(unlinked);
         self.a.bind(unlinked);
@@ -152,7 +158,7 @@ impl Emit<'_> {
                 State::Desc(desc) => Some(desc),
                 State::Memory | State::Host => None,
             },
-            direct: state != State::Host,
+            direct: state != State::Host && !counts,
             unmerged: false,
         });
     }
@@ -214,6 +220,13 @@ impl Emit<'_> {
         Some(())
     }
 
+    pub(super) fn side_exit(&mut self, op: &Op) -> Option<()> {
+        let taken = self.exit_target(op.a, op.width)?;
+        let cond = self.condition(op.cond());
+        self.way_out(taken, |e, stub| e.a.jcc(cond, stub));
+        Some(())
+    }
+
     pub(super) fn branch_nz(&mut self, op: &Op) -> Option<()> {
         let taken = self.exit_target(op.a, op.width)?;
         let other = self.exit_target(op.b, op.width)?;
@@ -262,9 +275,14 @@ impl Emit<'_> {
         self.a.section(old);
     }
 
+    /// Whether an instruction pointer of this width is one that the jump cache knows.
+    pub(super) fn whole_pc(&self, w: Width) -> bool {
+        w == Width::B64 || (w == Width::B32 && !self.code64)
+    }
+
     pub(super) fn jump_to(&mut self, op: &Op, released: Option<i32>) -> Option<()> {
         let w = op.width;
-        if w < Width::B32 || (self.code64 && w != Width::B64) {
+        if !self.whole_pc(w) {
             return None;
         }
         self.spill();

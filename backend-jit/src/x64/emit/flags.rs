@@ -9,7 +9,7 @@ use x86::Gpr;
 
 use super::Emit;
 use crate::x64::asm::{Alu, Mem, RAX, Reg, Rm};
-use crate::x64::flags::{Compared, Desc, Src, State};
+use crate::x64::flags::{Compared, Desc, Left, Src, State};
 use crate::x64::frame::{Frame, S1, field, home};
 
 fn word(offset: usize) -> Mem {
@@ -68,27 +68,85 @@ impl Emit<'_> {
     }
 
     fn store_compared(&mut self, compared: Compared) {
-        let w = compared.width;
-        self.a.store(Width::B64, word(offset_of!(LazyFlags, a)), S1);
-        let b = word(offset_of!(LazyFlags, b));
-        match compared.b {
-            Src::Imm(n) => self.store_b(w, n),
-            Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
-                if w != Width::B64 {
-                    self.a.store_imm(Width::B64, Rm::M(b), 0);
-                }
-                if let Rm::R(r) = home(g) {
-                    self.a.store(w, b, r);
-                }
+        let Compared { width: w, a, b, .. } = compared;
+        let first = word(offset_of!(LazyFlags, a));
+        let second = word(offset_of!(LazyFlags, b));
+        if b == Left::Scratch {
+            self.a.store(Width::B64, second, S1);
+        }
+        if compared.result {
+            self.first_operand(&compared);
+        }
+        match a {
+            _ if compared.result => self.a.store(Width::B64, first, S1),
+            Left::Scratch => self.a.store(Width::B64, first, S1),
+            Left::Reg(g) => {
+                let from = self.extended(w, g);
+                self.a.store(Width::B64, first, from);
+            }
+            Left::Imm(n) => self.store_constant(first, w, n),
+        }
+        match b {
+            Left::Scratch => {}
+            _ if compared.op == FlagOp::Logic => {}
+            Left::Imm(n) => self.store_constant(second, w, n),
+            Left::Reg(g) => {
+                let from = self.extended(w, g);
+                self.a.store(Width::B64, second, from);
             }
         }
         self.kind(flag_kind(compared.op, w));
     }
 
+    /// The first operand of an addition or subtraction from result and second operand, into S1; no flag changes.
+    fn first_operand(&mut self, compared: &Compared) {
+        let Compared {
+            op, width: w, a, b, ..
+        } = *compared;
+        let wide = w.max(Width::B32);
+        let add = op == FlagOp::Add;
+        match (a, b) {
+            (_, Left::Imm(n)) => {
+                let n = if add { n.wrapping_neg() } else { n };
+                self.a.lea(wide, S1, Mem::at(S1, n));
+            }
+            (Left::Reg(g), _) | (_, Left::Reg(g)) => {
+                let Rm::R(r) = home(g) else { return };
+                let not = |e: &mut Self| e.a.group3(wide, 2, Rm::R(S1));
+                let sum = |disp| Mem {
+                    base: S1,
+                    index: Some((r, 0)),
+                    disp,
+                };
+                match (add, a == Left::Scratch) {
+                    (false, _) => self.a.lea(wide, S1, sum(0)),
+                    // r11 less the register: not (not r11 plus it).
+                    (true, true) => {
+                        not(self);
+                        self.a.lea(wide, S1, sum(0));
+                        not(self);
+                    }
+                    // The register less r11.
+                    (true, false) => {
+                        not(self);
+                        self.a.lea(wide, S1, sum(1));
+                    }
+                }
+            }
+            _ => {}
+        }
+        if w < Width::B32 {
+            self.a.movzx(w, S1, Rm::R(S1));
+        }
+    }
+
     /// Brings a constant to where the second operand is kept, without changing flags.
     fn store_b(&mut self, w: Width, n: i32) {
+        self.store_constant(word(offset_of!(LazyFlags, b)), w, n);
+    }
+
+    fn store_constant(&mut self, to: Mem, w: Width, n: i32) {
         let n = i64::from(n).cast_unsigned() & w.mask();
-        let to = word(offset_of!(LazyFlags, b));
         if let Ok(small) = i32::try_from(n.cast_signed()) {
             self.a.store_imm(Width::B64, Rm::M(to), small);
         } else {
@@ -334,6 +392,28 @@ impl Emit<'_> {
             }
         }
         self.hf = hf;
+    }
+
+    /// The op just emitted has left the guest's flags in the host's, and r11 as `a` or `b` says.
+    pub(super) fn flags_left(&mut self, op: &Op, by: FlagOp, a: Left, b: Left, result: bool) {
+        self.flags_set(op, None);
+        self.compared = Some(Compared {
+            op: by,
+            width: op.width,
+            a,
+            b,
+            result,
+            moment: self.a.moment_r11(),
+        });
+    }
+
+    /// An operand of [`Emit::flags_left`]: a register that the host has too, or a constant.
+    pub(super) fn left(&self, w: Width, operand: Operand) -> Option<Left> {
+        match operand {
+            Operand::Reg(g) if matches!(home(g), Rm::R(_)) => Some(Left::Reg(g)),
+            Operand::Imm(_) => self.imm(w, operand).map(Left::Imm),
+            _ => None,
+        }
     }
 
     /// The operand of a description that an IR operand stands for.

@@ -9,8 +9,8 @@ use super::alu::{host_alu, host_shift};
 use super::bits::bit_extension;
 use super::{Emit, Kind};
 use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
-use crate::x64::flags::{Compared, Src};
-use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field, home};
+use crate::x64::flags::Left;
+use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::{packed, tlb_entry};
 use softmmu::TlbEntry;
 use system::{FlagOp, LazyFlags};
@@ -375,11 +375,27 @@ impl Emit<'_> {
                 self.access(&mem, size, false, Kind::default())?;
                 self.at = at + 1;
                 self.before_flags(next, FlagSet::NONE);
-                match host_alu(next.code) {
-                    Some(alu) => self.a.alu(alu, w, to, Rm::M(self.here)),
-                    None => self.a.imul(w, to, Rm::M(self.here)),
+                let wanted = !next.flags.is_empty() && !self.need[at + 2].is_empty();
+                match (host_alu(next.code), Self::gpr(next.dst)) {
+                    (Some(alu), Some(g)) if wanted && matches!(next.code, C::Add | C::Sub) => {
+                        self.a.movzx(w, S1, Rm::M(self.here));
+                        self.a.alu(alu, w, to, Rm::R(S1));
+                        let by = if next.code == C::Add {
+                            FlagOp::Add
+                        } else {
+                            FlagOp::Sub
+                        };
+                        self.flags_left(next, by, Left::Reg(g), Left::Scratch, true);
+                    }
+                    (Some(alu), _) => {
+                        self.a.alu(alu, w, to, Rm::M(self.here));
+                        self.flags_set(next, self.logic_desc(next));
+                    }
+                    (None, _) => {
+                        self.a.imul(w, to, Rm::M(self.here));
+                        self.flags_set(next, None);
+                    }
                 }
-                self.flags_set(next, None);
                 Some(Some(2))
             }
             C::Sub | C::And if next.width == w && next.dst == Operand::None && next.a == op.dst => {
@@ -402,8 +418,26 @@ impl Emit<'_> {
                 self.at = at + 1;
                 self.before_flags(next, FlagSet::NONE);
                 let first = self.register(w, S1, next.a)?;
-                self.a.alu(Alu::Cmp, w, first, Rm::M(self.here));
-                self.flags_set(next, None);
+                match self.left(w, next.a) {
+                    Some(a) if !self.need[at + 2].is_empty() => {
+                        self.a.movzx(w, S1, Rm::M(self.here));
+                        self.a.alu(Alu::Cmp, w, first, Rm::R(S1));
+                        self.flags_left(next, FlagOp::Sub, a, Left::Scratch, false);
+                    }
+                    _ => {
+                        self.a.alu(Alu::Cmp, w, first, Rm::M(self.here));
+                        self.flags_set(next, None);
+                    }
+                }
+                Some(Some(2))
+            }
+            C::JumpTo if next.a == op.dst && next.width == w && self.whole_pc(w) => {
+                self.spill();
+                self.hf = false;
+                self.access(&mem, size, false, Kind::default())?;
+                self.a.movzx(w, S1, Rm::M(self.here));
+                self.at = at + 1;
+                self.leave_to(0, self.user);
                 Some(Some(2))
             }
             C::Vec if next.a == op.dst && next.b == Operand::None => {
@@ -424,9 +458,7 @@ impl Emit<'_> {
         let imm = self.imm(w, op.b);
         let kept = match (imm, op.b) {
             _ if self.need[self.at + 1].is_empty() => None,
-            (Some(n), _) => Some(Src::Imm(n)),
-            (None, Operand::Reg(g)) if matches!(home(g), Rm::R(_)) => Some(Src::Reg(g)),
-            _ => None,
+            _ => self.left(w, op.b),
         };
         if let Some(b) = kept {
             self.a.movzx(w, S1, here);
@@ -437,14 +469,8 @@ impl Emit<'_> {
                 (None, Some(place)) => self.a.alu(Alu::Cmp, w, S1, place),
                 (None, None) => return None,
             }
-            self.flags_set(op, None);
-            let moment = self.a.moment_r11();
-            self.compared = Some(Compared {
-                op: if logic { FlagOp::Logic } else { FlagOp::Sub },
-                width: w,
-                b: if logic { Src::Imm(0) } else { b },
-                moment,
-            });
+            let by = if logic { FlagOp::Logic } else { FlagOp::Sub };
+            self.flags_left(op, by, Left::Scratch, b, false);
             return Some(());
         }
         match imm {
@@ -543,6 +569,26 @@ impl Emit<'_> {
                 let host = host_alu(alu)?;
                 self.before_flags(op, FlagSet::NONE);
                 let imm = self.imm(w, op.a);
+                let wanted = !op.flags.is_empty() && !self.need[self.at + 1].is_empty();
+                if let Some(b) = self.left(w, op.a).filter(|_| wanted && !lock) {
+                    // The result stays in r11, for the flags.
+                    self.writing(&mem, size, kind, |e| {
+                        e.a.movzx(w, S1, Rm::M(e.here));
+                        match imm {
+                            Some(n) => e.a.alu_imm(host, w, Rm::R(S1), n),
+                            None => e.a.alu(host, w, S1, e.place(op.a)?),
+                        }
+                        e.a.store(w, e.here, S1);
+                        Some(())
+                    })?;
+                    let by = match alu {
+                        C::Add => FlagOp::Add,
+                        C::Sub => FlagOp::Sub,
+                        _ => FlagOp::Logic,
+                    };
+                    self.flags_left(op, by, Left::Scratch, b, by != FlagOp::Logic);
+                    return Some(());
+                }
                 self.writing(&mem, size, kind, |e| {
                     match imm {
                         Some(n) => {

@@ -24,7 +24,7 @@ use ir::{Block, FlagSet, Op, OpCode, Operand, Width};
 use x86::Gpr;
 
 use super::asm::{Asm, Label, Reg, Rm, Section};
-use super::flags::{Compared, Desc, Src, State};
+use super::flags::{Compared, Desc, State};
 use super::frame::{self, S1, TEMPS, home};
 use super::runtime::Stubs;
 
@@ -464,6 +464,7 @@ impl Emit<'_> {
             C::CheckPc => self.check_pc(&op)?,
             C::Jump => self.jump(&op)?,
             C::Branch => self.branch(&op)?,
+            C::SideExit => self.side_exit(&op)?,
             C::BranchNz => self.branch_nz(&op)?,
             C::JumpTo => self.jump_to(&op, None)?,
             _ => return None,
@@ -651,7 +652,7 @@ impl Emit<'_> {
         let (Operand::Reg(g) | Operand::High(g)) = dst else {
             return;
         };
-        if self.compared.is_some_and(|c| c.b == Src::Reg(g)) {
+        if self.compared.is_some_and(|c| c.uses(g)) {
             self.compared = None;
         }
         if let State::Desc(desc) = self.state

@@ -19,6 +19,8 @@ impl Emit<'_> {
         // An image of the flags, in which ZF can be replaced; it is good for a fault too.
         self.host_flags();
         self.state = State::Host;
+        // The operands of a comparison would be no image.
+        self.compared = None;
         self.spill();
         self.hf = false;
         self.forget_checks();

@@ -410,6 +410,7 @@ mod tests {
             let limits = Limits {
                 max_insns: 64,
                 page: 4096,
+                branches: 0,
             };
             let mut block = frontend_x86::lift(LOOP, &limits, mode, &Features::v3_plus()).block;
             ir::opt::run(&mut block, ir::opt::Switches::ALL);
