@@ -108,6 +108,100 @@ fn flags_survive_what_comes_between() {
     });
 }
 
+/// A step of a SplitMix64 generator, below `n`.
+fn pick(seed: &mut u64, n: u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*seed ^ *seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ z >> 31) % n
+}
+
+/// A program of arithmetic with carry between loads and stores: aligned or not, across pages, to devices; it may end in a fault.
+fn with_carry(a: &mut CodeAssembler, mut seed: u64) -> Result<(), IcedError> {
+    let regs = [rax, rbx, rcx, rsi, r9, r10, r11, r14];
+    let mut top = a.create_label();
+    a.mov(rbp, DATA + 0x800)?;
+    a.mov(rdi, MMIO)?;
+    a.mov(r12, DATA)?;
+    a.mov(r15, 40_u64)?;
+    for r in regs {
+        a.mov(r, pick(&mut seed, u64::MAX))?;
+    }
+    a.mov(r8, 3_u64)?;
+    a.mov(rdx, pick(&mut seed, u64::MAX))?;
+    a.set_label(&mut top)?;
+    for _ in 0..8 + pick(&mut seed, 24) {
+        let (r, s) = (
+            regs[pick(&mut seed, 8) as usize],
+            regs[pick(&mut seed, 8) as usize],
+        );
+        let disp = 8 * pick(&mut seed, 16);
+        let place = match pick(&mut seed, 20) {
+            0 => qword_ptr(rdi + disp),
+            // Across two pages.
+            1 => qword_ptr(rbp + 0x7f8 + pick(&mut seed, 8)),
+            2 | 3 => qword_ptr(rbp + disp + 3),
+            4 | 5 => qword_ptr(r12 + r8 * 8 + disp),
+            6 | 7 => qword_ptr(rbp + r15 * 8 + disp),
+            8 | 9 => qword_ptr(rsp - 8 - disp),
+            10 | 11 => qword_ptr(r12 + disp),
+            // Through the register that the check puts aside.
+            12 => {
+                a.mov(rcx, r12)?;
+                qword_ptr(rcx + disp)
+            }
+            _ => qword_ptr(rbp + disp),
+        };
+        match pick(&mut seed, 20) {
+            0 => a.add(r, s)?,
+            1 => a.adc(r, s)?,
+            2 => a.adc(r, 0)?,
+            3 => a.sbb(r, s)?,
+            4 => a.adc(r, place)?,
+            5 => a.sbb(r, place)?,
+            6 => a.adc(place, r)?,
+            7 => a.sbb(place, 5)?,
+            8 => a.adcx(r, place)?,
+            9 => a.adox(r, s)?,
+            10 => a.mulx(r, s, place)?,
+            11 | 12 => a.mov(r, place)?,
+            13 | 14 => a.mov(place, r)?,
+            15 => a.inc(r)?,
+            16 => a.lea(r, qword_ptr(s + r8 + 1))?,
+            17 => a.cmp(r, place)?,
+            18 => a.cmovb(r, s)?,
+            _ => a.add(place, r)?,
+        }
+        if pick(&mut seed, 12) == 0 {
+            a.setb(byte_ptr(rbp + disp))?;
+            a.seto(byte_ptr(r12 + disp))?;
+        }
+    }
+    a.lea(r15, qword_ptr(r15 - 1))?;
+    if pick(&mut seed, 2) == 0 {
+        // The flags of the last round.
+        a.pushfq()?;
+        a.pop(r13)?;
+        a.xor(qword_ptr(rbp), r13)?;
+    }
+    a.test(r15, r15)?;
+    a.jne(top)?;
+    a.adc(rbx, rax)?;
+    if pick(&mut seed, 2) == 0 {
+        a.mov(rsi, 1_u64 << 63)?;
+        a.mov(rax, qword_ptr(rsi + 8))?;
+        a.adc(rbx, 0)?;
+    }
+    a.hlt()
+}
+
+#[test]
+fn carry_lasts_from_access_to_access() {
+    for seed in 0..150 {
+        all(|a| with_carry(a, seed));
+    }
+}
+
 #[test]
 fn blocks_are_left_where_branches_forward_are_taken() {
     let m = all(|a| {

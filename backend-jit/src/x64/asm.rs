@@ -36,6 +36,15 @@ impl Mem {
             disp,
         }
     }
+
+    /// Two registers and a displacement.
+    pub const fn sum(base: Reg, index: Reg, disp: i32) -> Self {
+        Self {
+            base,
+            index: Some((index, 0)),
+            disp,
+        }
+    }
 }
 
 /// A register or memory operand.
@@ -641,6 +650,16 @@ impl Asm {
     pub fn rorx(&mut self, w: Width, reg: Reg, rm: Rm, count: u8) {
         self.vex(w, 3, 3, 0xf0, reg, 0, rm);
         self.byte(count);
+    }
+
+    /// PEXT reg, v, mem, 64 bits: keeps flags.
+    pub fn pext(&mut self, reg: Reg, v: Reg, mem: Mem) {
+        self.vex(Width::B64, 2, 2, 0xf5, reg, v, Rm::M(mem));
+    }
+
+    /// JRCXZ over as many bytes.
+    pub fn jrcxz(&mut self, over: u8) {
+        self.raw(&[0xe3, over]);
     }
 
     pub fn lock(&mut self) {

@@ -24,7 +24,7 @@ pub enum Src {
 /// An operation and its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Desc {
-    /// Add, Sub, Logic; Inc and Dec, whose carry is in the frame's `flags`.
+    /// Add, Sub, Logic; Inc and Dec, whose carry is in the frame's `flags`; Adc and Sbb, whose carry before is there.
     pub op: FlagOp,
     pub width: Width,
     pub a: Src,
@@ -113,7 +113,14 @@ impl Desc {
         if packed & 1 == 0 {
             return None;
         }
-        let ops = [FlagOp::Add, FlagOp::Sub, FlagOp::Inc, FlagOp::Dec];
+        let ops = [
+            FlagOp::Add,
+            FlagOp::Sub,
+            FlagOp::Inc,
+            FlagOp::Dec,
+            FlagOp::Adc,
+            FlagOp::Sbb,
+        ];
         let op = *ops
             .iter()
             .find(|op| **op as u64 == packed >> 1 & 31)
@@ -144,16 +151,20 @@ impl Desc {
             Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => gpr(g),
             Src::Imm(n) => i64::from(n).cast_unsigned(),
         };
+        let carry = match self.op {
+            FlagOp::Adc | FlagOp::Sbb => u64::from(v.flags.c),
+            _ => 0,
+        };
         let a = match self.a {
             Src::Reg(g) => gpr(g),
             Src::Imm(n) => i64::from(n).cast_unsigned(),
-            Src::Minus(g) => gpr(g).wrapping_sub(b),
-            Src::Plus(g) => gpr(g).wrapping_add(b),
+            Src::Minus(g) => gpr(g).wrapping_sub(b).wrapping_sub(carry),
+            Src::Plus(g) => gpr(g).wrapping_add(b).wrapping_add(carry),
         };
         LazyFlags {
             kind: flag_kind(self.op, self.width),
             c: match self.op {
-                FlagOp::Inc | FlagOp::Dec => v.flags.c,
+                FlagOp::Inc | FlagOp::Dec | FlagOp::Adc | FlagOp::Sbb => v.flags.c,
                 _ => 0,
             },
             a: a & self.width.mask(),
@@ -183,6 +194,8 @@ mod tests {
             FlagOp::Logic,
             FlagOp::Inc,
             FlagOp::Dec,
+            FlagOp::Adc,
+            FlagOp::Sbb,
         ] {
             for width in Width::ALL {
                 for a in sources {

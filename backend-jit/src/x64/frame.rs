@@ -57,23 +57,26 @@ impl Jump {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PageCache {
-    /// Linear page that may be read.
-    pub read_page: u64,
+    /// Minus the linear page that may be read: an address is added, which LEA does without a change of flags.
+    pub read_minus: u64,
     /// Host address minus linear address.
     pub read_addend: u64,
-    /// Linear page that may be written.
-    pub write_page: u64,
+    /// Minus the linear page that may be written.
+    pub write_minus: u64,
     /// See `read_addend`.
     pub write_addend: u64,
 }
 
 impl PageCache {
-    /// Offsets of page and addend for loads or for stores.
+    /// Offsets of the negated page and the addend for loads or for stores.
     pub const fn fields(write: bool) -> (usize, usize) {
         if write {
-            (offset_of!(Self, write_page), offset_of!(Self, write_addend))
+            (
+                offset_of!(Self, write_minus),
+                offset_of!(Self, write_addend),
+            )
         } else {
-            (offset_of!(Self, read_page), offset_of!(Self, read_addend))
+            (offset_of!(Self, read_minus), offset_of!(Self, read_addend))
         }
     }
 }
@@ -155,6 +158,9 @@ pub struct Frame {
     pub map_gen_high: u64,
     /// `Mmu::inline_tables`.
     pub tlb: [u64; 3],
+    /// The bits that are zero in the distance of an access from its page, for alignments of 1 to 64: see
+    /// `emit/keep.rs`.
+    pub odd: [u64; 7],
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
 }
@@ -221,6 +227,9 @@ impl Area {
         let nowhere = area.nowhere.as_mut_ptr().expose_provenance() as u64;
         let f = area.get();
         f.nowhere = nowhere;
+        for (n, bits) in f.odd.iter_mut().enumerate() {
+            *bits = !x86::PAGE_MASK | ((1 << n) - 1);
+        }
         f.modes = [u64::MAX; 2];
         f.host_default_mxcsr = x86::MXCSR_RESET;
         f.forget_data();
@@ -253,9 +262,9 @@ impl Frame {
     pub fn forget_data(&mut self) {
         let addend = self.nowhere.wrapping_sub(NO_PAGE);
         let empty = PageCache {
-            read_page: NO_PAGE,
+            read_minus: NO_PAGE.wrapping_neg(),
             read_addend: addend,
-            write_page: NO_PAGE,
+            write_minus: NO_PAGE.wrapping_neg(),
             write_addend: addend,
         };
         self.cached = [[empty; CACHED]; 2];

@@ -60,6 +60,8 @@ pub struct Stubs {
     pub direct: u32,
     /// Brings the flags from memory into the host's; loses r11, r14.
     pub flags: u32,
+    /// As `flags`, for those that are in memory as LAHF has them; loses r11 alone.
+    pub lahf: u32,
     /// Called: leaves, for the instruction to be interpreted.
     pub interpret: u32,
     /// Brings the guest's x87 registers into the host's; loses r11, r14, the host's flags.
@@ -68,7 +70,7 @@ pub struct Stubs {
 
 impl Stubs {
     /// Each stub with its name.
-    pub fn names(self) -> [(&'static str, u32); 18] {
+    pub fn names(self) -> [(&'static str, u32); 19] {
         let Self {
             enter,
             link,
@@ -86,6 +88,7 @@ impl Stubs {
             slow,
             direct,
             flags,
+            lahf,
             interpret,
             x87,
         } = self;
@@ -106,6 +109,7 @@ impl Stubs {
             ("slow", slow),
             ("direct", direct),
             ("flags", flags),
+            ("lahf", lahf),
             ("interpret", interpret),
             ("x87", x87),
         ]
@@ -368,6 +372,9 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
 
     let flags = load_flags(&mut a, callouts.image as usize as u64);
+    let lahf = bound(&mut a);
+    let image = under(8, offset_of!(Frame, flags) + offset_of!(LazyFlags, a));
+    flags_from(&mut a, image, LAHF_OF);
 
     let len = a.len(Section::Hot);
     let (hot, cold) = memory.alloc(len, 0, 16)?;
@@ -391,6 +398,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
         slow: at(slow),
         direct: at(direct),
         flags: at(flags),
+        lahf: at(lahf),
         interpret: at(interpret),
         x87: at(x87),
     };
@@ -489,8 +497,9 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     };
     a.jcc(Cond::Ns, uncached);
     a.movzx(B16, RCX, Rm::R(R11));
-    let (page, addend) = PageCache::fields(write);
-    for (offset, reg) in [(page, RAX), (addend, RDX)] {
+    let (minus, addend) = PageCache::fields(write);
+    a.group3(B64, 3, Rm::R(RAX)); // NEG
+    for (offset, reg) in [(minus, RAX), (addend, RDX)] {
         a.store(
             B64,
             Mem {
@@ -640,7 +649,7 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
     let other = a.label();
     a.alu_imm(Alu::Cmp, B32, Rm::M(kind), lahf);
     a.jcc(Cond::Ne, other);
-    flags_from(a, va, 24);
+    flags_from(a, va, LAHF_OF);
     a.bind(other);
     for op in [FlagOp::Sub, FlagOp::Logic, FlagOp::Add] {
         for w in [B64, B32, B8, B16] {
@@ -704,6 +713,9 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
     flags_from(a, va, x86::flags::OF.trailing_zeros() as u8);
     entry
 }
+
+/// The bit of OF behind an image of LAHF: see [`FlagOp::Lahf`].
+const LAHF_OF: u8 = 24;
 
 /// The host's flags from the low byte of what is at a place, and from its bit for OF; returns.
 fn flags_from(a: &mut Asm, at: Mem, overflow: u8) {

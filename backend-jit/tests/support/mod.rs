@@ -20,6 +20,8 @@ pub enum Way {
     Jit(u64, usize),
     /// As `Jit`, with blocks that check themselves and read their constants.
     Changing(u64, usize),
+    /// As `Jit`, with accesses by the TLB.
+    Hops(u64, usize),
 }
 
 impl Way {
@@ -29,7 +31,7 @@ impl Way {
     }
 }
 
-pub const WAYS: [Way; 10] = [
+pub const WAYS: [Way; 11] = [
     Way::Interp,
     // Not counted.
     Way::Jit(1 << 40, 1 << 24),
@@ -41,6 +43,7 @@ pub const WAYS: [Way; 10] = [
     Way::Changing(1 << 40, 1 << 24),
     Way::Changing(1 << 40, 1 << 16),
     Way::Changing(333, 1 << 20),
+    Way::Hops(1 << 40, 1 << 20),
 ];
 
 /// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
@@ -64,11 +67,14 @@ pub fn run(m: &mut Machine, way: Way) {
     let features = Features::new(&m.v.model.features_iced());
     let (mut engine, piece): (Box<dyn Engine>, _) = match way {
         Way::Interp => (Box::new(Interp::new(features)), 1 << 40),
-        Way::Jit(piece, code_cache) | Way::Changing(piece, code_cache) => {
+        Way::Jit(piece, code_cache)
+        | Way::Changing(piece, code_cache)
+        | Way::Hops(piece, code_cache) => {
             let options = Options {
                 code_cache,
                 single: true,
                 changing: matches!(way, Way::Changing(..)),
+                hops: matches!(way, Way::Hops(..)),
                 ..Options::default()
             };
             (Box::new(Jit::new(features, options)), piece)

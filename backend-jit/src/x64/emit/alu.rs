@@ -43,7 +43,7 @@ fn commutes(code: OpCode) -> bool {
 
 impl Emit<'_> {
     pub(super) fn mov(&mut self, op: &Op) -> Option<()> {
-        self.preserve(op.dst);
+        self.preserve_by_move(op.dst);
         let w = op.width;
         if let Some(Rm::R(r)) = self.place(op.dst) {
             if let Some(n) = self.constant(op.a) {
@@ -80,7 +80,7 @@ impl Emit<'_> {
     }
 
     pub(super) fn extend(&mut self, op: &Op) -> Option<()> {
-        self.preserve(op.dst);
+        self.preserve_by_move(op.dst);
         let from = Width::ALL[(op.sub & 3) as usize];
         let source = if let Some(n) = self.constant(op.a) {
             self.a.mov_imm(S1, n.cast_unsigned());
@@ -113,7 +113,7 @@ impl Emit<'_> {
 
     pub(super) fn lea(&mut self, op: &Op) -> Option<()> {
         let mem = op.mem?;
-        self.preserve(op.dst);
+        self.preserve_by_move(op.dst);
         let to = self.target(op.dst, S0);
         // A base from memory would come into the register that the index is in.
         let clash = matches!(self.place(mem.base), Some(Rm::M(_)))
@@ -189,6 +189,10 @@ impl Emit<'_> {
             return self.compare(op, alu);
         }
         self.preserve(op.dst);
+        let carry = self.carry_desc(op);
+        if carry.is_some() {
+            self.store_carry();
+        }
         let to = self.target(op.dst, S1);
         let mut desc = None;
         if to != S1 && op.b == op.dst && op.a != op.dst {
@@ -228,9 +232,33 @@ impl Emit<'_> {
             desc = self.result_desc(op);
             self.finish(w, op.dst, to)?;
         }
-        let desc = self.logic_desc(op).or(desc);
+        let desc = self.logic_desc(op).or(carry).or(desc);
         self.flags_set(op, desc);
         Some(())
+    }
+
+    /// What flags follow from after dst = dst op b with carry, once the carry is stored: where nothing but a fault would look
+    /// at them that is cheaper than to save them.
+    fn carry_desc(&self, op: &Op) -> Option<Desc> {
+        let Operand::Reg(g) = op.dst else { return None };
+        let (flag_op, a) = match op.code {
+            OpCode::Adc => (FlagOp::Adc, Src::Minus(g)),
+            OpCode::Sbb => (FlagOp::Sbb, Src::Plus(g)),
+            _ => return None,
+        };
+        let after = self.at + 1;
+        if op.a != op.dst || op.b == op.dst || op.flags.is_empty() {
+            return None;
+        }
+        if self.need[after].is_empty() || !self.want[after].is_empty() {
+            return None;
+        }
+        Some(Desc {
+            op: flag_op,
+            width: op.width,
+            a,
+            b: self.flag_source(op.width, op.b)?,
+        })
     }
 
     /// AH and its like as the destination: in scratch, then put in its place.
@@ -491,7 +519,7 @@ impl Emit<'_> {
                 _ => None,
             };
             if let Some(pp) = pp {
-                self.preserve(op.dst);
+                self.preserve_by_move(op.dst);
                 let source = self.source(w, S0, op.a)?;
                 let count = self.register(Width::B64, S1, op.b)?;
                 let to = self.target(op.dst, S1);
@@ -559,7 +587,8 @@ impl Emit<'_> {
     }
 
     /// MUL, IMUL with one operand.
-    pub(super) fn multiply(&mut self, op: &Op) -> Option<()> {
+    /// `memory`: the second operand, by S0.
+    pub(super) fn multiply(&mut self, op: &Op, memory: Option<Rm>) -> Option<()> {
         let high = if op.width == Width::B8 {
             Operand::High(Gpr::Rax)
         } else {
@@ -569,12 +598,15 @@ impl Emit<'_> {
         // A half that is not wanted is dead, since MUL writes both: it may be written.
         let plain = op.a == rax && (op.dst == rax || op.dst == Operand::None);
         if !plain || (op.dst2 != high && op.dst2 != Operand::None) {
-            return self.mulx(op);
+            return self.mulx(op, memory);
         }
         self.before_flags(op, FlagSet::NONE);
         self.preserve(rax);
         self.preserve(Operand::Reg(Gpr::Rdx));
-        let source = self.source(op.width, S1, op.b)?;
+        let source = match memory {
+            Some(memory) => memory,
+            None => self.source(op.width, S1, op.b)?,
+        };
         let extension = if op.code == OpCode::MulU { 4 } else { 5 };
         self.a.group3(op.width, extension, source);
         self.flags_set(op, None);
@@ -582,7 +614,7 @@ impl Emit<'_> {
     }
 
     /// MULX: RDX by an operand, into any two registers, no flags.
-    fn mulx(&mut self, op: &Op) -> Option<()> {
+    fn mulx(&mut self, op: &Op, memory: Option<Rm>) -> Option<()> {
         let w = op.width;
         if op.code != OpCode::MulU
             || op.a != Operand::Reg(Gpr::Rdx)
@@ -591,22 +623,25 @@ impl Emit<'_> {
         {
             return None;
         }
-        self.preserve(op.dst);
-        self.preserve(op.dst2);
+        self.preserve_by_move(op.dst);
+        self.preserve_by_move(op.dst2);
         let high = self.target(op.dst2, S1);
         let low = if op.dst == Operand::None {
             high
         } else {
             self.target(op.dst, S0)
         };
-        let source = self.source(w, S1, op.b)?;
+        let source = match memory {
+            Some(memory) => memory,
+            None => self.source(w, S1, op.b)?,
+        };
         self.a.vex(w, 2, 3, 0xf6, high, low, source);
         self.finish(w, op.dst, low)?;
         self.finish(w, op.dst2, high)
     }
 
-    /// ADCX and ADOX: an addition that reads and writes one flag.
-    pub(super) fn add_with(&mut self, op: &Op) -> Option<()> {
+    /// ADCX and ADOX: an addition that reads and writes one flag. `memory`: the second operand, by S0.
+    pub(super) fn add_with(&mut self, op: &Op, memory: Option<Rm>) -> Option<()> {
         let w = op.width;
         let (flag, prefix) = if op.code == OpCode::Adcx {
             (FlagSet::C, 0x66)
@@ -616,8 +651,8 @@ impl Emit<'_> {
         if !backend_interp::on_host(iced_x86::Code::Adcx_r64_rm64) {
             return None;
         }
-        self.preserve(op.dst);
         self.before_flags(op, flag);
+        self.preserve(op.dst);
         let mut to = self.target(op.dst, S1);
         if op.b == op.dst && op.a != op.dst {
             to = S1;
@@ -625,7 +660,10 @@ impl Emit<'_> {
         if to == S1 || op.a != op.dst {
             self.fetch(w, to, op.a)?;
         }
-        let source = self.source(w, S0, op.b)?;
+        let source = match memory {
+            Some(memory) => memory,
+            None => self.source(w, S0, op.b)?,
+        };
         self.a.three_byte(w, Some(prefix), 0xf6, to, source, false);
         self.finish(w, op.dst, to)?;
         self.flags_set(op, None);

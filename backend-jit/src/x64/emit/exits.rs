@@ -126,13 +126,13 @@ impl Emit<'_> {
             self.a.byte(0x90);
         }
         let stub = self.a.label();
+        let flags = self.flags();
         let state = self.state;
         let compared = self.compared();
         let hot = branch(self, stub);
         let number = self.cx.first[0] + self.exits.len() as u32;
         let old = self.a.section(Section::Cold);
         self.a.bind(stub);
-        let hf = self.hf;
         // Nothing but the branch was emitted since.
         self.compared = compared.map(|c| self.rearmed(c));
         self.spill();
@@ -146,8 +146,7 @@ impl Emit<'_> {
         self.a.mov_imm(S1, u64::from(number));
         self.a.jmp(self.stubs.link);
         self.a.section(old);
-        self.state = state;
-        self.hf = hf;
+        self.set_flags(flags);
         // What follows in hot code has not seen the stub.
         self.compared = compared.map(|c| self.rearmed(c));
         self.exits.push(Exit {

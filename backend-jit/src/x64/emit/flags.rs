@@ -16,6 +16,14 @@ fn word(offset: usize) -> Mem {
     field(offset_of!(Frame, flags) + offset)
 }
 
+/// What is to be put back when the other way, in the cold section, has been emitted.
+#[derive(Clone, Copy)]
+pub(super) struct Where {
+    state: State,
+    hf: bool,
+    stored: Option<(FlagOp, Width)>,
+}
+
 impl Emit<'_> {
     /// The next instruction changes the host's flags, and the guest's are still needed.
     pub(super) fn clobber(&mut self) {
@@ -37,6 +45,22 @@ impl Emit<'_> {
         self.hf = false;
     }
 
+    /// Where the flags are.
+    pub(super) fn flags(&self) -> Where {
+        Where {
+            state: self.state,
+            hf: self.hf,
+            stored: self.stored,
+        }
+    }
+
+    /// They are there again: hot code goes on.
+    pub(super) fn set_flags(&mut self, flags: Where) {
+        self.state = flags.state;
+        self.hf = flags.hf;
+        self.stored = flags.stored;
+    }
+
     /// Brings the flags into memory. Keeps r14.
     pub(super) fn spill(&mut self) {
         match self.state {
@@ -53,7 +77,7 @@ impl Emit<'_> {
                     self.a
                         .store(Width::B64, word(offset_of!(LazyFlags, a)), RAX);
                     self.a.load(Width::B64, RAX, Rm::R(S1));
-                    self.kind(flag_kind(FlagOp::Lahf, Width::B64));
+                    self.kind(FlagOp::Lahf, Width::B64);
                 }
             },
             State::Desc(desc) => self.store_desc(&desc),
@@ -95,7 +119,7 @@ impl Emit<'_> {
                 self.a.store(Width::B64, second, from);
             }
         }
-        self.kind(flag_kind(compared.op, w));
+        self.kind(compared.op, w);
     }
 
     /// The first operand of an addition or subtraction from result and second operand, into S1; no flag changes.
@@ -157,12 +181,14 @@ impl Emit<'_> {
 
     /// What the frame holds is an image of RFLAGS.
     pub(super) fn image_kind(&mut self) {
-        self.kind(flag_kind(FlagOp::Image, Width::B64));
+        self.kind(FlagOp::Image, Width::B64);
     }
 
-    fn kind(&mut self, kind: u32) {
+    fn kind(&mut self, op: FlagOp, w: Width) {
         let at = Rm::M(word(offset_of!(LazyFlags, kind)));
+        let kind = flag_kind(op, w);
         self.a.store_imm(Width::B32, at, kind.cast_signed());
+        self.stored = Some((op, w));
     }
 
     fn store_desc(&mut self, desc: &Desc) {
@@ -185,7 +211,10 @@ impl Emit<'_> {
         };
         self.a
             .store(Width::B64, word(offset_of!(LazyFlags, a)), from);
-        if matches!(desc.op, FlagOp::Add | FlagOp::Sub) {
+        if matches!(
+            desc.op,
+            FlagOp::Add | FlagOp::Sub | FlagOp::Adc | FlagOp::Sbb
+        ) {
             match desc.b {
                 Src::Imm(n) => self.store_b(w, n),
                 Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => {
@@ -195,7 +224,7 @@ impl Emit<'_> {
                 }
             }
         }
-        self.kind(flag_kind(desc.op, w));
+        self.kind(desc.op, w);
     }
 
     /// A guest register zero-extended from a width: itself, or S1.
@@ -211,18 +240,22 @@ impl Emit<'_> {
 
     /// The first operand of a description into S1, but for constants.
     fn operand_a(&mut self, desc: &Desc) {
+        let carry = matches!(desc.op, FlagOp::Adc | FlagOp::Sbb);
         let (w, op) = match desc.a {
             Src::Reg(g) => return self.a.movzx(desc.width, S1, home(g)),
             Src::Imm(_) => return,
             Src::Minus(g) => {
                 self.a.load(Width::B64, S1, home(g));
-                (desc.width, Alu::Sub)
+                (desc.width, if carry { Alu::Sbb } else { Alu::Sub })
             }
             Src::Plus(g) => {
                 self.a.load(Width::B64, S1, home(g));
-                (desc.width, Alu::Add)
+                (desc.width, if carry { Alu::Adc } else { Alu::Add })
             }
         };
+        if carry {
+            self.carry_back();
+        }
         self.hf = false;
         match desc.b {
             Src::Imm(n) => self.a.alu_imm(op, w, Rm::R(S1), n),
@@ -230,34 +263,120 @@ impl Emit<'_> {
         }
     }
 
-    /// Makes host flags the guest's: r14 and r11 are lost.
+    /// Makes host flags the guest's, those at least that are looked at from here on. r11 is lost; r14 too, but
+    /// behind [`Emit::flags_at_hand`].
     pub(super) fn host_flags(&mut self) {
+        self.host_flags_for(self.need[self.at]);
+    }
+
+    /// As [`Emit::host_flags`], where only some are looked at before they are written again.
+    pub(super) fn host_flags_for(&mut self, needed: FlagSet) {
         if self.hf {
             return;
         }
+        let carry = FlagSet::C.contains(needed);
         match self.state {
             State::Host => {}
-            State::Memory => self.a.call(self.stubs.flags),
+            State::Memory => self.fetch_flags(carry),
+            State::Desc(desc) if carry => self.rebuild_carry(&desc),
             State::Desc(desc) => self.rebuild(&desc),
         }
         self.hf = true;
     }
 
+    /// Before an access with an op behind it that reads flags: brings them where [`Emit::host_flags`] needs no r14.
+    pub(super) fn flags_at_hand(&mut self) {
+        use FlagOp as F;
+        let known = self.stored.is_some_and(|(op, _)| {
+            matches!(
+                op,
+                F::Lahf | F::Add | F::Sub | F::Logic | F::Adc | F::Sbb | F::Inc | F::Dec
+            )
+        });
+        if self.state == State::Memory && !known {
+            self.host_flags();
+            self.state = State::Host;
+        }
+    }
+
+    /// The flags from memory.
+    fn fetch_flags(&mut self, carry: bool) {
+        let Some((op, w)) = self.stored else {
+            return self.a.call(self.stubs.flags);
+        };
+        let (a, b) = (
+            Rm::M(word(offset_of!(LazyFlags, a))),
+            Rm::M(word(offset_of!(LazyFlags, b))),
+        );
+        match op {
+            FlagOp::Lahf if carry => self.a.bit_imm(Width::B32, 4, a, 0),
+            FlagOp::Lahf => self.a.call(self.stubs.lahf),
+            FlagOp::Sub | FlagOp::Add | FlagOp::Logic => {
+                self.a.load(Width::B64, S1, a);
+                match op {
+                    FlagOp::Sub => self.a.alu(Alu::Cmp, w, S1, b),
+                    FlagOp::Add => self.a.alu(Alu::Add, w, S1, b),
+                    _ => self.a.test(w, Rm::R(S1), S1),
+                }
+            }
+            FlagOp::Inc | FlagOp::Dec if carry => self.carry_back(),
+            FlagOp::Inc | FlagOp::Dec => {
+                self.a.load(Width::B64, S1, a);
+                self.step_again(op == FlagOp::Dec, w);
+            }
+            FlagOp::Adc | FlagOp::Sbb => {
+                self.a.load(Width::B64, S1, a);
+                self.carry_back();
+                let alu = if op == FlagOp::Adc {
+                    Alu::Adc
+                } else {
+                    Alu::Sbb
+                };
+                self.a.alu(alu, w, S1, b);
+            }
+            _ => self.a.call(self.stubs.flags),
+        }
+    }
+
+    /// The flags of INC or DEC, whose result is in S1: from the value before, and the carry first, which they keep.
+    fn step_again(&mut self, dec: bool, w: Width) {
+        let before = Mem::at(S1, if dec { 1 } else { -1 });
+        self.a.lea(Width::B64, S1, before);
+        self.carry_back();
+        self.a.incdec(w, Rm::R(S1), dec);
+    }
+
+    /// The carry alone.
+    fn rebuild_carry(&mut self, desc: &Desc) {
+        let w = desc.width;
+        match (desc.op, desc.a) {
+            (FlagOp::Inc | FlagOp::Dec, _) => self.carry_back(),
+            // The sum is below either operand.
+            (FlagOp::Add, Src::Minus(g)) => match (desc.b, home(g)) {
+                (Src::Imm(n), sum) => self.a.alu_imm(Alu::Cmp, w, sum, n),
+                (Src::Reg(b) | Src::Minus(b) | Src::Plus(b), sum) => match (sum, home(b)) {
+                    (Rm::R(sum), b) => self.a.alu(Alu::Cmp, w, sum, b),
+                    (sum, Rm::R(b)) => self.a.alu_to(Alu::Cmp, w, sum, b),
+                    (sum, b) => {
+                        self.a.load(Width::B64, S1, sum);
+                        self.a.alu(Alu::Cmp, w, S1, b);
+                    }
+                },
+            },
+            _ => self.rebuild(desc),
+        }
+    }
+
     fn rebuild(&mut self, desc: &Desc) {
         let w = desc.width;
         if let (FlagOp::Inc | FlagOp::Dec, Src::Reg(g)) = (desc.op, desc.a) {
-            // From the value before; the carry first, which they keep.
-            let dec = desc.op == FlagOp::Dec;
             self.a.load(Width::B64, S1, home(g));
-            self.a
-                .lea(Width::B64, S1, Mem::at(S1, if dec { 1 } else { -1 }));
-            self.carry_back();
-            self.a.incdec(w, Rm::R(S1), dec);
+            self.step_again(desc.op == FlagOp::Dec, w);
             return;
         }
         let first = match desc.a {
             Src::Reg(g) => match home(g) {
-                Rm::R(r) if desc.op != FlagOp::Add => r,
+                Rm::R(r) if matches!(desc.op, FlagOp::Sub | FlagOp::Logic) => r,
                 other => {
                     self.a.load(Width::B64, S1, other);
                     S1
@@ -278,8 +397,13 @@ impl Emit<'_> {
                 return;
             }
             FlagOp::Sub => Alu::Cmp,
+            FlagOp::Adc => Alu::Adc,
+            FlagOp::Sbb => Alu::Sbb,
             _ => Alu::Add,
         };
+        if matches!(desc.op, FlagOp::Adc | FlagOp::Sbb) {
+            self.carry_back();
+        }
         match desc.b {
             Src::Imm(n) => self.a.alu_imm(op, w, Rm::R(first), n),
             Src::Reg(g) | Src::Minus(g) | Src::Plus(g) => self.a.alu(op, w, first, home(g)),
@@ -322,9 +446,14 @@ impl Emit<'_> {
             return;
         }
         self.host_flags();
-        let carry = Rm::M(word(offset_of!(LazyFlags, c)));
-        self.a.store_imm(Width::B32, carry, 0);
-        self.a.setcc(Cond::B, carry);
+        self.store_carry();
+    }
+
+    /// The host's carry to where INC, DEC, ADC and SBB have it, in one piece for the one that fetches it. S1 is lost.
+    pub(super) fn store_carry(&mut self) {
+        self.a.mov_imm(S1, 0);
+        self.a.setcc(Cond::B, Rm::R(S1));
+        self.a.store(Width::B32, word(offset_of!(LazyFlags, c)), S1);
     }
 
     /// As [`Emit::condition`], before an op that writes `dst`.
@@ -332,6 +461,10 @@ impl Emit<'_> {
         if let (State::Desc(desc), Operand::Reg(g) | Operand::High(g)) = (self.state, dst)
             && desc.uses(g)
         {
+            if self.hf && !self.want[self.at + 1].is_empty() {
+                self.state = State::Host;
+                return cond;
+            }
             if !self.need[self.at + 1].is_empty() {
                 self.spill();
             }
@@ -384,8 +517,8 @@ impl Emit<'_> {
     fn clobber_keeping(&mut self) {
         let hf = self.hf;
         if self.state == State::Host {
-            let needed = !self.need[self.at + 1].is_empty();
-            if needed {
+            let faults = self.ops[self.at].code.info().faults;
+            if faults || !self.need[self.at + 1].is_empty() {
                 self.spill();
             } else {
                 self.state = State::Memory;

@@ -9,11 +9,11 @@ use super::alu::{host_alu, host_shift};
 use super::bits::bit_extension;
 use super::{Emit, Kind};
 use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
-use crate::x64::flags::Left;
+use crate::x64::flags::{Left, State};
 use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::{packed, tlb_entry};
 use softmmu::TlbEntry;
-use system::{FlagOp, LazyFlags};
+use system::FlagOp;
 
 /// The page cache entries that are no register's.
 mod entry {
@@ -123,25 +123,32 @@ impl Emit<'_> {
         if self.merged(mem, size, write, kind).is_some() {
             return Some(None);
         }
-        self.clobber();
         let w = Width::B64;
         let base = self.near(mem);
         let hops = self.hops(mem.base, mem.index);
+        let kept = self.keeps(hops) && size.is_power_of_two();
+        if !kept {
+            self.clobber();
+        }
         if let Some(base) = base {
-            let to = if hops { S0 } else { S1 };
-            self.a.lea(w, to, asm::Mem::at(base, mem.disp));
+            if !kept {
+                let to = if hops { S0 } else { S1 };
+                self.a.lea(w, to, asm::Mem::at(base, mem.disp));
+            }
         } else {
             self.address_into(mem, S0, mem.addr)?;
-            match mem.seg {
-                SegBase::None => {}
-                SegBase::Fs => {
-                    let at = Rm::M(field(offset_of!(Frame, fs_base)));
-                    self.a.alu(Alu::Add, w, S0, at);
+            let segment = match mem.seg {
+                SegBase::None => None,
+                SegBase::Fs => Some(offset_of!(Frame, fs_base)),
+                SegBase::Gs => Some(offset_of!(Frame, gs_base)),
+            };
+            match segment {
+                None => {}
+                Some(at) if kept => {
+                    self.a.load(w, S1, Rm::M(field(at)));
+                    self.a.lea(w, S0, asm::Mem::sum(S0, S1, 0));
                 }
-                SegBase::Gs => {
-                    let at = Rm::M(field(offset_of!(Frame, gs_base)));
-                    self.a.alu(Alu::Add, w, S0, at);
-                }
+                Some(at) => self.a.alu(Alu::Add, w, S0, Rm::M(field(at))),
             }
         }
         let mut entry = Self::cache_entry(mem);
@@ -150,7 +157,8 @@ impl Emit<'_> {
             entry = entry::TEMP;
         }
         let cache = cached(self.user, entry);
-        let (page, addend) = PageCache::fields(write);
+        let (minus, addend) = PageCache::fields(write);
+        let minus = Rm::M(field(cache + minus));
         let upper = self.code64 && !self.user;
         let miss = self.a.label();
         let align = if kind.locked && size > 1 {
@@ -166,39 +174,64 @@ impl Emit<'_> {
             }
             (asm::Mem::at(S1, TlbEntry::OFFSET_ADDEND as i32), Some(tag))
         } else {
-            if base.is_none() {
-                self.a.load(w, S1, Rm::R(S0));
+            let whole = align.max(size);
+            match base {
+                Some(base) if kept => {
+                    self.a.load(w, S0, minus);
+                    self.a.lea(w, S0, asm::Mem::sum(S0, base, mem.disp));
+                    self.near_kept(whole, miss);
+                }
+                None if kept => {
+                    self.a.load(w, S1, minus);
+                    self.a.lea(w, S1, asm::Mem::sum(S1, S0, 0));
+                    self.far_kept(whole, miss);
+                }
+                _ => {
+                    if base.is_none() {
+                        self.a.load(w, S1, Rm::R(S0));
+                    }
+                    self.a.alu(Alu::Add, w, S1, minus);
+                    self.in_page(S1, size, align, miss);
+                }
             }
-            self.a.alu(Alu::Sub, w, S1, Rm::M(field(cache + page)));
-            self.in_page(S1, size, align, miss);
             (field(cache + addend), None)
         };
         self.here = if let Some(base) = base {
             self.a.load(w, S0, Rm::M(addend));
-            asm::Mem {
-                base: S0,
-                index: Some((base, 0)),
-                disp: mem.disp,
-            }
+            asm::Mem::sum(S0, base, mem.disp)
         } else {
-            self.a.alu(Alu::Add, w, S0, Rm::M(addend));
+            if kept {
+                self.a.load(w, S1, Rm::M(addend));
+                self.a.lea(w, S0, asm::Mem::sum(S0, S1, 0));
+            } else {
+                self.a.alu(Alu::Add, w, S0, Rm::M(addend));
+            }
             asm::Mem::at(S0, 0)
         };
         let here = self.a.label();
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
         // What the stub finds is the place itself; hot code adds the register.
-        let found = if let Some(base) = base {
+        let found = if base.is_some() || kept {
             let label = self.a.label();
             self.a.bind(label);
-            self.a.alu(Alu::Sub, w, S0, Rm::R(base));
-            self.a.lea(w, S0, asm::Mem::at(S0, mem.disp.wrapping_neg()));
+            if let Some(base) = base {
+                self.a.alu(Alu::Sub, w, S0, Rm::R(base));
+                self.a.lea(w, S0, asm::Mem::at(S0, mem.disp.wrapping_neg()));
+            }
+            if kept {
+                self.found_kept();
+            }
             self.a.jmp(here);
             label
         } else {
             here
         };
         self.a.bind(miss);
+        let flags = self.flags();
+        if kept {
+            self.missed_kept();
+        }
         if let Some(base) = base {
             self.a.lea(w, S0, asm::Mem::at(base, mem.disp));
         } else if let Some(tag) = lacks {
@@ -217,11 +250,18 @@ impl Emit<'_> {
         let bounce = if write && !kind.locked {
             let label = self.a.label();
             self.a.bind(label);
+            if kept {
+                self.found_kept();
+            }
             Some(label)
         } else {
             None
         };
         self.a.section(old);
+        self.set_flags(flags);
+        if kept {
+            self.stored = None;
+        }
         Some(bounce)
     }
 
@@ -314,8 +354,9 @@ impl Emit<'_> {
                 return Some(n);
             }
         }
-        self.preserve(op.dst);
+        let flags = self.preserve_by_load(at, op.dst);
         self.access(&mem, size, false, Kind::default())?;
+        self.rescue(at, flags);
         match op.dst {
             Operand::Reg(_) => {
                 let reg = self.target(op.dst, S1);
@@ -356,14 +397,15 @@ impl Emit<'_> {
                 if from != w {
                     return Some(None);
                 }
-                self.preserve_at(at + 1, next.dst);
+                let flags = self.preserve_by_load(at + 1, next.dst);
                 self.access(&mem, size, false, Kind::default())?;
+                self.rescue(at, flags);
                 let to = self.target(next.dst, S1);
                 self.extend_from(next, from, to, Rm::M(self.here));
                 self.finish(next.width, next.dst, to)?;
                 Some(Some(2))
             }
-            C::Add | C::Sub | C::And | C::Or | C::Xor | C::Imul
+            C::Add | C::Sub | C::And | C::Or | C::Xor | C::Adc | C::Sbb | C::Imul
                 if next.width == w
                     && next.b == op.dst
                     && next.a == next.dst
@@ -371,10 +413,15 @@ impl Emit<'_> {
                     && !(next.code == C::Imul && w == Width::B8) =>
             {
                 let to = self.target(next.dst, S1);
-                self.preserve_at(at + 1, next.dst);
+                let reads = next.code.info().uses;
+                if !reads.is_empty() {
+                    self.flags_at_hand();
+                }
+                let flags = self.preserve_by_load(at + 1, next.dst);
                 self.access(&mem, size, false, Kind::default())?;
+                self.rescue(at, flags);
                 self.at = at + 1;
-                self.before_flags(next, FlagSet::NONE);
+                self.before_flags(next, reads);
                 let wanted = !next.flags.is_empty() && !self.need[at + 2].is_empty();
                 match (host_alu(next.code), Self::gpr(next.dst)) {
                     (Some(alu), Some(g)) if wanted && matches!(next.code, C::Add | C::Sub) => {
@@ -440,6 +487,27 @@ impl Emit<'_> {
                 self.leave_to(0, self.user);
                 Some(Some(2))
             }
+            C::MulU | C::MulS if next.width == w && next.b == op.dst && next.a != op.dst => {
+                let low = self.preserve_by_load(at + 1, next.dst);
+                let high = self.preserve_by_load(at + 1, next.dst2);
+                self.access(&mem, size, false, Kind::default())?;
+                self.rescue(at, low.or(high));
+                self.at = at + 1;
+                self.multiply(next, Some(Rm::M(self.here)))?;
+                Some(Some(2))
+            }
+            C::Adcx | C::Adox
+                if next.width == w
+                    && next.b == op.dst
+                    && next.a == next.dst
+                    && matches!(self.place(next.dst), Some(Rm::R(_))) =>
+            {
+                self.flags_at_hand();
+                self.access(&mem, size, false, Kind::default())?;
+                self.at = at + 1;
+                self.add_with(next, Some(Rm::M(self.here)))?;
+                Some(Some(2))
+            }
             C::Vec if next.a == op.dst && next.b == Operand::None => {
                 // A scalar source that the instruction takes from memory itself.
                 self.access(&mem, size, false, Kind::default())?;
@@ -487,13 +555,6 @@ impl Emit<'_> {
         }
         self.flags_set(op, None);
         Some(())
-    }
-
-    /// As [`Emit::preserve`], for what op `at` will write.
-    fn preserve_at(&mut self, at: usize, dst: Operand) {
-        let now = std::mem::replace(&mut self.at, at);
-        self.preserve(dst);
-        self.at = now;
     }
 
     pub(super) fn store(&mut self, op: &Op) -> Option<()> {
@@ -610,6 +671,40 @@ impl Emit<'_> {
                 self.flags_set(op, None);
                 Some(())
             }
+            C::Adc | C::Sbb => {
+                let host = host_alu(alu)?;
+                // Nobody else may ask for what is lost.
+                if op.flags.is_empty() && !self.need[self.at + 1].is_empty() {
+                    return None;
+                }
+                self.flags_at_hand();
+                let imm = self.imm(w, op.a);
+                self.writing(&mem, size, kind, |e| {
+                    // Here and in the other way.
+                    let hf = e.hf;
+                    e.host_flags_for(FlagSet::C);
+                    e.hf = hf;
+                    match imm {
+                        Some(n) => {
+                            if lock {
+                                e.a.lock();
+                            }
+                            e.a.alu_imm(host, w, Rm::M(e.here), n);
+                        }
+                        None => {
+                            let reg = e.register(w, S1, op.a)?;
+                            if lock {
+                                e.a.lock();
+                            }
+                            e.a.alu_to(host, w, Rm::M(e.here), reg);
+                        }
+                    }
+                    Some(())
+                })?;
+                self.state = State::Memory;
+                self.flags_set(op, None);
+                Some(())
+            }
             C::Inc | C::Dec | C::Neg | C::Not => {
                 let carry = matches!(alu, C::Inc | C::Dec)
                     && !op.flags.is_empty()
@@ -676,11 +771,10 @@ impl Emit<'_> {
         self.spill_for_bit();
         self.bit_access(op, extension)?;
         // Carry apart, then all flags from memory, then carry back.
-        let carry = Rm::M(field(offset_of!(Frame, flags) + offset_of!(LazyFlags, c)));
-        self.a.setcc(ir::Cond::B, carry);
-        self.a.call(self.stubs.flags);
+        self.store_carry();
+        self.a.call(self.stubs.lahf);
         self.restore_carry();
-        self.state = crate::x64::flags::State::Host;
+        self.state = State::Host;
         self.hf = true;
         Some(())
     }
@@ -688,7 +782,8 @@ impl Emit<'_> {
     /// The flags into memory in a form that does not use the carry's word.
     fn spill_for_bit(&mut self) {
         self.host_flags();
-        self.state = crate::x64::flags::State::Host;
+        self.state = State::Host;
+        self.compared = None;
         self.spill();
         self.hf = false;
     }
@@ -730,10 +825,9 @@ impl Emit<'_> {
     fn save_carry(&mut self) {
         self.host_flags();
         // A fault at the access wants them all.
-        self.state = crate::x64::flags::State::Host;
+        self.state = State::Host;
         self.spill();
-        let carry = field(offset_of!(Frame, flags) + offset_of!(LazyFlags, c));
-        self.a.setcc(ir::Cond::B, Rm::M(carry));
+        self.store_carry();
         self.hf = false;
     }
 

@@ -227,9 +227,9 @@ impl Emit<'_> {
                 };
             }
             memory @ Rm::M(_) => {
-                self.clobber();
                 self.a.load(Width::B64, S0, memory);
-                self.a.alu(Alu::Add, Width::B64, S0, Rm::M(field(addend)));
+                self.a.load(Width::B64, S1, Rm::M(field(addend)));
+                self.a.lea(Width::B64, S0, asm::Mem::sum(S0, S1, 0));
                 self.here = asm::Mem::at(S0, mem.disp);
             }
         }
@@ -278,7 +278,11 @@ impl Emit<'_> {
         }
         // From the register's value now.
         let start = i32::try_from(i64::from(disp) + low - first.offset).ok()?;
-        self.clobber();
+        let hops = self.hops(Operand::Reg(first.gpr), Operand::None);
+        let kept = self.keeps(hops);
+        if !kept {
+            self.clobber();
+        }
         let lowest = |e: &mut Self, to: asm::Reg| match home(first.gpr) {
             Rm::R(r) => e.a.lea(Width::B64, to, asm::Mem::at(r, start)),
             memory @ Rm::M(_) => {
@@ -287,11 +291,11 @@ impl Emit<'_> {
             }
         };
         let cache = cached(self.user, first.gpr as usize);
-        let (page, addend) = PageCache::fields(write);
+        let (minus, addend) = PageCache::fields(write);
+        let minus = Rm::M(field(cache + minus));
         let addend = cache + addend;
         let (miss, here) = (self.a.label(), self.a.label());
         let length = (high - low) as i32;
-        let hops = self.hops(Operand::Reg(first.gpr), Operand::None);
         let mut holds = addend;
         if hops {
             lowest(self, S0);
@@ -301,15 +305,38 @@ impl Emit<'_> {
             self.a.bind(here);
             holds = offset_of!(Frame, addends) + first.gpr as usize * 8;
             self.a.store(Width::B64, field(holds), S0);
+        } else if kept {
+            self.a.load(Width::B64, S1, minus);
+            match home(first.gpr) {
+                Rm::R(r) => self.a.lea(Width::B64, S0, asm::Mem::sum(S1, r, start)),
+                memory @ Rm::M(_) => {
+                    self.a.load(Width::B64, S0, memory);
+                    self.a.lea(Width::B64, S0, asm::Mem::sum(S1, S0, start));
+                }
+            }
+            self.range_kept(length as u32, align, miss);
+            self.a.bind(here);
         } else {
             lowest(self, S1);
-            self.a
-                .alu(Alu::Sub, Width::B64, S1, Rm::M(field(cache + page)));
+            self.a.alu(Alu::Add, Width::B64, S1, minus);
             self.in_page(S1, length as u32, align, miss);
             self.a.bind(here);
         }
         let old = self.a.section(Section::Cold);
+        let flags = self.flags();
+        let found = if kept {
+            let label = self.a.label();
+            self.a.bind(label);
+            self.found_kept();
+            self.a.jmp(here);
+            label
+        } else {
+            here
+        };
         self.a.bind(miss);
+        if kept {
+            self.missed_kept();
+        }
         lowest(self, S0);
         let upper = self.code64 && !self.user;
         self.a
@@ -326,10 +353,14 @@ impl Emit<'_> {
             self.a.jmp(here);
             self.a.bind(odd);
         } else {
-            self.a.jcc(ir::Cond::Ae, here);
+            self.a.jcc(ir::Cond::Ae, found);
         }
         self.leave_unmerged();
         self.a.section(old);
+        self.set_flags(flags);
+        if kept {
+            self.stored = None;
+        }
         self.checked[first.gpr as usize] = Some(Checked {
             epoch: first.epoch,
             low,
@@ -368,9 +399,8 @@ impl Emit<'_> {
             let budget = Rm::M(field(offset_of!(Frame, budget)));
             self.a.alu_imm(Alu::Add, Width::B64, budget, left);
         }
-        let (state, hf) = (self.state, self.hf);
+        let flags = self.flags();
         self.cold_exit(self.pc(i32::from(self.insn.delta)), true);
-        self.state = state;
-        self.hf = hf;
+        self.set_flags(flags);
     }
 }

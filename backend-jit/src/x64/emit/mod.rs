@@ -8,6 +8,7 @@ mod bits;
 mod check;
 mod exits;
 mod flags;
+mod keep;
 mod memory;
 mod merge;
 mod pair;
@@ -18,9 +19,10 @@ pub mod system;
 mod vector;
 mod x87;
 
+use ::system::FlagOp;
 use frontend_x86::{CodeSize, CsLimit, Mode};
 use ir::effect::{kills, reads};
-use ir::{Block, FlagSet, Op, OpCode, Operand, Width};
+use ir::{Block, FlagSet, Op, OpCode, OpInfo, Operand, Width};
 use x86::Gpr;
 
 use super::asm::{Asm, Label, Reg, Rm, Section};
@@ -107,6 +109,7 @@ pub struct Parts {
     indirects: Vec<Indirect>,
     slow: Vec<Slow>,
     need: Vec<FlagSet>,
+    want: Vec<FlagSet>,
     uses: Vec<u8>,
     groups: merge::Groups,
 }
@@ -177,6 +180,8 @@ pub(super) struct Emit<'a> {
     x87_live: bool,
     /// The flags that are looked at from each op on.
     need: Vec<FlagSet>,
+    /// Those of them that the block's own code looks at.
+    want: Vec<FlagSet>,
     uses: Vec<u8>,
     at: usize,
     insn: Insn,
@@ -202,6 +207,8 @@ pub(super) struct Emit<'a> {
     compared: Option<Compared>,
     /// Where in hot code the host's flags are the guest's but for the carry.
     no_carry: Option<u32>,
+    /// What kind of flags the frame holds, where that is known.
+    stored: Option<(FlagOp, Width)>,
 }
 
 /// Whether blocks of a mode can be translated.
@@ -246,7 +253,8 @@ pub fn emit(
         state: cx.flags.map_or(State::Memory, State::Desc),
         hf: false,
         x87_live: false,
-        need: needs(block, parts.need, true),
+        need: needs(block, parts.need, |op| op.faults || op.terminal),
+        want: needs(block, parts.want, |_| false),
         uses: uses(block, parts.uses),
         at: 0,
         insn: Insn::default(),
@@ -264,6 +272,7 @@ pub fn emit(
         align: ALIGN,
         compared: None,
         no_carry: None,
+        stored: None,
     };
     e.guard(guarded, stale);
     let fail = cx.check.as_ref().map(|check| e.check(check, stale));
@@ -285,6 +294,7 @@ pub fn emit(
         fail,
         rest: Parts {
             need: e.need,
+            want: e.want,
             uses: e.uses,
             groups: e.groups,
             ..Parts::default()
@@ -292,13 +302,18 @@ pub fn emit(
     })
 }
 
-/// The flags that are looked at from each op on; with faults, everything is at an op that may fault.
-fn needs(block: &Block, mut need: Vec<FlagSet>, faults: bool) -> Vec<FlagSet> {
+/// The flags that are looked at from each op on; `all`: by who comes to see the state at an op of this kind.
+fn needs(block: &Block, mut need: Vec<FlagSet>, all: impl Fn(&OpInfo) -> bool) -> Vec<FlagSet> {
+    // Behind the last op as at it.
+    let end = if all(OpCode::Jump.info()) {
+        FlagSet::ALL
+    } else {
+        FlagSet::NONE
+    };
     need.clear();
-    need.resize(block.ops.len() + 1, FlagSet::ALL);
+    need.resize(block.ops.len() + 1, end);
     for (i, op) in block.ops.iter().enumerate().rev() {
-        let info = op.code.info();
-        need[i] = if (faults && info.faults) || info.terminal {
+        need[i] = if all(op.code.info()) {
             FlagSet::ALL
         } else {
             need[i + 1].without(kills(op)).union(op.uses())
@@ -325,8 +340,7 @@ fn uses(block: &Block, mut uses: Vec<u8>) -> Vec<u8> {
 /// What an instruction that turns out to be unknown takes back.
 struct Mark {
     asm: super::asm::Mark,
-    state: State,
-    hf: bool,
+    flags: flags::Where,
     x87_live: bool,
     lens: [usize; 4],
     checked: [Option<merge::Checked>; 16],
@@ -369,8 +383,7 @@ impl Emit<'_> {
     fn mark(&self) -> Mark {
         Mark {
             asm: self.a.mark(),
-            state: self.state,
-            hf: self.hf,
+            flags: self.flags(),
             x87_live: self.x87_live,
             checked: self.checked,
             lens: [
@@ -385,8 +398,7 @@ impl Emit<'_> {
     /// Takes back what was emitted since.
     fn take_back(&mut self, mark: &Mark) {
         self.a.rewind(&mark.asm);
-        self.state = mark.state;
-        self.hf = mark.hf;
+        self.set_flags(mark.flags);
         self.compared = None;
         self.no_carry = None;
         self.checked = mark.checked;
@@ -433,9 +445,9 @@ impl Emit<'_> {
             C::Inc | C::Dec | C::Neg | C::Not => self.unary(&op)?,
             C::Shl | C::Shr | C::Sar | C::Rol | C::Ror => self.shift(&op)?,
             C::Shld | C::Shrd => self.shift_double(&op)?,
-            C::MulU | C::MulS => self.multiply(&op)?,
+            C::MulU | C::MulS => self.multiply(&op, None)?,
             C::Imul => self.imul(&op)?,
-            C::Adcx | C::Adox => self.add_with(&op)?,
+            C::Adcx | C::Adox => self.add_with(&op, None)?,
             C::DivU | C::DivS => self.divide(&op)?,
             C::Bt | C::Bts | C::Btr | C::Btc => self.bit_test(&op)?,
             C::Bsf | C::Bsr | C::Tzcnt | C::Lzcnt | C::Popcnt => self.count(&op)?,
@@ -510,6 +522,7 @@ impl Emit<'_> {
         });
         self.side(Kind::default());
         self.state = State::Memory;
+        self.stored = None;
         self.hf = false;
         Ok(())
     }
@@ -649,21 +662,62 @@ impl Emit<'_> {
 
     /// To be called before a guest register is written: what follows from its old value is saved if it is still needed.
     fn preserve(&mut self, dst: Operand) {
+        if self.outlives(dst).is_some() {
+            self.spill();
+        }
+    }
+
+    /// As [`Emit::preserve`], before a move: where the host's flags are the guest's, and code will look at them, they serve.
+    fn preserve_by_move(&mut self, dst: Operand) {
+        if let Some((_, wanted)) = self.outlives(dst) {
+            if wanted && self.hf {
+                self.state = State::Host;
+            } else {
+                self.spill();
+            }
+        }
+    }
+
+    /// As [`Emit::preserve`], before a load, of which op `at` writes the register. What is returned goes to [`Emit::rescue`]
+    /// when the place is found.
+    fn preserve_by_load(&mut self, at: usize, dst: Operand) -> Option<Desc> {
+        let now = std::mem::replace(&mut self.at, at);
+        let outlives = self.outlives(dst);
+        self.at = now;
+        match outlives {
+            Some((desc, true)) => return Some(desc),
+            Some((_, false)) => self.spill(),
+            None => {}
+        }
+        None
+    }
+
+    /// Behind the access of load op `at`: the flags from registers, one of which is about to be written, into the host's.
+    /// S1 is lost.
+    fn rescue(&mut self, at: usize, desc: Option<Desc>) {
+        if let Some(desc) = desc {
+            debug_assert_eq!(self.state, State::Desc(desc), "as it was before the access");
+            self.host_flags_for(self.need[at + 1]);
+            self.state = State::Host;
+        }
+    }
+
+    /// The description of the flags, if it goes by a register that the op at hand writes and they are looked at afterwards; and
+    /// whether by code.
+    fn outlives(&mut self, dst: Operand) -> Option<(Desc, bool)> {
         let (Operand::Reg(g) | Operand::High(g)) = dst else {
-            return;
+            return None;
         };
         if self.compared.is_some_and(|c| c.uses(g)) {
             self.compared = None;
         }
-        if let State::Desc(desc) = self.state
-            && desc.uses(g)
-        {
-            let op = &self.ops[self.at];
-            // Otherwise nobody will ask again once the register is written.
-            if !self.need[self.at + 1].without(kills(op)).is_empty() {
-                self.spill();
-            }
-        }
+        let State::Desc(desc) = self.state else {
+            return None;
+        };
+        let killed = kills(&self.ops[self.at]);
+        // Otherwise nobody will ask again once the register is written.
+        let outlives = desc.uses(g) && !self.need[self.at + 1].without(killed).is_empty();
+        outlives.then(|| (desc, !self.want[self.at + 1].without(killed).is_empty()))
     }
 
     fn gpr(operand: Operand) -> Option<Gpr> {

@@ -112,7 +112,7 @@ impl Emit<'_> {
             (stay == Cond::Ne).then_some(self.state),
         )?;
         let leave = self.exit_target(leave, op.width)?;
-        let calm = super::needs(self.block, Vec::new(), false);
+        let calm = super::needs(self.block, Vec::new(), |op| op.terminal);
         if !calm[0].is_empty() {
             return None;
         }
@@ -183,10 +183,10 @@ impl Emit<'_> {
         self.condition(cond);
         let on = self.a.label();
         self.a.jcc(stay, on);
-        let (state, hf) = (self.state, self.hf);
+        let flags = self.flags();
         self.restore();
         self.cold_exit(leave, false);
-        (self.state, self.hf) = (state, hf);
+        self.set_flags(flags);
         self.a.bind(on);
         if self.state == State::Host {
             self.spill();
@@ -201,6 +201,7 @@ impl Emit<'_> {
     /// Emits instructions, from one on where nobody looks at the flags.
     fn loop_part(&mut self, from: usize, to: usize) -> Option<()> {
         self.state = State::Memory;
+        self.stored = None;
         self.hf = false;
         self.forget_checks();
         let mut at = from;
@@ -215,7 +216,7 @@ impl Emit<'_> {
 
     /// The way back of the loop with checks.
     fn loop_back(&mut self, back: Label, ready: Label) {
-        let (state, hf, compared) = (self.state, self.hf, self.compared());
+        let (flags, compared) = (self.flags(), self.compared());
         self.a.bind(back);
         self.compared = compared.map(|c| self.rearmed(c));
         if self.state == State::Host {
@@ -225,7 +226,7 @@ impl Emit<'_> {
         self.a.alu_imm(Alu::Sub, Width::B32, patience, 1);
         self.a.jcc(Cond::B, ready);
         self.a.jmp(self.entry);
-        (self.state, self.hf) = (state, hf);
+        self.set_flags(flags);
     }
 
     /// Finds the pages, and the number of iterations.

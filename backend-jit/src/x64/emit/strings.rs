@@ -84,10 +84,10 @@ impl Emit<'_> {
 
     fn range(&self, g: Gpr, write: bool) -> Range {
         let cache = cached(self.user, g as usize);
-        let (page, addend) = PageCache::fields(write);
+        let (minus, addend) = PageCache::fields(write);
         Range {
             reg: g as Reg,
-            page: field(cache + page),
+            minus: field(cache + minus),
             addend: field(cache + addend),
             packed: packed(cache, 1, 1, self.code64 && !self.user),
             stub: if write {
@@ -114,7 +114,7 @@ impl Emit<'_> {
         self.a.jcc(Cond::A, slow);
         self.a.load(w, S0, Rm::R(range.reg));
         self.a.load(q, S1, Rm::R(S0));
-        self.a.alu(Alu::Sub, q, S1, Rm::M(range.page));
+        self.a.alu(Alu::Add, q, S1, Rm::M(range.minus));
         self.a.alu_imm(Alu::Cmp, q, Rm::R(S1), mask);
         let (miss, here) = (self.a.label(), self.a.label());
         self.a.jcc(Cond::A, miss);
@@ -133,7 +133,7 @@ impl Emit<'_> {
 /// One side of a string instruction.
 struct Range {
     reg: Reg,
-    page: Mem,
+    minus: Mem,
     addend: Mem,
     packed: u32,
     stub: u32,
