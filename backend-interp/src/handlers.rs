@@ -3,6 +3,7 @@
 pub mod alu;
 pub mod bits;
 pub mod branch;
+pub mod masked;
 pub mod memory;
 pub mod shift;
 pub mod system;

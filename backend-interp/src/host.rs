@@ -11,8 +11,9 @@ use std::mem::offset_of;
 
 use iced_x86::{
     Code, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, OpKind, Register,
+    RoundingControl,
 };
-use ir::Operand;
+use ir::{Operand, Rounding, VecInsn};
 use system::{LazyFlags, Vcpu, offset};
 
 use crate::code::{Handler, LOp};
@@ -97,7 +98,7 @@ pub struct Stubs {
     made: HashMap<Key, Option<Stub>>,
 }
 
-type Key = (Code, Operand, [Operand; 3], [u16; 4]);
+type Key = (VecInsn, Operand, [Operand; 3], [u16; 4]);
 
 struct Arena {
     base: *mut u8,
@@ -125,18 +126,18 @@ impl Stubs {
     /// With `fp`, the stub needs MXCSR's controls as the host has them.
     pub fn get(
         &mut self,
-        code: Code,
+        insn: VecInsn,
         dst: Operand,
         args: [Operand; 3],
         fields: [u16; 4],
         fp: bool,
     ) -> Option<Stub> {
-        let key = (code, dst, args, fields);
+        let key = (insn, dst, args, fields);
         if let Some(stub) = self.made.get(&key) {
             return *stub;
         }
         let stub = self.arena.as_mut().and_then(|arena| {
-            let (bytes, entry) = assemble(code, dst, args, fields, fp)?;
+            let (bytes, entry) = assemble(insn, dst, args, fields, fp)?;
             arena.add(&bytes, entry)
         });
         self.made.insert(key, stub);
@@ -222,6 +223,17 @@ pub fn host_has(code: Code) -> bool {
             F::F16C => is_x86_feature_detected!("f16c"),
             F::VAES => is_x86_feature_detected!("vaes"),
             F::VPCLMULQDQ => is_x86_feature_detected!("vpclmulqdq"),
+            F::AVX512F => avx512(),
+            F::AVX512BW => avx512() && is_x86_feature_detected!("avx512bw"),
+            F::AVX512DQ => avx512() && is_x86_feature_detected!("avx512dq"),
+            F::AVX512VL => avx512() && is_x86_feature_detected!("avx512vl"),
+            F::AVX512CD => avx512() && is_x86_feature_detected!("avx512cd"),
+            F::AVX512_VBMI => avx512() && is_x86_feature_detected!("avx512vbmi"),
+            F::AVX512_VBMI2 => avx512() && is_x86_feature_detected!("avx512vbmi2"),
+            F::AVX512_IFMA => avx512() && is_x86_feature_detected!("avx512ifma"),
+            F::AVX512_VNNI => avx512() && is_x86_feature_detected!("avx512vnni"),
+            F::AVX512_BITALG => avx512() && is_x86_feature_detected!("avx512bitalg"),
+            F::AVX512_VPOPCNTDQ => avx512() && is_x86_feature_detected!("avx512vpopcntdq"),
             _ => false,
         })
     }
@@ -232,22 +244,63 @@ pub fn host_has(code: Code) -> bool {
     }
 }
 
+/// Whether the host has AVX-512 as stubs use it: with 64-bit masks.
+#[cfg(target_arch = "x86_64")]
+pub fn avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+}
+
+/// Whether the host has AVX-512 as stubs use it: with 64-bit masks.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn avx512() -> bool {
+    false
+}
+
 const CTX: Register = Register::RDI;
+/// The opmask in stubs.
+const OPMASK: Register = Register::K7;
+
+/// Byte offset of mask register `k`.
+pub fn mask_field(k: u8) -> usize {
+    offset_of!(Vcpu, st)
+        + offset_of!(x86::CpuState, k)
+        + usize::from(k & 7) * size_of::<u64>()
+}
+
+/// The store of a whole vector register of which everything beyond bytes 31:0 is zero.
+fn store_cleared(after: &mut Vec<Instruction>, at: MemoryOperand, slot: u32) -> Option<()> {
+    if avx512() {
+        let store = Code::EVEX_Vmovups_zmmm512_k1z_zmm;
+        after.push(Instruction::with2(store, at, Register::ZMM0 + slot).ok()?);
+        return Some(());
+    }
+    let ymm = Register::YMM0 + slot;
+    let store = Code::VEX_Vmovups_ymmm256_ymm;
+    after.push(Instruction::with2(store, at, ymm).ok()?);
+    // The rest by a register that has served.
+    let xor = Code::VEX_Vxorps_ymm_ymm_ymmm256;
+    after.push(Instruction::with3(xor, ymm, ymm, ymm).ok()?);
+    let upper = MemoryOperand::with_base_displ(CTX, at.displacement + 32);
+    after.push(Instruction::with2(store, upper, ymm).ok()?);
+    Some(())
+}
+
 
 fn field(at: usize) -> MemoryOperand {
     MemoryOperand::with_base_displ(CTX, at as i64)
 }
 
 /// The instruction with its operands in xmm1-xmm4 (xmm0 is the guest's, for instructions that imply it), ymm1-ymm4,
-/// mm1-mm4 or r8-r11, between loads and stores of the context's fields. VEX instructions write 32 bytes of theirs: what
-/// is beyond is zero in all registers, as long as no instruction writes it. Returns the code and where in it the entry is.
+/// zmm1-zmm4, k1-k4, mm1-mm4 or r8-r11, the opmask in k7, between loads and stores of the context's fields. VEX and EVEX
+/// instructions write all 64 bytes of theirs. Returns the code and where in it the entry is.
 fn assemble(
-    code: Code,
+    insn: VecInsn,
     dst: Operand,
     args: [Operand; 3],
     fields: [u16; 4],
     fp: bool,
 ) -> Option<(Vec<u8>, usize)> {
+    let code = insn.code;
     if !host_has(code) {
         return None;
     }
@@ -273,8 +326,9 @@ fn assemble(
         Register::YMM3,
         Register::YMM4,
     ];
-    let vex = info.encoding() == EncodingKind::VEX;
-    let reads = vex && reads_first(code);
+    let evex = info.encoding() == EncodingKind::EVEX;
+    let vex = evex || info.encoding() == EncodingKind::VEX;
+    let reads = evex || vex && reads_first(code);
     let mms = [Register::MM1, Register::MM2, Register::MM3, Register::MM4];
     let mut next_operand = 0;
     let (mut mmx, mut dirty) = (false, false);
@@ -296,9 +350,11 @@ fn assemble(
                 | Code::Movsd_xmm_xmmm64
                 | Code::Insertps_xmm_xmmm32_imm8
                 | Code::VEX_Vinsertps_xmm_xmm_xmmm32_imm8
-        );
-        let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib)
-            || (by_memory && kind == K::xmm_or_mem);
+                | Code::EVEX_Vinsertps_xmm_xmm_xmmm32_imm8
+        ) || insn.broadcast;
+        let either = matches!(kind, K::xmm_or_mem | K::ymm_or_mem | K::zmm_or_mem);
+        let memory_only =
+            matches!(kind, K::mem | K::mem_mpx | K::mem_mib) || (by_memory && either);
         let written = n == 0 && dst != Operand::None && !(vex && only_reads_first(code));
         match operand {
             Operand::Imm(value) => {
@@ -310,6 +366,25 @@ fn assemble(
                 main.set_memory_base(CTX);
                 main.set_memory_displacement64(u64::from(fields[slot]));
                 main.set_memory_displ_size(8);
+                main.set_is_broadcast(insn.broadcast);
+            }
+            Operand::Temp(_) if matches!(kind, K::mem | K::k_or_mem) => {
+                main.set_op_kind(n, OpKind::Memory);
+                main.set_memory_base(CTX);
+                main.set_memory_displacement64(u64::from(fields[slot]));
+                main.set_memory_displ_size(8);
+            }
+            Operand::Mask(k) => {
+                let register = Register::K1 + slot as u32;
+                let at = field(mask_field(k));
+                main.set_op_kind(n, OpKind::Register);
+                main.set_op_register(n, register);
+                if n > 0 || only_reads_first(code) {
+                    before.push(Instruction::with2(Code::VEX_Kmovq_kr_km64, register, at).ok()?);
+                }
+                if written {
+                    after.push(Instruction::with2(Code::VEX_Kmovq_m64_kr, at, register).ok()?);
+                }
             }
             Operand::Vec(_) | Operand::VecTemp(_)
                 if matches!(kind, K::mm_or_mem | K::mm_reg | K::mm_rm) =>
@@ -339,6 +414,26 @@ fn assemble(
                     _ => fields[slot].into(),
                 };
                 main.set_op_kind(n, OpKind::Register);
+                if evex {
+                    let at = field(at);
+                    let register = match kind {
+                        K::zmm_reg | K::zmm_vvvv | K::zmm_or_mem | K::zmm_rm => Register::ZMM1,
+                        K::ymm_reg | K::ymm_vvvv | K::ymm_or_mem | K::ymm_rm => Register::YMM1,
+                        K::xmm_reg | K::xmm_vvvv | K::xmm_or_mem | K::xmm_rm => Register::XMM1,
+                        // A store of its first operand.
+                        _ => return None,
+                    };
+                    let whole = Register::ZMM1 + slot as u32;
+                    main.set_op_register(n, register + slot as u32);
+                    dirty = true;
+                    let load = Code::EVEX_Vmovups_zmm_k1z_zmmm512;
+                    before.push(Instruction::with2(load, whole, at).ok()?);
+                    if written {
+                        let store = Code::EVEX_Vmovups_zmmm512_k1z_zmm;
+                        after.push(Instruction::with2(store, at, whole).ok()?);
+                    }
+                    continue;
+                }
                 if vex {
                     let at = field(at);
                     let wide = matches!(
@@ -356,8 +451,7 @@ fn assemble(
                         before.push(Instruction::with2(load, register, at).ok()?);
                     }
                     if written {
-                        let store = Code::VEX_Vmovups_ymmm256_ymm;
-                        after.push(Instruction::with2(store, at, ymms[slot]).ok()?);
+                        store_cleared(&mut after, at, slot as u32 + 1)?;
                     }
                     continue;
                 }
@@ -406,13 +500,34 @@ fn assemble(
                 }
             }
             Operand::None => return None,
-            Operand::High(_) | Operand::Pc(_) | Operand::Mask(_) => return None,
+            Operand::High(_) | Operand::Pc(_) => return None,
         }
     }
     if next_operand < 4 && operands[next_operand..].iter().any(|o| o.is_some()) {
         return None;
     }
+    if insn.mask != 0 {
+        let at = field(mask_field(insn.mask));
+        before.push(Instruction::with2(Code::VEX_Kmovq_kr_km64, OPMASK, at).ok()?);
+        main.set_op_mask(OPMASK);
+        main.set_zeroing_masking(insn.zeroing && written_by(&main));
+    }
+    main.set_rounding_control(match insn.rounding {
+        Rounding::Mxcsr | Rounding::Suppress => RoundingControl::None,
+        Rounding::Nearest => RoundingControl::RoundToNearest,
+        Rounding::Down => RoundingControl::RoundDown,
+        Rounding::Up => RoundingControl::RoundUp,
+        Rounding::Zero => RoundingControl::RoundTowardZero,
+    });
+    main.set_suppress_all_exceptions(insn.rounding == Rounding::Suppress);
     implied(code, &mut before, &mut after)?;
+    if by_guest_mxcsr(code) {
+        let mxcsr = field(offset_of!(Vcpu, st) + offset_of!(x86::CpuState, mxcsr));
+        let own = field(offset::SINK);
+        before.push(Instruction::with1(Code::VEX_Vstmxcsr_m32, own).ok()?);
+        before.push(Instruction::with1(Code::VEX_Vldmxcsr_m32, mxcsr).ok()?);
+        after.push(Instruction::with1(Code::VEX_Vldmxcsr_m32, own).ok()?);
+    }
     if dirty {
         // Upper halves in use make the SSE instructions of other stubs, and of Rust, slow on some CPUs.
         after.push(Instruction::with(Code::VEX_Vzeroupper));
@@ -501,6 +616,28 @@ fn assemble(
     Some((encoder.take_buffer(), entry))
 }
 
+/// Whether the destination is no mask: those are zeroed anyhow.
+fn written_by(main: &Instruction) -> bool {
+    !main.op0_register().is_k()
+}
+
+/// Approximations that MXCSR.DAZ and MXCSR.FTZ bear on: no other unit than the host's gives the same bits, so that they
+/// run there whatever MXCSR holds. They raise nothing.
+fn by_guest_mxcsr(code: Code) -> bool {
+    use Mnemonic as M;
+    matches!(
+        code.mnemonic(),
+        M::Vrcp14ps
+            | M::Vrcp14pd
+            | M::Vrcp14ss
+            | M::Vrcp14sd
+            | M::Vrsqrt14ps
+            | M::Vrsqrt14pd
+            | M::Vrsqrt14ss
+            | M::Vrsqrt14sd
+    )
+}
+
 /// Takes the status flags over into the context; RAX and RCX are lost.
 fn keep_flags(after: &mut Vec<Instruction>) -> Option<()> {
     let rflags = field(offset_of!(Vcpu, st) + offset_of!(x86::CpuState, rflags));
@@ -570,6 +707,14 @@ fn only_reads_first(code: Code) -> bool {
             | M::Vpcmpestrm64
             | M::Vpcmpistri
             | M::Vpcmpistrm
+            | M::Kortestb
+            | M::Kortestw
+            | M::Kortestd
+            | M::Kortestq
+            | M::Ktestb
+            | M::Ktestw
+            | M::Ktestd
+            | M::Ktestq
     )
 }
 
@@ -631,8 +776,7 @@ fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instructio
             if code.mnemonic() != M::Vpcmpistrm {
                 load_lengths(before)?;
             }
-            let store = Code::VEX_Vmovups_ymmm256_ymm;
-            after.push(Instruction::with2(store, xmm0, Register::YMM0).ok()?);
+            store_cleared(after, xmm0, 0)?;
         }
         _ => {}
     }
@@ -642,7 +786,7 @@ fn implied(code: Code, before: &mut Vec<Instruction>, after: &mut Vec<Instructio
 #[cfg(test)]
 mod tests {
     use iced_x86::{Code, Mnemonic, OpCodeOperandKind as K};
-    use ir::{Operand, VecTemp};
+    use ir::{Operand, VecInsn, VecTemp};
 
     use super::{assemble, host_has};
 
@@ -682,7 +826,13 @@ mod tests {
                 let Some([dst, a, b, c]) = operands(code, memory) else {
                     continue;
                 };
-                match assemble(code, dst, [a, b, c], [0x100, 0x200, 0x300, 0x400], false) {
+                match assemble(
+                    VecInsn::plain(code),
+                    dst,
+                    [a, b, c],
+                    [0x100, 0x200, 0x300, 0x400],
+                    false,
+                ) {
                     Some(_) => made += 1,
                     None => missing.push((code, memory)),
                 }

@@ -93,8 +93,7 @@ impl Core {
                     ir::OpCode::Call => {
                         ir::HelperId::from_index(sub).map_or("?".into(), |h| h.name().into())
                     }
-                    ir::OpCode::Vec | ir::OpCode::X87 => iced_x86::Code::try_from(sub as usize)
-                        .map_or("?".into(), |c| format!("{c:?}")),
+                    ir::OpCode::Vec | ir::OpCode::X87 => ir::VecInsn::decode(sub).map_or("?".into(), |insn| format!("{:?}", insn.code)),
                     ir::OpCode::String => ir::StringOp::decode(sub).map_or("?".into(), |s| {
                         format!("{} {}", s.rep.name(), s.kind.name()).trim().into()
                     }),

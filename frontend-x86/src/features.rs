@@ -93,6 +93,24 @@ const V3_PLUS: &[CpuidFeature] = {
     ]
 };
 
+/// What x86-64-v4 adds to that, and what else of AVX-512 the lifter lifts.
+const V4_PLUS: &[CpuidFeature] = {
+    use CpuidFeature as F;
+    &[
+        F::AVX512F,
+        F::AVX512BW,
+        F::AVX512CD,
+        F::AVX512DQ,
+        F::AVX512VL,
+        F::AVX512_VBMI,
+        F::AVX512_VBMI2,
+        F::AVX512_IFMA,
+        F::AVX512_VNNI,
+        F::AVX512_BITALG,
+        F::AVX512_VPOPCNTDQ,
+    ]
+};
+
 impl Features {
     /// The set of the features in a list, beside what every x86-64 CPU has.
     pub fn new(list: &[CpuidFeature]) -> Self {
@@ -109,10 +127,19 @@ impl Features {
         Self::new(V2_PLUS)
     }
 
-    /// That and AVX, AVX2, FMA, F16C, VAES, VPCLMULQDQ, GFNI: what the lifter lifts today.
+    /// That and AVX, AVX2, FMA, F16C, VAES, VPCLMULQDQ, GFNI.
     pub fn v3_plus() -> Self {
         let mut set = Self::v2_plus();
         for &feature in V3_PLUS {
+            set.set(feature, true);
+        }
+        set
+    }
+
+    /// That and AVX-512.
+    pub fn v4_plus() -> Self {
+        let mut set = Self::v3_plus();
+        for &feature in V4_PLUS {
             set.set(feature, true);
         }
         set

@@ -213,6 +213,11 @@ numbered! {
         /// VGATHERDPS and its kin: a = base + displacement, b = destination | mask register << 8 | index register << 16,
         /// c = an [`Elements`]. On a fault the elements before are done and their masks cleared.
         Gather = "gather",
+        /// The same with an opmask: b = destination | mask register << 8 | index register << 16. What is done is cleared in
+        /// the mask.
+        GatherMasked = "gather_masked",
+        /// VSCATTERDPS and its kin: as GatherMasked, b = source | mask register << 8 | index register << 16.
+        Scatter = "scatter",
     }
 }
 

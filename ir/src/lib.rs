@@ -5,6 +5,7 @@
 mod arb;
 mod block;
 pub mod effect;
+mod evex;
 mod helper;
 mod operand;
 mod ops;
@@ -14,6 +15,7 @@ pub mod verify;
 
 pub use block::{Block, Builder, Op};
 pub use effect::may_store;
+pub use evex::{Chosen, Masked, Rounding, VecInsn};
 pub use helper::{Elements, Exit, HelperId, Jump, Rep, StringKind, StringOp};
 pub use operand::{Access, Cond, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
 pub use ops::{MemUse, OpCode, OpInfo, Sub};

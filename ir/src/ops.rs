@@ -15,7 +15,7 @@ pub enum Sub {
     Alu,
     /// A [`crate::HelperId`].
     Helper,
-    /// An `iced_x86::Code`: which vector or x87 instruction.
+    /// A [`crate::VecInsn`]: which vector or x87 instruction (an `iced_x86::Code`), and what EVEX adds to it.
     Code,
     /// A segment register (`x86::Seg`).
     Seg,
@@ -266,10 +266,11 @@ ops! {
     String "string" dsts 0 args 0 sub String defines ALL; faults effect,
 
     // Vector and x87: one op an instruction, its memory operand split off into vload and vstore.
-    /// dst (VecTemp, low `a` = Imm bytes) = [mem].
-    VecLoad "vecload" dsts 1 args 1 mem Read; faults,
-    /// [mem] = low `b` (Imm) bytes of a.
-    VecStore "vecstore" dsts 0 args 2 mem Write; faults effect,
+    /// dst (VecTemp, low `a` = Imm bytes) = [mem]. With b, an Imm([`crate::Masked`]), elements that it leaves out are not
+    /// accessed and hold anything.
+    VecLoad "vecload" dsts 1 args 2 mem Read; faults,
+    /// [mem] = low `b` (Imm) bytes of a. With c, an Imm([`crate::Masked`]), elements that it leaves out are not accessed.
+    VecStore "vecstore" dsts 0 args 3 mem Write; faults effect,
     /// The vector instruction `sub` with explicit operands dst, a, b, c in the manual's order (dst is also the first
     /// source where the instruction reads it); an imm8 is the last of them.
     Vec "vec" dsts 1 args 3 sub Code defines ALL; faults effect,

@@ -28,6 +28,7 @@ use iced_x86::Code;
 
 use crate::block::{Block, Op};
 use crate::effect::{arg_width, commits};
+use crate::evex::VecInsn;
 use crate::helper::{Exit, HelperId, Jump, StringOp};
 use crate::operand::{Mem, Operand, Width};
 use crate::ops::{MemUse, OpCode, Sub};
@@ -344,7 +345,7 @@ fn sub(op: &Op) -> Check {
         Sub::Width => n < 4,
         Sub::Alu => OpCode::from_index(n).is_some_and(OpCode::rmw),
         Sub::Helper => HelperId::from_index(n).is_some(),
-        Sub::Code => Code::try_from(n as usize).is_ok_and(|c| c != Code::INVALID),
+        Sub::Code => VecInsn::decode(n).is_some_and(|insn| insn.code != Code::INVALID),
         Sub::Seg => n < 6,
         Sub::Exit => Exit::from_index(n).is_some(),
         Sub::Jump => Jump::from_index(n).is_some(),
@@ -380,6 +381,8 @@ fn arg_count(op: &Op) -> (u8, u8) {
         C::SegLin => (3, row),
         C::CheckPc => (1, row),
         C::Vec | C::X87 | C::Call | C::Raise => (0, row),
+        C::VecLoad => (1, row),
+        C::VecStore => (3, row),
         _ => (row, row),
     }
 }
@@ -391,7 +394,7 @@ fn arg_kind(op: &Op, slot: usize, arg: Operand) -> bool {
         C::Jump | C::Branch | C::SideExit | C::Exit => return matches!(arg, Operand::Pc(_)),
         C::BranchNz if slot < 2 => return matches!(arg, Operand::Pc(_)),
         C::Raise | C::VecLoad => return matches!(arg, Operand::Imm(_)),
-        C::VecStore if slot == 1 => return matches!(arg, Operand::Imm(_)),
+        C::VecStore if slot > 0 => return matches!(arg, Operand::Imm(_)),
         C::SegLin if slot > 0 => return matches!(arg, Operand::Imm(_)),
         C::Vec => return !matches!(arg, Operand::Pc(_)),
         C::VecStore => {

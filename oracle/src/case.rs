@@ -101,6 +101,27 @@ impl Fx {
 /// The upper halves of YMM0-15.
 pub type Uppers = [[u8; 16]; 16];
 
+/// What AVX-512 adds to the registers. Plain data.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Wide {
+    /// ZMM16-31.
+    pub high: [[u8; 64]; 16],
+    /// The upper halves of ZMM0-15.
+    pub uppers: [[u8; 32]; 16],
+    /// k0-k7.
+    pub k: [u64; 8],
+}
+
+impl Wide {
+    /// All zero.
+    pub const INIT: Self = Self {
+        high: [[0; 64]; 16],
+        uppers: [[0; 32]; 16],
+        k: [0; 8],
+    };
+}
+
 /// Bytes that a case lays into the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -126,6 +147,8 @@ pub struct Case {
     pub fx: Fx,
     /// What YMM registers have beyond XMM.
     pub uppers: Uppers,
+    /// What AVX-512 adds.
+    pub wide: Wide,
     /// General registers by encoding.
     pub gpr: [u64; 16],
     /// Offset of the instruction in its code segment.
@@ -171,6 +194,7 @@ impl Case {
         let mut case = Self {
             fx: Fx::INIT,
             uppers: [[0; 16]; 16],
+            wide: Wide::INIT,
             gpr: [0; 16],
             ip: 0,
             rflags: FIXED_FLAGS,
@@ -306,6 +330,8 @@ pub struct Outcome {
     pub fx: Fx,
     /// What YMM registers have beyond XMM.
     pub uppers: Uppers,
+    /// What AVX-512 adds.
+    pub wide: Wide,
     /// General registers.
     pub gpr: [u64; 16],
     /// Offset of the next instruction, or of the one that faulted.
@@ -335,6 +361,7 @@ impl Outcome {
     pub const NONE: Self = Self {
         fx: Fx::INIT,
         uppers: [[0; 16]; 16],
+        wide: Wide::INIT,
         gpr: [0; 16],
         ip: 0,
         rflags: 0,
@@ -400,6 +427,9 @@ impl Case {
             put(name, self.gpr[n], plain.gpr[n]);
         }
         put("rflags", self.rflags, plain.rflags);
+        for (n, k) in self.wide.k.iter().enumerate() {
+            put(&format!("k{n}"), *k, 0);
+        }
         put("fsbase", self.fs_base, 0);
         put("gsbase", self.gs_base, 0);
         put("mxcsr", self.fx.mxcsr().into(), plain.fx.mxcsr().into());
@@ -417,6 +447,14 @@ impl Case {
             }
             if self.uppers[n] != [0; 16] {
                 let _ = write!(text, " upper{n}={}", hex(&self.uppers[n]));
+            }
+            if self.wide.uppers[n] != [0; 32] {
+                let _ = write!(text, " zupper{n}={}", hex(&self.wide.uppers[n]));
+            }
+        }
+        for n in 0..16 {
+            if self.wide.high[n] != [0; 64] {
+                let _ = write!(text, " zmm{}={}", n + 16, hex(&self.wide.high[n]));
             }
         }
         for (at, bytes) in self.laid() {
@@ -462,6 +500,24 @@ impl Case {
             {
                 let upper: &mut [u8; 16] = &mut case.uppers[n];
                 upper.copy_from_slice(&bytes(16)?);
+            } else if let Some(n) = name
+                .strip_prefix("zupper")
+                .and_then(|n| n.parse::<usize>().ok())
+                .filter(|n| *n < 16)
+            {
+                case.wide.uppers[n].copy_from_slice(&bytes(32)?);
+            } else if let Some(n) = name
+                .strip_prefix("zmm")
+                .and_then(|n| n.parse::<usize>().ok())
+                .filter(|n| (16..32).contains(n))
+            {
+                case.wide.high[n - 16].copy_from_slice(&bytes(64)?);
+            } else if let Some(n) = name
+                .strip_prefix('k')
+                .and_then(|n| n.parse::<usize>().ok())
+                .filter(|n| *n < 8)
+            {
+                case.wide.k[n] = number()?;
             } else if let Some(n) = name
                 .strip_prefix("st")
                 .and_then(|n| n.parse().ok())

@@ -217,6 +217,11 @@ impl Compare {
             (host.fx.fsw() & status).into(),
             (ours.fx.fsw() & status).into(),
         );
+        for (n, (a, b)) in host.wide.k.iter().zip(&ours.wide.k).enumerate() {
+            if a != b {
+                differ(kind::SSE, &format!("k{n}"), *a, *b);
+            }
+        }
         differ(
             kind::TAGS,
             "ftw",
@@ -240,6 +245,20 @@ impl Compare {
             if a != b && !(open.approximate && same_lanes(a, b)) {
                 kinds |= kind::SSE;
                 let _ = write!(text, " upper{n}={}/{}", hex(a), hex(b));
+            }
+        }
+        for n in 0..case.registers() {
+            let (a, b) = (&host.wide.uppers[n], &ours.wide.uppers[n]);
+            if a != b && !(open.approximate && same_lanes(a, b)) {
+                kinds |= kind::SSE;
+                let _ = write!(text, " zupper{n}={}/{}", hex(a), hex(b));
+            }
+        }
+        for n in 0..16 {
+            let (a, b) = (&host.wide.high[n], &ours.wide.high[n]);
+            if a != b && !(open.approximate && same_lanes(a, b)) {
+                kinds |= kind::SSE;
+                let _ = write!(text, " zmm{}={}/{}", n + 16, hex(a), hex(b));
             }
         }
         if host_memory != our_memory {
@@ -344,7 +363,7 @@ mod tests {
         let add = [0x48, 0x01, 0xd8];
         assert_eq!(compare(&add, |_, _| {}), Verdict::Same);
         type Alter = fn(&mut Outcome);
-        let changes: [(&str, Alter); 16] = [
+        let changes: [(&str, Alter); 19] = [
             ("vector", |o| o.vector = 6),
             ("ip", |o| o.ip += 1),
             ("rax", |o| o.gpr[0] = 1),
@@ -360,6 +379,9 @@ mod tests {
             ("R7", |o| o.fx.st_mut(7)[9] = 1),
             ("xmm15", |o| o.fx.xmm_mut(15)[15] = 1),
             ("upper15", |o| o.uppers[15][15] = 1),
+            ("zupper15", |o| o.wide.uppers[15][31] = 1),
+            ("zmm31", |o| o.wide.high[15][63] = 1),
+            ("k7", |o| o.wide.k[7] = 1 << 63),
             ("xmm0", |o| o.fx.xmm_mut(0)[0] = 1),
         ];
         for (name, change) in changes {

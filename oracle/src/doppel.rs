@@ -8,7 +8,7 @@ use frontend_x86::{Features, Limits, Mode};
 use softmmu::{Bus, GuestRam, Mmu};
 use system::testing::Board;
 use system::{CpuModel, Engine, Events, LazyFlags, Platform, Vcpu};
-use x86::{CpuState, Exception, PhysAddr, Shadow, TableReg, attr, cr0, cr4, efer, xcr0};
+use x86::{CpuState, Exception, PhysAddr, Shadow, TableReg, attr, cr0, cr4, efer};
 
 use crate::case::{CODE_BYTES, Case, Change, Ending, Fx, NO_FAULT, Outcome};
 use crate::layout::{
@@ -233,7 +233,7 @@ impl Doppel {
             | cr4::SMEP
             | cr4::SMAP;
         st.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-        st.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX;
+        st.xcr0 = model().xcr0();
         st.gdtr = TableReg {
             base: KERNEL + GDT_AT,
             limit: GDT.len() as u16 * 8 - 1,
@@ -348,9 +348,12 @@ impl Doppel {
             fpu.regs[(top + i) & 7][..10].copy_from_slice(case.fx.st(i));
         }
         v.st.mxcsr = case.fx.mxcsr();
+        v.st.k = case.wide.k;
         for n in 0..16 {
             v.st.vec[n][..16].copy_from_slice(case.fx.xmm(n));
             v.st.vec[n][16..32].copy_from_slice(&case.uppers[n]);
+            v.st.vec[n][32..].copy_from_slice(&case.wide.uppers[n]);
+            v.st.vec[16 + n] = case.wide.high[n];
         }
     }
 
@@ -369,6 +372,7 @@ impl Doppel {
         out.fx.set_fsw(fpu.fsw);
         out.fx.set_ftw(fpu.ftw);
         out.fx.set_mxcsr(v.st.mxcsr);
+        out.wide.k = v.st.k;
         let top = usize::from(fpu.top());
         for i in 0..8 {
             out.fx
@@ -378,6 +382,8 @@ impl Doppel {
         for n in 0..16 {
             out.fx.xmm_mut(n).copy_from_slice(&v.st.vec[n][..16]);
             out.uppers[n].copy_from_slice(&v.st.vec[n][16..32]);
+            out.wide.uppers[n].copy_from_slice(&v.st.vec[n][32..]);
+            out.wide.high[n] = v.st.vec[16 + n];
         }
     }
 

@@ -435,8 +435,11 @@ impl Oracle {
             steps.push(Box::new(move |c| c.gpr[n] = 0));
             steps.push(Box::new(move |c| c.fx.xmm_mut(n).fill(0)));
             steps.push(Box::new(move |c| c.uppers[n].fill(0)));
+            steps.push(Box::new(move |c| c.wide.uppers[n].fill(0)));
+            steps.push(Box::new(move |c| c.wide.high[n].fill(0)));
         }
         for n in 0..8 {
+            steps.push(Box::new(move |c| c.wide.k[n] = 0));
             steps.push(Box::new(move |c| c.fx.st_mut(n).fill(0)));
         }
         for n in 0..6 {

@@ -24,6 +24,8 @@ pub const VEC_TEMPS: usize = 8;
 pub struct Vcpu {
     /// The architectural state.
     pub st: CpuState,
+    /// Vector temporaries of the running block, aligned as registers are.
+    pub vec_temps: [[u8; 64]; VEC_TEMPS],
     /// The lazily kept status flags.
     pub flags: LazyFlags,
     /// Always zero: the base or index that an address does not have.
@@ -46,8 +48,6 @@ pub struct Vcpu {
     pub exception: Option<Exception>,
     /// Temporaries of the running block.
     pub temps: [u64; TEMPS],
-    /// Vector temporaries of the running block.
-    pub vec_temps: [[u8; 64]; VEC_TEMPS],
     /// Paging and the TLB.
     pub mmu: Mmu,
     /// What the rest of the machine wants of this vCPU.

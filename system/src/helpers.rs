@@ -98,5 +98,7 @@ pub fn helper(id: HelperId) -> Helper {
         HelperId::MaskLoad => fpu::mask_load,
         HelperId::MaskStore => fpu::mask_store,
         HelperId::Gather => fpu::gather,
+        HelperId::GatherMasked => fpu::gather_masked,
+        HelperId::Scatter => fpu::scatter,
     }
 }

@@ -160,6 +160,10 @@ pub struct Msrs {
 #[expect(missing_docs, reason = "the names are the manual's")]
 pub struct CpuState {
     pub gpr: [u64; 16],
+    /// ZMM0-31; XMM and YMM are their low parts. Here, since it is aligned as its elements want to be.
+    pub vec: [[u8; 64]; 32],
+    /// k0-k7.
+    pub k: [u64; 8],
     pub rip: u64,
     pub rflags: u64,
     /// ES, CS, SS, DS, FS, GS: see [`crate::Seg`].
@@ -183,10 +187,6 @@ pub struct CpuState {
     /// The PDPTE registers of PAE paging.
     pub pdpte: [u64; 4],
     pub fpu: Fpu,
-    /// ZMM0-31; XMM and YMM are their low parts.
-    pub vec: [[u8; 64]; 32],
-    /// k0-k7.
-    pub k: [u64; 8],
     pub msr: Msrs,
     pub shadow: Shadow,
     pub activity: Activity,

@@ -32,7 +32,7 @@ pub fn leave_at(v: &mut Vcpu, _op: &LOp, delta: u64, done: u32) {
 }
 
 /// Checks what the TLB cannot know.
-fn canonical(v: &mut Vcpu, op: &LOp, lin: u64, size: u32) -> Result<(), Exception> {
+pub fn canonical(v: &mut Vcpu, op: &LOp, lin: u64, size: u32) -> Result<(), Exception> {
     v.check_canonical(lin, size.into(), is_stack(op))
 }
 

@@ -5,7 +5,6 @@
 )]
 // UNSAFETY: an op has room for one pointer to what it calls; a table of them would cost a load per call.
 
-use iced_x86::Code;
 use ir::{HelperId, StringOp};
 use system::{Helper, StringOutcome, Vcpu};
 use x86::Exception;
@@ -106,7 +105,7 @@ pub extern "C" fn raise_static(v: &mut Vcpu, op: &LOp) -> u32 {
 /// A vector or x87 instruction as the handlers see it.
 pub struct VecOp {
     /// Which instruction.
-    pub code: Code,
+    pub insn: ir::VecInsn,
     /// Host code for it, where there is some.
     pub stub: Option<Stub>,
     /// The operands, for the portable version.
@@ -165,7 +164,7 @@ fn ran_portable(v: &mut Vcpu, op: &LOp) -> bool {
     locate(v, op);
     let what = vec_op(op);
     host::fetch_mxcsr_flags(v);
-    let done = system::vec_portable(v, what.code, what.dst, what.args, what.fields);
+    let done = system::vec_portable(v, what.insn, what.dst, what.args, what.fields);
     host::drop_mxcsr_flags();
     match done {
         Ok(()) => true,
@@ -194,7 +193,7 @@ pub extern "C" fn x87(v: &mut Vcpu, op: &LOp) -> u32 {
 fn ran_x87(v: &mut Vcpu, op: &LOp) -> u32 {
     locate(v, op);
     let what = vec_op(op);
-    match system::x87(v, what.code, what.dst, what.args, what.fields) {
+    match system::x87(v, what.insn.code, what.dst, what.args, what.fields) {
         Ok(true) => 0,
         Ok(false) => 1,
         Err(e) => {

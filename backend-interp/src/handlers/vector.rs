@@ -100,7 +100,7 @@ extern "C" fn load_cold<const SIZE: u64, const IDX: bool, const A32: bool>(
     next!(v, op)
 }
 
-/// Loads `SIZE` (4, 8, 16, 32) bytes to the register `d`, and zeros the rest of its 32 bytes; those beyond are zero.
+/// Loads `SIZE` (4, 8, 16, 32, 64) bytes to the register `d`, and zeros the rest of its 64.
 pub extern "C" fn load_vex<const SIZE: u64, const IDX: bool, const A32: bool>(
     v: &mut Vcpu,
     op: &LOp,
@@ -112,6 +112,19 @@ pub extern "C" fn load_vex<const SIZE: u64, const IDX: bool, const A32: bool>(
     load_vex_cold::<SIZE, IDX, A32>(v, op)
 }
 
+/// Zeros what a register has from byte `FROM` on.
+#[inline(always)]
+fn clear<const FROM: u16>(v: &mut Vcpu, d: u16) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2, which every x86-64 host has.
+    let zero = unsafe { std::arch::x86_64::_mm_setzero_si128() };
+    #[cfg(not(target_arch = "x86_64"))]
+    let zero: Lanes = 0;
+    for at in (FROM..64).step_by(16) {
+        put(v, d + at, zero);
+    }
+}
+
 /// `false`: nothing happened, the slow way is to be taken.
 #[inline(always)]
 fn try_load_vex<const SIZE: u64>(v: &mut Vcpu, lin: u64, d: u16) -> bool {
@@ -120,8 +133,7 @@ fn try_load_vex<const SIZE: u64>(v: &mut Vcpu, lin: u64, d: u16) -> bool {
             return false;
         };
         put(v, d, value);
-        u64::put(v, d + 16, 0);
-        u64::put(v, d + 24, 0);
+        clear::<16>(v, d);
         return true;
     }
     let Some(m) = v.mmu.hit_read(LinAddr(lin), SIZE) else {
@@ -129,6 +141,11 @@ fn try_load_vex<const SIZE: u64>(v: &mut Vcpu, lin: u64, d: u16) -> bool {
     };
     let at = std::ptr::from_mut(v).wrapping_byte_add(usize::from(d));
     copy32(m, at.cast());
+    if SIZE == 64 {
+        copy32(m.wrapping_add(32), at.cast::<u8>().wrapping_add(32));
+    } else {
+        clear::<32>(v, d);
+    }
     true
 }
 
@@ -161,7 +178,7 @@ extern "C" fn load_vex_cold<const SIZE: u64, const IDX: bool, const A32: bool>(
     if !load_bytes(v, op, lin, op.d, SIZE as u32) {
         return exit::FAULT;
     }
-    for at in (SIZE.next_multiple_of(8)..32).step_by(8) {
+    for at in (SIZE.next_multiple_of(8)..64).step_by(8) {
         u64::put(v, op.d + at as u16, 0);
     }
     next!(v, op)
@@ -213,17 +230,25 @@ extern "C" fn load_half_cold<const UPPER: bool, const IDX: bool, const A32: bool
     }
 }
 
-/// Stores 32 bytes of the field `a`. `d` is the alignment less one.
-pub extern "C" fn store32<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+/// Stores `SIZE` (32, 64) bytes of the field `a`. `d` is the alignment less one.
+pub extern "C" fn store_wide<const SIZE: u32, const IDX: bool, const A32: bool>(
+    v: &mut Vcpu,
+    op: &LOp,
+) -> u32 {
     let lin = ea::<IDX, A32>(v, op, op.imm as u32);
     if aligned(lin, op.d)
-        && let Some(m) = v.mmu.hit_write(LinAddr(lin), 32)
+        && let Some(m) = v.mmu.hit_write(LinAddr(lin), SIZE.into())
     {
-        let at = std::ptr::from_ref(v).wrapping_byte_add(usize::from(op.a));
-        copy32(at.cast(), m);
+        let at = std::ptr::from_ref(v)
+            .wrapping_byte_add(usize::from(op.a))
+            .cast::<u8>();
+        copy32(at, m);
+        if SIZE == 64 {
+            copy32(at.wrapping_add(32), m.wrapping_add(32));
+        }
         return next!(v, op);
     }
-    store_cold::<32, IDX, A32>(v, op)
+    store_cold::<SIZE, IDX, A32>(v, op)
 }
 
 /// Stores the first `SIZE` (4, 8, 16) bytes of the field `a`. `d` is the alignment less one.
@@ -287,6 +312,7 @@ pub fn load_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
         8 => forms!(idx, a32, load, 8),
         16 => forms!(idx, a32, load, 16),
         32 => forms!(idx, a32, load_vex, 32),
+        64 => forms!(idx, a32, load_vex, 64),
         _ => None,
     }
 }
@@ -298,6 +324,7 @@ pub fn load_vex_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
         8 => forms!(idx, a32, load_vex, 8),
         16 => forms!(idx, a32, load_vex, 16),
         32 => forms!(idx, a32, load_vex, 32),
+        64 => forms!(idx, a32, load_vex, 64),
         _ => None,
     }
 }
@@ -317,16 +344,8 @@ pub fn store_of(size: i64, idx: bool, a32: bool) -> Option<Handler> {
         4 => forms!(idx, a32, store, 4),
         8 => forms!(idx, a32, store, 8),
         16 => forms!(idx, a32, store, 16),
-        32 => Some(pick(
-            idx,
-            a32,
-            [
-                store32::<false, false>,
-                store32::<true, false>,
-                store32::<false, true>,
-                store32::<true, true>,
-            ],
-        )),
+        32 => forms!(idx, a32, store_wide, 32),
+        64 => forms!(idx, a32, store_wide, 64),
         _ => None,
     }
 }

@@ -1,7 +1,6 @@
 //! Chooses the handler of one op by its operation, width and operand forms.
 
-use iced_x86::Code;
-use ir::{Exit as IrExit, FlagSet, HelperId, Op, OpCode, Operand, Width};
+use ir::{Exit as IrExit, FlagSet, HelperId, Op, OpCode, Operand, Width, VecInsn};
 use system::{FlagOp, offset};
 
 use super::Lower;
@@ -950,7 +949,8 @@ impl Lower<'_> {
 
     /// Boxes the description of a vector or x87 instruction; returns the pointer to it.
     pub(super) fn describe(&mut self, at: usize, op: &Op, with_stub: bool) -> Option<i64> {
-        let code = Code::try_from(op.sub as usize).ok()?;
+        let insn = VecInsn::decode(op.sub)?;
+        let code = insn.code;
         let mut fields = [0; 4];
         for (field, operand) in fields[1..].iter_mut().zip([op.a, op.b, op.c]) {
             if !matches!(operand, Operand::Imm(_) | Operand::None) {
@@ -964,13 +964,13 @@ impl Lower<'_> {
         let args = [op.a, op.b, op.c];
         let fp = super::vector::uses_mxcsr(code);
         let stub = if with_stub {
-            self.stubs.get(code, op.dst, args, fields, fp)
+            self.stubs.get(insn, op.dst, args, fields, fp)
         } else {
             None
         };
         let writes_flags = crate::host::writes_flags(code);
         let boxed = Box::new(VecOp {
-            code,
+            insn,
             stub,
             dst: op.dst,
             args,

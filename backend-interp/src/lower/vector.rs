@@ -1,7 +1,7 @@
 //! Lowers vector instructions: moves by themselves, operations with the load before them, the rest by host stubs.
 
 use iced_x86::Code;
-use ir::{Mem, Op, OpCode, Operand, Width};
+use ir::{Masked, Mem, Op, OpCode, Operand, VecInsn, Width};
 
 use super::Lower;
 use super::address::Address;
@@ -72,11 +72,12 @@ pub(crate) fn uses_mxcsr(code: Code) -> bool {
     let tails = ["ps", "pd", "ss", "sd"];
     let arithmetic = [
         "Add", "Sub", "Mul", "Div", "Sqrt", "Max", "Min", "Cmp", "Round", "Dp", "Haddp", "Hsubp",
-        "Fmadd", "Fmsub", "Fnmadd", "Fnmsub",
+        "Fmadd", "Fmsub", "Fnmadd", "Fnmsub", "Getexp", "Getmant", "Rndscale", "Reduce", "Range",
+        "Scalef", "Fixupimm",
     ];
     let float =
         tails.iter().any(|t| name.ends_with(t)) && arithmetic.iter().any(|a| name.starts_with(a));
-    float || name.starts_with("Cvt") || name.starts_with("Comis") || name.starts_with("Ucomis")
+    float || name.starts_with("Cvt") || name.starts_with("Comis") || name.starts_with("Ucomis") || name.starts_with("Fpclass")
 }
 
 impl Lower<'_> {
@@ -94,10 +95,14 @@ impl Lower<'_> {
     /// VecLoad, VecStore.
     pub(super) fn vec_move(&mut self, at: usize, op: &Op) -> Option<()> {
         let load = op.code == OpCode::VecLoad;
-        let Operand::Imm(size) = (if load { op.a } else { op.b }) else {
+        let (size, masked) = if load { (op.a, op.b) } else { (op.b, op.c) };
+        let Operand::Imm(size) = size else {
             return None;
         };
-        if matches!(size, 4 | 8 | 16 | 32) {
+        if let Operand::Imm(masked) = masked {
+            return self.vec_move_masked(at, op, load, size, Masked::decode(masked));
+        }
+        if matches!(size, 4 | 8 | 16 | 32 | 64) {
             let (address, align) = self.vec_address(at, &op.mem?, size as u32)?;
             let (idx, a32) = (address.idx, address.a32);
             if load {
@@ -154,6 +159,37 @@ impl Lower<'_> {
         Some(())
     }
 
+    /// The same, of what a mask chooses.
+    fn vec_move_masked(
+        &mut self,
+        at: usize,
+        op: &Op,
+        load: bool,
+        size: i64,
+        masked: Masked,
+    ) -> Option<()> {
+        let mem = op.mem?;
+        // With a segment, the handler makes an address of each element's offset.
+        let address = self.plain_address(at, &mem)?;
+        let align = u16::from(mem.align).max(1) - 1;
+        let run = crate::handlers::masked::handler(load, address.idx, address.a32);
+        let (a, d) = if load {
+            (align, self.dest(at, op.dst)?)
+        } else {
+            (self.field(at, op.a)?, align)
+        };
+        let imm = i64::from(address.scale) | size << 48;
+        let what = crate::handlers::masked::pack(masked);
+        self.push(LOp {
+            run,
+            a,
+            d,
+            imm: imm | what,
+            ..self.with_address(address)
+        });
+        Some(())
+    }
+
     /// A load and the vector instruction that alone reads what it loads. Returns how many ops that were.
     pub(super) fn vec_with_memory(&mut self, at: usize) -> Option<usize> {
         let (load, user) = (self.ops[at], *self.same_insn(at, 1)?);
@@ -172,7 +208,11 @@ impl Lower<'_> {
         if !matches!(user.dst, Operand::Vec(_)) {
             return None;
         }
+        // What EVEX adds, and masked loads, go by stubs.
         let code = Code::try_from(user.sub as usize).ok()?;
+        if load.code == OpCode::VecLoad && load.b.is_some() {
+            return None;
+        }
         let mem = load.mem?;
         if let Some(form) = load_form(code) {
             if matches!(form, Load::Whole(n) | Load::Vex(n) if n != size) {
@@ -221,7 +261,7 @@ impl Lower<'_> {
 
     /// A vector instruction on registers and temporaries.
     pub(super) fn vec(&mut self, at: usize, op: &Op) -> Option<()> {
-        let code = Code::try_from(op.sub as usize).ok()?;
+        let code = VecInsn::decode(op.sub)?.code;
         if !self.exact && matches!(code, Code::VEX_Vzeroupper | Code::VEX_Vzeroall) {
             let run = vector::zero_uppers as Handler;
             let imm = i64::from(op.sub);
@@ -234,7 +274,7 @@ impl Lower<'_> {
         }
         let imm = self.describe(at, op, !self.exact)?;
         let what = self.out.vec_ops.last()?;
-        let (fields, code) = (what.fields, what.code);
+        let (fields, code) = (what.fields, what.insn.code);
         if !self.exact
             && matches!(op.a, Operand::Vec(_))
             && let Some(run) = vector::compare_registers(code)

@@ -702,6 +702,36 @@ impl Asm {
         self.vex(Width::B32, 2, 1, 0x17, xmm, 0, Rm::R(xmm));
     }
 
+    /// VMOVUPS between 64 bytes of memory, at a multiple of 64 from a base register, and a register zmm0-31.
+    pub fn evex_movups(&mut self, store: bool, zmm: u8, mem: Mem) {
+        // W = 0, no prefix.
+        self.evex_512(0x7c, if store { 0x11 } else { 0x10 }, zmm, mem);
+    }
+
+    /// VPORD of 64 bytes of memory into a register zmm0-15.
+    pub fn evex_por(&mut self, zmm: u8, mem: Mem) {
+        // W = 0, vvvv names the register too, prefix 66h.
+        self.evex_512(0x05 | (!zmm & 15) << 3, 0xeb, zmm, mem);
+    }
+
+    /// An instruction of map 1 with a 512-bit operand at a multiple of 64 from a base register, and no mask. `second` is
+    /// the prefix's second byte.
+    fn evex_512(&mut self, second: u8, opcode: u8, zmm: u8, mem: Mem) {
+        debug_assert!(mem.disp % 64 == 0 && mem.index.is_none());
+        // A displacement of one byte counts operands; what doesn't fit keeps its four bytes.
+        let disp = match mem.disp / 64 {
+            n @ -128..=127 => n,
+            _ => mem.disp,
+        };
+        let b = mem.base >> 3;
+        self.byte(0x62);
+        self.byte((!(zmm >> 3) & 1) << 7 | 1 << 6 | (!b & 1) << 5 | (!(zmm >> 4) & 1) << 4 | 1);
+        self.byte(second);
+        self.byte(0x48);
+        self.byte(opcode);
+        self.modrm(zmm & 15, &Rm::M(Mem { disp, ..mem }));
+    }
+
     /// VZEROUPPER.
     pub fn vzeroupper(&mut self) {
         self.raw(&[0xc5, 0xf8, 0x77]);
@@ -880,6 +910,10 @@ mod tests {
             a.vmovups(false, false, 3, Mem::at(14, 8));
             a.vpor(1, Rm::M(Mem::at(14, 32)));
             a.vptest(1);
+            a.evex_movups(true, 9, Mem::at(14, 0x880));
+            a.evex_movups(false, 30, Mem::at(5, 0));
+            a.evex_movups(false, 17, Mem::at(4, 0x4000));
+            a.evex_por(1, Mem::at(14, 0xc0));
         });
         assert_eq!(
             got,
@@ -902,6 +936,10 @@ mod tests {
                 "vmovups xmm3,[r14+8]",
                 "vpor xmm1,xmm1,[r14+20h]",
                 "vptest xmm1,xmm1",
+                "vmovups [r14+880h],zmm9",
+                "vmovups zmm30,[rbp]",
+                "vmovups zmm17,[rsp+4000h]",
+                "vpord zmm1,zmm1,[r14+0C0h]",
             ]
         );
     }

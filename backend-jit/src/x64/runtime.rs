@@ -147,9 +147,16 @@ fn flag_words() -> [(usize, usize); 3] {
 
 const _: () = assert!(size_of::<LazyFlags>() == 24);
 
-/// Whether the host has the upper halves of vector registers.
-fn wide() -> bool {
-    backend_interp::on_host(iced_x86::Code::VEX_Vmovups_ymm_ymmm256)
+/// Bytes of the host's vector registers.
+fn vector_bytes() -> usize {
+    use iced_x86::Code;
+    if backend_interp::on_host(Code::EVEX_Vmovups_zmm_k1z_zmmm512) {
+        64
+    } else if backend_interp::on_host(Code::VEX_Vmovups_ymm_ymmm256) {
+        32
+    } else {
+        16
+    }
 }
 
 /// Guest registers into the context. r14, r11 lost.
@@ -171,13 +178,13 @@ fn save_all(a: &mut Asm) {
     }
     for n in 0..16 {
         let to = Mem::at(R14, offset::vec(n) as i32);
-        if wide() {
-            a.vmovups(true, true, n as u8, to);
-        } else {
-            a.movups_store(to, n as u8);
+        match vector_bytes() {
+            64 => a.evex_movups(true, n as u8, to),
+            32 => a.vmovups(true, true, n as u8, to),
+            _ => a.movups_store(to, n as u8),
         }
     }
-    if wide() {
+    if vector_bytes() > 16 {
         // Code compiled for older hosts is slow with the upper halves in use.
         a.vzeroupper();
     }
@@ -187,11 +194,15 @@ fn save_all(a: &mut Asm) {
 /// upper half the host thinks to be in use makes each SSE instruction that writes it wait for its old value.
 fn load_vectors(a: &mut Asm) {
     let at = |n: usize, upper: i32| Mem::at(R14, offset::vec(n) as i32 + upper);
-    if !wide() {
-        for n in 0..16 {
-            a.movups_load(n as u8, at(n, 0));
+    match vector_bytes() {
+        64 => return load_widest(a),
+        32 => {}
+        _ => {
+            for n in 0..16 {
+                a.movups_load(n as u8, at(n, 0));
+            }
+            return;
         }
-        return;
     }
     // Two chains, for latency's sake.
     for n in 0..16 {
@@ -212,6 +223,41 @@ fn load_vectors(a: &mut Asm) {
     a.bind(narrow);
     for n in 0..16 {
         a.vmovups(false, false, n as u8, at(n, 0));
+    }
+    a.bind(done);
+}
+
+/// The same of 64 bytes: what has been in use most widely says how.
+fn load_widest(a: &mut Asm) {
+    let at = |n: usize| Mem::at(R14, offset::vec(n) as i32);
+    let (xmm, ymm, done) = (a.label(), a.label(), a.label());
+    a.evex_movups(false, 0, at(0));
+    a.evex_movups(false, 1, at(1));
+    for n in 2..16 {
+        a.evex_por(n as u8 & 1, at(n));
+    }
+    // VPORQ zmm0, zmm0, zmm1; VEXTRACTI64X4 ymm1, zmm0, 1; VPTEST ymm1, ymm1.
+    a.raw(&[0x62, 0xf1, 0xfd, 0x48, 0xeb, 0xc1]);
+    a.raw(&[0x62, 0xf3, 0xfd, 0x48, 0x3b, 0xc1, 1]);
+    a.raw(&[0xc4, 0xe2, 0x7d, 0x17, 0xc9]);
+    a.jcc(Cond::E, ymm);
+    for n in 0..16 {
+        a.evex_movups(false, n as u8, at(n));
+    }
+    a.jmp(done);
+    a.bind(ymm);
+    // VEXTRACTI128 xmm1, ymm0, 1.
+    a.raw(&[0xc4, 0xe3, 0x7d, 0x39, 0xc1, 1]);
+    a.vptest(1);
+    a.vzeroupper();
+    a.jcc(Cond::E, xmm);
+    for n in 0..16 {
+        a.vmovups(false, true, n as u8, at(n));
+    }
+    a.jmp(done);
+    a.bind(xmm);
+    for n in 0..16 {
+        a.vmovups(false, false, n as u8, at(n));
     }
     a.bind(done);
 }

@@ -8,6 +8,7 @@ mod address;
 mod arith;
 mod bits;
 mod control;
+mod evex;
 mod flags;
 mod mov;
 mod operand;

@@ -9,14 +9,18 @@ use super::{Flow, Lift, Lifter, NM, UD};
 
 const NONE: Operand = Operand::None;
 
-/// Whether an operand is, or could be where it is in memory, an MMX, XMM or YMM register.
+/// Whether an operand is, or could be where it is in memory, an MMX, XMM, YMM, ZMM or mask register.
 pub(super) fn is_vector(insn: &Instruction) -> bool {
-    has(insn, Register::is_mm) || has_xmm(insn) || has(insn, Register::is_ymm)
+    has(insn, Register::is_mm)
+        || has_xmm(insn)
+        || has(insn, Register::is_ymm)
+        || has(insn, Register::is_zmm)
+        || has(insn, Register::is_k)
 }
 
-/// Whether the instruction has a VEX prefix.
+/// Whether the instruction has a VEX or EVEX prefix.
 pub(super) fn is_vex(insn: &Instruction) -> bool {
-    insn.encoding() == EncodingKind::VEX
+    matches!(insn.encoding(), EncodingKind::VEX | EncodingKind::EVEX)
 }
 
 fn has_xmm(insn: &Instruction) -> bool {
@@ -38,6 +42,8 @@ fn aligned(insn: &Instruction, bytes: u32) -> bool {
             M::Vmovaps
                 | M::Vmovapd
                 | M::Vmovdqa
+                | M::Vmovdqa32
+                | M::Vmovdqa64
                 | M::Vmovntps
                 | M::Vmovntpd
                 | M::Vmovntdq
@@ -105,17 +111,73 @@ fn plain_store(code: Code) -> bool {
             | Code::VEX_Vmovq_xmmm64_xmm
             | Code::VEX_Vmovd_rm32_xmm
             | Code::VEX_Vmovq_rm64_xmm
+            | Code::EVEX_Vmovaps_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovaps_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovaps_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovups_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovups_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovups_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovapd_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovapd_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovapd_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovupd_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovupd_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovupd_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovdqa32_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovdqa32_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovdqa32_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovdqa64_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovdqa64_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovdqa64_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovdqu8_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovdqu8_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovdqu8_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovdqu16_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovdqu16_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovdqu16_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovdqu32_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovdqu32_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovdqu32_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovdqu64_xmmm128_k1z_xmm
+            | Code::EVEX_Vmovdqu64_ymmm256_k1z_ymm
+            | Code::EVEX_Vmovdqu64_zmmm512_k1z_zmm
+            | Code::EVEX_Vmovntps_m128_xmm
+            | Code::EVEX_Vmovntps_m256_ymm
+            | Code::EVEX_Vmovntps_m512_zmm
+            | Code::EVEX_Vmovntpd_m128_xmm
+            | Code::EVEX_Vmovntpd_m256_ymm
+            | Code::EVEX_Vmovntpd_m512_zmm
+            | Code::EVEX_Vmovntdq_m128_xmm
+            | Code::EVEX_Vmovntdq_m256_ymm
+            | Code::EVEX_Vmovntdq_m512_zmm
+            | Code::EVEX_Vmovss_m32_k1_xmm
+            | Code::EVEX_Vmovsd_m64_k1_xmm
+            | Code::EVEX_Vmovlps_m64_xmm
+            | Code::EVEX_Vmovlpd_m64_xmm
+            | Code::EVEX_Vmovq_xmmm64_xmm
+            | Code::EVEX_Vmovd_rm32_xmm
+            | Code::EVEX_Vmovq_rm64_xmm
     )
 }
 
-/// The width of an operand that is a general register when it isn't in memory.
-fn general(kind: OpCodeOperandKind) -> Option<Width> {
+/// A memory operand of a vector instruction.
+#[derive(Clone, Copy)]
+struct Place {
+    mem: Mem,
+    bytes: u32,
+    /// A packed [`ir::Masked`], or none.
+    masked: Operand,
+}
+
+/// The width of an operand that is a general register when it isn't in memory (`bytes` of it), or a mask register.
+fn general(kind: OpCodeOperandKind, bytes: u32) -> Option<Width> {
     use OpCodeOperandKind as K;
     match kind {
         K::r8_or_mem => Some(Width::B8),
         K::r16_or_mem => Some(Width::B16),
         K::r32_or_mem => Some(Width::B32),
         K::r64_or_mem => Some(Width::B64),
+        K::k_or_mem => Some(width_of(bytes as usize)),
         _ => None,
     }
 }
@@ -123,7 +185,9 @@ fn general(kind: OpCodeOperandKind) -> Option<Width> {
 impl Lifter<'_> {
     /// CR0.EM and CR4.OSFXSR, of VEX instructions XCR0 and CR4.OSXSAVE, decide between #UD and life; CR0.TS raises #NM.
     pub(super) fn vector_available(&self, xmm: bool) -> Result<(), super::Trap> {
-        let available = if is_vex(&self.insn) {
+        let available = if super::evex::needs_avx512(&self.insn) {
+            self.mode.avx512()
+        } else if is_vex(&self.insn) {
             self.mode.avx()
         } else {
             !self.mode.em() && (!xmm || self.mode.osfxsr())
@@ -148,7 +212,7 @@ impl Lifter<'_> {
         }
         let flags = self.flags();
         let mut op = Op {
-            sub: code as u32,
+            sub: super::evex::decorated(&self.insn).encode(),
             flags,
             ..Op::new(OpCode::Vec, Width::B64)
         };
@@ -161,8 +225,8 @@ impl Lifter<'_> {
                     if plain_store(code) {
                         return self.plain_store();
                     }
-                    let (mem, value) = self.vector_destination(mmx, &mut op);
-                    store = Some(mem);
+                    let (place, value) = self.vector_destination(mmx, &mut op);
+                    store = Some(place);
                     value
                 }
                 OpKind::Memory => self.vector_source(n, &mut op),
@@ -171,16 +235,18 @@ impl Lifter<'_> {
         }
         let [dst, a, b, c] = slots;
         self.b.push(Op { dst, a, b, c, ..op });
-        if let Some(mem) = store {
-            self.store_vector(mem, dst);
+        if let Some(place) = store {
+            self.store_vector(place, dst);
         }
         Ok(Flow::Next)
     }
 
     fn vector_register(&self, n: u32, op: &mut Op) -> Operand {
         let register = self.insn.op_register(n);
-        if register.is_xmm() || register.is_ymm() {
+        if register.is_xmm() || register.is_ymm() || register.is_zmm() {
             Operand::Vec(register.number() as u8)
+        } else if register.is_k() {
+            Operand::Mask(register.number() as u8)
         } else if register.is_mm() {
             Operand::Mmx(register.number() as u8)
         } else {
@@ -189,24 +255,25 @@ impl Lifter<'_> {
         }
     }
 
-    /// The memory operand with the alignment that is wanted of it.
-    fn vector_mem(&mut self, write: bool) -> (Mem, u32) {
+    /// The memory operand with the alignment that is wanted of it, its bytes, and how it is masked.
+    fn vector_mem(&mut self, write: bool) -> Place {
         let bytes = self.insn.memory_size().size() as u32;
         let align = if aligned(&self.insn, bytes) {
             bytes as u8
         } else {
             1
         };
-        let mem = Mem {
-            align,
-            ..self.mem(bytes, write)
+        let (mem, masked) = match super::evex::masked(&self.insn, write) {
+            None => (self.mem(bytes, write), NONE),
+            Some(masked) => self.masked_mem(masked, write),
         };
-        (mem, bytes)
+        let mem = Mem { align, ..mem };
+        Place { mem, bytes, masked }
     }
 
     fn vector_source(&mut self, n: u32, op: &mut Op) -> Operand {
-        let (mem, bytes) = self.vector_mem(false);
-        if let Some(w) = general(self.insn.op_code().op_kind(n)) {
+        let Place { mem, bytes, masked } = self.vector_mem(false);
+        if let Some(w) = general(self.insn.op_code().op_kind(n), bytes) {
             op.width = w;
             let value = self.b.temp();
             self.b.load(width_of(bytes as usize), value, mem);
@@ -217,6 +284,7 @@ impl Lifter<'_> {
         self.b.push(Op {
             dst: value,
             a,
+            b: masked,
             mem: Some(mem),
             ..Op::new(OpCode::VecLoad, Width::B64)
         });
@@ -225,33 +293,47 @@ impl Lifter<'_> {
 
     /// Where the result goes before it is stored. An MMX op changes the tag word, VCVTPS2PH MXCSR's flags: their stores
     /// must not fault after it.
-    fn vector_destination(&mut self, mmx: bool, op: &mut Op) -> (Mem, Operand) {
-        let (mem, bytes) = self.vector_mem(true);
-        if mmx || self.insn.mnemonic() == Mnemonic::Vcvtps2ph {
-            self.probe(width_of(bytes.min(8) as usize), mem);
-            if bytes > 8 {
-                let end = self.plus(mem, bytes as i32 - 8);
-                self.probe(Width::B64, end);
-            }
+    fn vector_destination(&mut self, mmx: bool, op: &mut Op) -> (Place, Operand) {
+        let place = self.vector_mem(true);
+        let Place { mem, bytes, masked } = place;
+        if masked != NONE && super::evex::faults_whole(&self.insn) {
+            let whole = self.mem(bytes, true);
+            self.probe_all(whole, bytes);
+        } else if mmx || self.insn.mnemonic() == Mnemonic::Vcvtps2ph && masked == NONE {
+            self.probe_all(mem, bytes);
         }
-        match general(self.insn.op_code().op_kind(0)) {
+        match general(self.insn.op_code().op_kind(0), bytes) {
             Some(w) => {
                 op.width = w;
-                (mem, self.b.temp())
+                (place, self.b.temp())
             }
-            None => (mem, self.b.vec_temp()),
+            None if self.insn.op1_register().is_k() => {
+                op.width = width_of(bytes as usize);
+                (place, self.b.temp())
+            }
+            None => (place, self.b.vec_temp()),
         }
     }
 
-    fn store_vector(&mut self, mem: Mem, value: Operand) {
-        let bytes = self.insn.memory_size().size();
+    /// Raises what a write of some bytes would raise.
+    fn probe_all(&mut self, mem: Mem, bytes: u32) {
+        self.probe(width_of(bytes.min(8) as usize), mem);
+        if bytes > 8 {
+            let end = self.plus(mem, bytes as i32 - 8);
+            self.probe(Width::B64, end);
+        }
+    }
+
+    fn store_vector(&mut self, place: Place, value: Operand) {
+        let Place { mem, bytes, masked } = place;
         if matches!(value, Operand::Temp(_)) {
-            self.b.store(width_of(bytes), mem, value);
+            self.b.store(width_of(bytes as usize), mem, value);
         } else {
-            let b = Operand::Imm(bytes as i64);
+            let b = Operand::Imm(bytes.into());
             self.b.push(Op {
                 a: value,
                 b,
+                c: masked,
                 mem: Some(mem),
                 ..Op::new(OpCode::VecStore, Width::B64)
             });
@@ -259,9 +341,9 @@ impl Lifter<'_> {
     }
 
     fn plain_store(&mut self) -> Lift {
-        let (mem, _) = self.vector_mem(true);
+        let place = self.vector_mem(true);
         let value = Operand::Vec(self.insn.op1_register().number() as u8);
-        self.store_vector(mem, value);
+        self.store_vector(place, value);
         Ok(Flow::Next)
     }
 

@@ -1,10 +1,9 @@
 //! What of AVX is not one `vec` op with its memory operand split off: elements under a mask, VZEROUPPER.
 
-use iced_x86::Register;
+use iced_x86::EncodingKind;
 use ir::{Elements, HelperId, Op, OpCode, Operand, Width};
 
 use super::address::Ea;
-use super::operand::width_of;
 use super::{Flow, Lift, Lifter, UD};
 
 const NONE: Operand = Operand::None;
@@ -22,7 +21,7 @@ impl Lifter<'_> {
     }
 
     /// The effective address, and how the elements lie there.
-    fn elements(&self, ea: &Ea, width: Width, bytes: usize) -> Elements {
+    pub(super) fn elements(&self, ea: &Ea, width: Width, bytes: usize) -> Elements {
         Elements {
             width,
             count: (bytes / usize::from(width.bytes())) as u8,
@@ -54,6 +53,9 @@ impl Lifter<'_> {
 
     /// VGATHERxxx, VPGATHERxx: elements of `width`, indices of `index`.
     pub(super) fn gather(&mut self, width: Width, index: Width) -> Lift {
+        if self.insn.encoding() == EncodingKind::EVEX {
+            return self.masked_elements(width, index, false);
+        }
         self.vector_available(true)?;
         let (to, indices, mask) = (
             self.insn.op0_register().number(),
@@ -64,21 +66,8 @@ impl Lifter<'_> {
         if to == from || to == mask || mask == from {
             return Err(UD);
         }
-        let mut ea = self.ea();
-        let scale = ea.mem.scale;
-        ea.mem.scale = 0;
-        if self.insn.memory_base() == Register::None {
-            ea.mem.addr = width_of(self.insn.memory_displ_size() as usize);
-        }
-        let a = self.offset(ea);
-        // As many elements as there are both of indices and in the destination.
-        let count = (indices.size() / usize::from(index.bytes()))
-            .min(self.insn.op0_register().size() / usize::from(width.bytes()));
-        let what = Elements {
-            index,
-            scale,
-            ..self.elements(&ea, width, count * usize::from(width.bytes()))
-        };
+        let bytes = self.insn.op0_register().size();
+        let (a, what) = self.indexed(width, index, bytes, indices);
         let b = Operand::Imm((to | mask << 8 | from << 16) as i64);
         self.b
             .call(HelperId::Gather, NONE, a, b, Operand::Imm(what.encode()));

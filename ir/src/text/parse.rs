@@ -10,6 +10,7 @@ use x86::Gpr;
 use super::print::counted;
 use super::{CONDS, GPRS, HIGHS, SEGS, max_args, natural_width};
 use crate::block::{Block, Op};
+use crate::evex::VecInsn;
 use crate::helper::{Exit, HelperId, Jump, Rep, StringKind, StringOp};
 use crate::operand::{Access, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
 use crate::ops::{MemUse, OpCode, Sub};
@@ -77,11 +78,11 @@ pub fn parse(text: &str) -> Result<Block> {
 }
 
 /// The iced codes by their names.
-fn codes() -> &'static HashMap<String, u32> {
-    static CODES: OnceLock<HashMap<String, u32>> = OnceLock::new();
+fn codes() -> &'static HashMap<String, Code> {
+    static CODES: OnceLock<HashMap<String, Code>> = OnceLock::new();
     CODES.get_or_init(|| {
         Code::values()
-            .map(|c| (format!("{c:?}"), c as u32))
+            .map(|c| (format!("{c:?}"), c))
             .collect()
     })
 }
@@ -408,7 +409,15 @@ impl<'a> Cursor<'a> {
                 match codes().get(word) {
                     Some(code) => {
                         self.skip(word.len());
-                        Ok(*code)
+                        let mut insn = VecInsn::plain(*code);
+                        while self.eat("/") {
+                            let suffix = self.word();
+                            if !insn.add_suffix(suffix) {
+                                return self.error("k1 to k7, z, rn, rd, ru, rz, sae or b");
+                            }
+                            self.skip(suffix.len());
+                        }
+                        Ok(insn.encode())
                     }
                     None => self.error("an instruction (iced_x86::Code)"),
                 }

@@ -2,10 +2,9 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use iced_x86::Code;
-
 use super::{CONDS, GPRS, HIGHS, SEGS, max_args, natural_width};
 use crate::block::{Block, Op};
+use crate::evex::VecInsn;
 use crate::helper::{Exit, HelperId, Jump, Rep, StringOp};
 use crate::operand::{Access, Mem, Operand, SegBase, Width};
 use crate::ops::{MemUse, OpCode, Sub};
@@ -103,9 +102,15 @@ fn sub(op: &Op, f: &mut Formatter<'_>) -> fmt::Result {
         },
         Sub::Alu => OpCode::from_index(n).map(|c| c.info().name),
         Sub::Helper => HelperId::from_index(n).map(HelperId::name),
-        Sub::Code => match Code::try_from(index) {
-            Ok(code) => return write!(f, " {code:?}"),
-            Err(_) => None,
+        Sub::Code => match VecInsn::decode(n) {
+            Some(insn) => {
+                write!(f, " {:?}", insn.code)?;
+                return insn
+                    .suffixes()
+                    .iter()
+                    .try_for_each(|suffix| write!(f, "/{suffix}"));
+            }
+            None => None,
         },
         Sub::Seg => SEGS.get(index).map(|s| s.0),
         Sub::Exit => Exit::from_index(n).map(Exit::name),

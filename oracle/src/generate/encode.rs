@@ -148,7 +148,16 @@ impl Generator {
                 _ => i.set_has_rep_prefix(true),
             }
         }
+        let evex = info.encoding() == EncodingKind::EVEX;
+        if evex {
+            self.decorate(&mut i);
+        }
+        let (simple, r) = (self.simple, &mut self.random);
         let mut encoder = Encoder::new(bits.into());
+        if evex {
+            encoder.set_evex_wig(r.below(2) as u32);
+            encoder.set_evex_lig(r.below(4) as u32);
+        }
         let vex = info.encoding() == EncodingKind::VEX;
         if vex {
             // Bits that the instruction ignores, and the longer prefix.
@@ -158,15 +167,19 @@ impl Generator {
         }
         encoder.encode(&i, ip).ok()?;
         let mut bytes = encoder.take_buffer();
-        if self.simple {
+        if simple {
             return Some(bytes);
         }
-        if vex && r.one_in(16) {
+        if evex && r.one_in(16) {
+            // Other bits in the prefix: registers, the mask, broadcast and zeroing, lengths, maps.
+            let at = codes::prefixes(&bytes, bits).len();
+            bytes[at + 1 + r.below(3) as usize] ^= 1 << r.below(8);
+        } else if vex && r.one_in(16) {
             // Other bits in the prefix: a register, the length, W, vvvv, sometimes another instruction.
             let at = codes::prefixes(&bytes, bits).len();
             let payload = at + 1 + usize::from(bytes[at] == 0xc4) * r.below(2) as usize;
             bytes[payload] ^= 1 << r.below(8);
-        } else if r.one_in(if vex { 32 } else { 8 }) {
+        } else if r.one_in(if vex || evex { 32 } else { 8 }) {
             for _ in 0..=r.below(2) {
                 bytes.insert(0, r.pick(&PREFIXES));
             }
@@ -175,7 +188,7 @@ impl Generator {
             let at = codes::prefixes(&bytes, bits).len();
             match bytes[at] {
                 0x40..=0x4f => bytes[at] ^= 1 << r.below(4),
-                0xc4 | 0xc5 => {}
+                0xc4 | 0xc5 | 0x62 => {}
                 _ => bytes.insert(at, 0x40 | r.below(16) as u8),
             }
         }
@@ -199,6 +212,9 @@ impl Generator {
         immediates: &mut u32,
     ) -> Option<()> {
         let many = if bits == 64 { 16 } else { 8 };
+        let evex = i.op_code().encoding() == EncodingKind::EVEX;
+        // Vector registers.
+        let all = if evex && bits == 64 { 32 } else { many };
         let r = &mut self.random;
         let any8 = |r: &mut crate::Random| {
             if bits == 64 {
@@ -220,18 +236,22 @@ impl Generator {
             }
             K::mm_reg | K::mm_rm => Some(register(R::MM0, r.below(8))),
             K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 => {
-                Some(register(R::XMM0, r.below(many)))
+                Some(register(R::XMM0, r.below(all)))
             }
             K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 => {
-                Some(register(R::YMM0, r.below(many)))
+                Some(register(R::YMM0, r.below(all)))
             }
+            K::zmm_reg | K::zmm_rm | K::zmm_vvvv => Some(register(R::ZMM0, r.below(all))),
+            K::k_reg | K::k_rm | K::k_vvvv => Some(register(R::K0, r.below(8))),
+            K::k_or_mem if r.one_in(2) => Some(register(R::K0, r.below(8))),
             K::r8_or_mem if r.one_in(2) => Some(any8(r)),
             K::r16_or_mem if r.one_in(2) => Some(register(R::AX, r.below(many))),
             K::r32_or_mem if r.one_in(2) => Some(register(R::EAX, r.below(many))),
             K::r64_or_mem if r.one_in(2) => Some(register(R::RAX, r.below(many))),
             K::mm_or_mem if r.one_in(2) => Some(register(R::MM0, r.below(8))),
-            K::xmm_or_mem if r.one_in(2) => Some(register(R::XMM0, r.below(many))),
-            K::ymm_or_mem if r.one_in(2) => Some(register(R::YMM0, r.below(many))),
+            K::xmm_or_mem if r.one_in(2) => Some(register(R::XMM0, r.below(all))),
+            K::ymm_or_mem if r.one_in(2) => Some(register(R::YMM0, r.below(all))),
+            K::zmm_or_mem if r.one_in(2) => Some(register(R::ZMM0, r.below(all))),
             K::seg_reg => Some(r.pick(&SEGMENTS)),
             K::cr_reg => Some(register(R::CR0, r.below(9))),
             K::dr_reg => Some(register(R::DR0, r.below(8))),
@@ -271,13 +291,19 @@ impl Generator {
             | K::r64_or_mem
             | K::mm_or_mem
             | K::xmm_or_mem
+            | K::k_or_mem
+            | K::zmm_or_mem
             | K::ymm_or_mem => return self.memory(i, n, bits, ip),
             K::mem_vsib32x | K::mem_vsib64x => {
-                let index = register(R::XMM0, r.below(many));
+                let index = register(R::XMM0, r.below(all));
                 return self.vsib(i, n, bits, index);
             }
             K::mem_vsib32y | K::mem_vsib64y => {
-                let index = register(R::YMM0, r.below(many));
+                let index = register(R::YMM0, r.below(all));
+                return self.vsib(i, n, bits, index);
+            }
+            K::mem_vsib32z | K::mem_vsib64z => {
+                let index = register(R::ZMM0, r.below(all));
                 return self.vsib(i, n, bits, index);
             }
             K::mem_offs => {
@@ -366,6 +392,37 @@ impl Generator {
         }
         *immediates += u32::from(matches!(kind, K::imm8 | K::imm16));
         Some(())
+    }
+
+    /// What an EVEX prefix adds: mask, zeroing, broadcast, rounding, where the instruction can have it.
+    fn decorate(&mut self, i: &mut Instruction) {
+        let info = i.op_code();
+        let (simple, r) = (self.simple, &mut self.random);
+        let memory = (0..info.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+        let required = info.require_op_mask_register();
+        if info.can_use_op_mask_register() && (required || !r.one_in(3)) {
+            i.set_op_mask(register(R::K1, r.below(7)));
+            let stores = i.op0_kind() == OpKind::Memory;
+            if info.can_use_zeroing_masking() && !stores && r.one_in(2) {
+                i.set_zeroing_masking(true);
+            }
+        }
+        if memory {
+            i.set_is_broadcast(!simple && info.can_broadcast() && r.one_in(3));
+        } else if info.can_use_rounding_control() && r.one_in(3) {
+            use iced_x86::RoundingControl as C;
+            i.set_rounding_control(r.pick(&[
+                C::RoundToNearest,
+                C::RoundDown,
+                C::RoundUp,
+                C::RoundTowardZero,
+            ]));
+        } else if info.can_suppress_all_exceptions()
+            && !info.can_use_rounding_control()
+            && r.one_in(3)
+        {
+            i.set_suppress_all_exceptions(true);
+        }
     }
 
     fn override_segment(&mut self, i: &mut Instruction) {

@@ -26,6 +26,8 @@ pub struct Generator {
     template: Vec<u8>,
     /// There are YMM registers.
     avx: bool,
+    /// There are ZMM and mask registers, here and in the guest.
+    avx512: bool,
     /// Memory operands lie where RBX and RSP point: for sequences.
     simple: bool,
     pool: Vec<Code>,
@@ -44,6 +46,8 @@ impl Generator {
             abilities,
             template: layout::template(),
             avx: is_x86_feature_detected!("avx"),
+            avx512: features.has(iced_x86::CpuidFeature::AVX512F)
+                && is_x86_feature_detected!("avx512bw"),
             simple: false,
             pool: fit(pool),
             branches: fit(branches),

@@ -231,6 +231,7 @@ impl Generator {
                 case.uppers[n] = self.random.vector(Lanes::F64);
             }
         }
+        self.wide(&mut case, Lanes::F64);
         self.fpu(&mut case);
         let mxcsr = self.mxcsr();
         case.fx.set_mxcsr(mxcsr);

@@ -17,13 +17,15 @@ const AC: u64 = 1 << 18;
 /// Lane `n` of `size` bytes of a vector register, sign-extended.
 pub fn lane(case: &Case, r: R, n: usize, size: usize) -> u64 {
     let at = n * size;
-    let half = if at < 16 {
-        case.fx.xmm(r.number())
-    } else {
-        &case.uppers[r.number()]
+    let number = r.number();
+    let part = match (number, at) {
+        (16.., _) => &case.wide.high[number - 16][at..],
+        (_, 0..16) => &case.fx.xmm(number)[at..],
+        (_, 16..32) => &case.uppers[number][at - 16..],
+        _ => &case.wide.uppers[number][at - 32..],
     };
     let mut bytes = [0; 8];
-    bytes[..size].copy_from_slice(&half[at % 16..at % 16 + size]);
+    bytes[..size].copy_from_slice(&part[..size]);
     let shift = 64 - 8 * size as u32;
     (i64::from_le_bytes(bytes) << shift >> shift) as u64
 }
@@ -116,6 +118,22 @@ fn lanes(insn: &Instruction) -> Lanes {
         S::Packed64_Float16 | S::Packed128_Float16 => return Lanes::F16,
         _ => {}
     }
+    // AVX-512's sizes and broadcasts, by the element.
+    let size = format!("{:?}", insn.memory_size());
+    if insn.encoding() == iced_x86::EncodingKind::EVEX {
+        let tails = [
+            ("Float32", Lanes::F32),
+            ("Float64", Lanes::F64),
+            ("Float16", Lanes::F16),
+            ("Int8", Lanes::Bytes),
+            ("Int16", Lanes::Words),
+            ("Int32", Lanes::Dwords),
+            ("Int64", Lanes::Qwords),
+        ];
+        if let Some((_, lanes)) = tails.iter().find(|(tail, _)| size.ends_with(tail)) {
+            return *lanes;
+        }
+    }
     let name = format!("{:?}", insn.mnemonic());
     match &name[name.len() - 2..] {
         "ps" | "ss" => Lanes::F32,
@@ -167,6 +185,7 @@ impl Generator {
                 case.uppers[n] = self.random.vector(lanes);
             }
         }
+        self.wide(&mut case, lanes);
         let mxcsr = self.mxcsr();
         case.fx.set_mxcsr(mxcsr);
         self.stack_pointer(&mut case);
@@ -176,6 +195,37 @@ impl Generator {
         self.lay_operands(&mut case, insn, lanes);
         self.after(&mut case, insn);
         case
+    }
+
+    /// What AVX-512 adds. Masks have few bits, or lack few, or are anything.
+    pub(super) fn wide(&mut self, case: &mut Case, lanes: Lanes) {
+        if !self.avx512 {
+            return;
+        }
+        for n in 0..case.registers() {
+            if !self.random.one_in(8) {
+                for half in case.wide.uppers[n].chunks_exact_mut(16) {
+                    half.copy_from_slice(&self.random.vector(lanes));
+                }
+            }
+        }
+        for register in &mut case.wide.high {
+            for part in register.chunks_exact_mut(16) {
+                part.copy_from_slice(&self.random.vector(lanes));
+            }
+        }
+        let r = &mut self.random;
+        for k in &mut case.wide.k {
+            *k = match r.below(8) {
+                0 => 0,
+                1 => u64::MAX,
+                2 => 1 << r.below(64),
+                3 => !(1 << r.below(16)),
+                4 => u64::MAX >> r.below(64),
+                5 => r.next() & r.next() & r.next(),
+                _ => r.next(),
+            };
+        }
     }
 
     fn segments(&mut self, case: &mut Case) {
@@ -475,7 +525,7 @@ impl Generator {
         let r = &mut self.random;
         let spread = r.pick(&[4, 0x40, 0x400]);
         let wild = r.one_in(6);
-        let mut lanes = [0; 32];
+        let mut lanes = [0; 64];
         for slot in lanes.chunks_exact_mut(size) {
             let mut value = first.wrapping_add(r.below(spread)).wrapping_sub(spread / 2);
             if wild && r.one_in(6) {
@@ -483,11 +533,17 @@ impl Generator {
             }
             slot.copy_from_slice(&value.to_le_bytes()[..size]);
         }
-        case.fx
-            .xmm_mut(index.number())
-            .copy_from_slice(&lanes[..16]);
-        if self.avx {
-            case.uppers[index.number()].copy_from_slice(&lanes[16..]);
+        match index.number() {
+            n @ 16.. => case.wide.high[n - 16] = lanes,
+            n => {
+                case.fx.xmm_mut(n).copy_from_slice(&lanes[..16]);
+                if self.avx {
+                    case.uppers[n].copy_from_slice(&lanes[16..32]);
+                }
+                if self.avx512 {
+                    case.wide.uppers[n].copy_from_slice(&lanes[32..]);
+                }
+            }
         }
         if base != R::None {
             set(case, base, goal);
@@ -614,8 +670,10 @@ fn checks_alignment(insn: &Instruction) -> bool {
                 | F::F16C
                 | F::VAES
                 | F::VPCLMULQDQ
+                | F::AVX512BW
+                | F::AVX512DQ
         )
-    });
+    }) || insn.encoding() == iced_x86::EncodingKind::EVEX;
     !parts && !far && !other && !insn.op0_register().is_segment_register()
 }
 
@@ -652,7 +710,7 @@ pub fn vsib_size(insn: &Instruction) -> usize {
         .op_code()
         .op_kinds()
         .iter()
-        .any(|kind| matches!(kind, K::mem_vsib64x | K::mem_vsib64y));
+        .any(|kind| matches!(kind, K::mem_vsib64x | K::mem_vsib64y | K::mem_vsib64z));
     if wide { 8 } else { 4 }
 }
 

@@ -377,6 +377,7 @@ impl Child<'_> {
         st.running = 0;
         out.fx = st.fx;
         out.uppers = st.uppers;
+        out.wide = st.wide;
         out.gpr = st.gpr;
         out.rflags = st.rflags | st.more_flags;
         (out.fs_base, out.gs_base) = (st.fs_base, st.gs_base);

@@ -3,14 +3,14 @@
 use std::mem::offset_of;
 
 use iced_x86::code_asm::{
-    AsmRegister16, AsmRegisterYmm, CodeAssembler, ax, ds, dword_ptr, eax, es, fs, gs, ptr,
+    AsmRegister16, AsmRegisterK, AsmRegisterYmm, AsmRegisterZmm, CodeAssembler, ax, ds, dword_ptr, eax, es, fs, gs, k0, k1, k2, k3, k4, k5, k6, k7, ptr,
     qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss,
     word_ptr, ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12,
     ymm13, ymm14, ymm15,
 };
 use iced_x86::{IcedError, code_asm::AsmRegister64, code_asm::AsmRegisterSegment};
 
-use crate::case::{Case, Fx, Uppers};
+use crate::case::{Case, Fx, Uppers, Wide};
 use crate::layout::{self, STATE, STUBS, sel};
 
 /// What the harness keeps at [`STATE`]; its stack is below the end of the same page.
@@ -18,9 +18,10 @@ use crate::layout::{self, STATE, STUBS, sel};
 pub(super) struct State {
     /// Address of the way back, for 64-bit code: at [`layout::STATE`] itself.
     pub(super) exit: u64,
-    pad0: u64,
+    pad0: [u64; 7],
     pub(super) fx: Fx,
     pub(super) uppers: Uppers,
+    pub(super) wide: Wide,
     pub(super) gpr: [u64; 16],
     pub(super) rflags: u64,
     pub(super) fs_base: u64,
@@ -69,6 +70,18 @@ const YMMS: [AsmRegisterYmm; 16] = [
     ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14,
     ymm15,
 ];
+const KS: [AsmRegisterK; 8] = [k0, k1, k2, k3, k4, k5, k6, k7];
+
+/// Whether the host has what [`Wide`] holds, and instructions that move all of it.
+fn avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+}
+
+fn zmm(n: usize) -> AsmRegisterZmm {
+    let register = iced_x86::Register::ZMM0 + n as u32;
+    iced_x86::code_asm::get_zmm(register).expect("there are 32")
+}
+
 const SEGS: [AsmRegisterSegment; 6] = [es, iced_x86::code_asm::cs, ss, ds, fs, gs];
 const SELECTOR: AsmRegister16 = ax;
 
@@ -84,6 +97,18 @@ fn entry(segments: bool, bases: bool, far: bool) -> Result<Vec<u8>, IcedError> {
         for (n, ymm) in YMMS.into_iter().enumerate() {
             let upper = ptr(rdi + (offset_of!(Case, uppers) + n * 16));
             a.vinsertf128(ymm, ymm, upper, 1)?;
+        }
+    }
+    if avx512() {
+        for n in 0..16 {
+            let upper = offset_of!(Case, wide) + offset_of!(Wide, uppers) + n * 32;
+            a.vinsertf64x4(zmm(n), zmm(n), ptr(rdi + upper), 1)?;
+            let high = offset_of!(Case, wide) + offset_of!(Wide, high) + n * 64;
+            a.vmovups(zmm(n + 16), ptr(rdi + high))?;
+        }
+        for (n, k) in KS.into_iter().enumerate() {
+            let at = offset_of!(Case, wide) + offset_of!(Wide, k) + n * 8;
+            a.kmovq(k, qword_ptr(rdi + at))?;
         }
     }
     if segments {
@@ -125,6 +150,19 @@ fn exit() -> Result<Vec<u8>, IcedError> {
     a.push(2)?;
     a.popfq()?;
     a.fxsave64(ptr(state(offset_of!(State, fx))))?;
+    if avx512() {
+        let wide = offset_of!(State, wide);
+        for n in 0..16 {
+            let upper = state(wide + offset_of!(Wide, uppers) + n * 32);
+            a.vextractf64x4(ptr(upper), zmm(n), 1)?;
+            let high = state(wide + offset_of!(Wide, high) + n * 64);
+            a.vmovups(ptr(high), zmm(n + 16))?;
+        }
+        for (n, k) in KS.into_iter().enumerate() {
+            let at = state(wide + offset_of!(Wide, k) + n * 8);
+            a.kmovq(qword_ptr(at), k)?;
+        }
+    }
     if is_x86_feature_detected!("avx") {
         for (n, ymm) in YMMS.into_iter().enumerate() {
             let upper = ptr(state(offset_of!(State, uppers) + n * 16));

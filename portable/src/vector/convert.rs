@@ -28,7 +28,7 @@ fn from_dwords<D: Float + Lane>(env: &Env, d: &mut [u8], b: &[u8]) -> u8 {
     raised
 }
 
-fn direction(env: &Env, truncate: bool) -> Rounding {
+pub(super) fn direction(env: &Env, truncate: bool) -> Rounding {
     if truncate {
         Rounding::Zero
     } else {
@@ -52,7 +52,7 @@ fn to_dwords<S: Float + Lane>(env: &Env, d: &mut [u8], b: &[u8], truncate: bool)
 }
 
 /// To a general register.
-fn to_gpr<S: Float + Lane>(env: &Env, ops: &mut VecOperands, truncate: bool, kind: IntKind) -> u8 {
+pub(super) fn to_gpr<S: Float + Lane>(env: &Env, ops: &mut VecOperands, truncate: bool, kind: IntKind) -> u8 {
     let out = to_int(
         &env.load(S::get(&ops.src1, 0)),
         direction(env, truncate),

@@ -262,6 +262,57 @@ fn reciprocal_root(x: F32) -> F32 {
     })
 }
 
+/// VRCP14xx: 1/x, to 14 bits or more; denormals count, tiny results become denormal.
+pub(super) fn reciprocal_of<F: Float>(x: &Unpacked) -> F {
+    match x.class {
+        Class::Quiet | Class::Signalling => F::nan(x.sign, x.sig),
+        Class::Zero => F::infinity(x.sign),
+        Class::Infinite => F::zero(x.sign),
+        _ => {
+            // 2^127 / sig is in (2^63, 2^64].
+            let quotient = ((1u128 << 127) / u128::from(x.sig)) as u64;
+            let (sig, exp) = if x.sig == 1 << 63 {
+                (1 << 63, -x.exp)
+            } else {
+                (quotient, -x.exp - 1)
+            };
+            rounded(x.sign, exp, sig)
+        }
+    }
+}
+
+/// VRSQRT14xx: 1/sqrt(x) likewise.
+pub(super) fn reciprocal_root_of<F: Float>(x: &Unpacked) -> F {
+    match x.class {
+        Class::Quiet | Class::Signalling => F::nan(x.sign, x.sig),
+        Class::Zero => F::infinity(x.sign),
+        _ if x.sign => F::DEFAULT_NAN,
+        Class::Infinite => F::zero(false),
+        _ => {
+            // As in `reciprocal_root`.
+            let k = x.exp.div_euclid(2);
+            let m = u128::from(x.sig) << (x.exp - 2 * k);
+            let root = (((1u128 << 127) / m) << 62).isqrt();
+            let shift = root.leading_zeros() - 64;
+            rounded(false, -k - shift as i32, (root as u64) << shift)
+        }
+    }
+}
+
+/// A number cut to the bits of approximations, within the format.
+fn rounded<F: Float>(sign: bool, exp: i32, sig: u64) -> F {
+    let unpacked = Unpacked {
+        class: Class::Finite,
+        sign,
+        denormal: false,
+        exp,
+        sig: sig & u64::MAX << (64 - APPROXIMATE - 2),
+    };
+    /// To nearest, everything masked.
+    const MXCSR: u32 = 0x1F80;
+    float::convert::<F>(&Env::from_mxcsr(MXCSR), unpacked).value
+}
+
 fn approximate_lanes(d: &mut [u8], b: &[u8], f: impl Fn(F32) -> F32) {
     for i in 0..d.len() / 4 {
         f(F32::get(b, i)).put(d, i);

@@ -9,6 +9,7 @@
 
 mod convert;
 mod crypto;
+mod evex;
 mod float;
 mod fma;
 mod gfni;
@@ -27,6 +28,7 @@ use iced_x86::Code;
 use crate::float::Env;
 use crate::float::flags::PRE;
 
+pub use evex::{Evex, Static, covers_evex, execute_evex};
 pub use string::crc32;
 
 /// Bytes of the widest vector register.
@@ -66,6 +68,12 @@ pub struct VecOperands {
     pub imm: u8,
     /// The new CF, PF, AF, ZF, SF and OF where the instruction sets them.
     pub flags_out: Option<u32>,
+    /// Mask registers among the second and third operands.
+    pub k_src: [u64; 2],
+    /// The mask register that is the first operand. In: what KORTEST and KTEST read. Out: its new value.
+    pub k_dst: u64,
+    /// The opmask, all ones if there is none: [`execute_evex`] tells its kernels.
+    pub mask: u64,
     /// Bytes of the instruction's vectors: [`execute`] tells its kernels.
     pub len: usize,
     /// Bytes that the kernel writes.
@@ -87,6 +95,9 @@ impl Default for VecOperands {
             rdx: 0,
             imm: 0,
             flags_out: None,
+            k_src: [0; 2],
+            k_dst: 0,
+            mask: u64::MAX,
             len: 0,
             active: 0,
         }
@@ -239,6 +250,7 @@ static TABLE: LazyLock<Vec<Option<Row>>> = LazyLock::new(|| {
     fma::rows(&mut table);
     permute::rows(&mut table);
     vex::derive(&mut table);
+    evex::mask_rows(&mut table);
     table.0
 });
 

@@ -43,10 +43,10 @@ fn across(d: &mut [u8], a: &[u8], b: &[u8]) {
     }
 }
 
-/// VPERMQ and VPERMPD: four quadwords chosen by two bits each.
+/// VPERMQ and VPERMPD: of each four quadwords, four chosen by two bits each.
 fn quadwords(d: &mut [u8], _: &[u8], b: &[u8], imm: u8) {
-    for i in 0..4 {
-        u64::get(b, usize::from(imm >> (2 * i) & 3)).put(d, i);
+    for i in 0..d.len() / 8 {
+        u64::get(b, i & !3 | usize::from(imm >> (2 * (i & 3)) & 3)).put(d, i);
     }
 }
 

@@ -43,20 +43,26 @@ impl Vex for Table {
 }
 
 /// Operand kinds without what VEX adds: the operand in VEX.vvvv, the one in the immediate, and the length.
-fn plain(code: Code) -> Vec<K> {
+pub(super) fn plain(code: Code) -> Vec<K> {
     code.op_code()
         .op_kinds()
         .iter()
-        .filter(|kind| !matches!(kind, K::xmm_vvvv | K::ymm_vvvv | K::xmm_is4 | K::ymm_is4))
+        .filter(|kind| !matches!(
+                kind,
+                K::xmm_vvvv | K::ymm_vvvv | K::zmm_vvvv | K::xmm_is4 | K::ymm_is4
+            ))
         .map(|kind| match kind {
-            K::ymm_reg => K::xmm_reg,
-            K::ymm_or_mem | K::ymm_rm | K::xmm_rm | K::mem => K::xmm_or_mem,
+            // A mask is a vector of sign bits.
+            K::ymm_reg | K::zmm_reg | K::k_reg => K::xmm_reg,
+            K::ymm_or_mem | K::ymm_rm | K::xmm_rm | K::mem | K::zmm_or_mem | K::zmm_rm => {
+                K::xmm_or_mem
+            }
             kind => *kind,
         })
         .collect()
 }
 
-fn name(code: Code) -> String {
+pub(super) fn name(code: Code) -> String {
     format!("{:?}", code.mnemonic()).to_lowercase()
 }
 

@@ -33,6 +33,10 @@ pub enum Group {
     V3,
     /// The largest model, `max`, which is the default.
     Ext,
+    /// `v4`; `max` where the host has all of AVX-512 that is here.
+    V4,
+    /// `max` where it has `V4`.
+    Ext4,
     /// None; `+name` switches it on.
     Off,
     /// None: it isn't built yet.
@@ -143,29 +147,29 @@ features! {
     Erms "erms": L7Ebx 9 Base,
     Invpcid "invpcid": L7Ebx 10 Base; INVPCID,
     ZeroFcsFds "zero-fcs-fds" / "fcs_fds_deprecated": L7Ebx 13 Base,
-    Avx512f "avx512f": L7Ebx 16 Later needs Avx2 Fma F16c; AVX512F,
-    Avx512dq "avx512dq": L7Ebx 17 Later needs Avx512f; AVX512DQ,
+    Avx512f "avx512f": L7Ebx 16 V4 needs Avx2 Fma F16c; AVX512F,
+    Avx512dq "avx512dq": L7Ebx 17 V4 needs Avx512f; AVX512DQ,
     Rdseed "rdseed": L7Ebx 18 Ext; RDSEED,
     Adx "adx": L7Ebx 19 Ext; ADX,
     Smap "smap": L7Ebx 20 Base; SMAP,
-    Avx512ifma "avx512ifma": L7Ebx 21 Later needs Avx512f; AVX512_IFMA,
+    Avx512ifma "avx512ifma": L7Ebx 21 Ext4 needs Avx512f; AVX512_IFMA,
     Clflushopt "clflushopt": L7Ebx 23 Base; CLFLUSHOPT,
     Clwb "clwb": L7Ebx 24 Base; CLWB,
-    Avx512cd "avx512cd": L7Ebx 28 Later needs Avx512f; AVX512CD,
+    Avx512cd "avx512cd": L7Ebx 28 V4 needs Avx512f; AVX512CD,
     Sha "sha-ni" / "sha": L7Ebx 29 Ext needs Sse2; SHA,
-    Avx512bw "avx512bw": L7Ebx 30 Later needs Avx512f; AVX512BW,
-    Avx512vl "avx512vl": L7Ebx 31 Later needs Avx512f; AVX512VL,
+    Avx512bw "avx512bw": L7Ebx 30 V4 needs Avx512f; AVX512BW,
+    Avx512vl "avx512vl": L7Ebx 31 V4 needs Avx512f; AVX512VL,
 
-    Avx512vbmi "avx512vbmi": L7Ecx 1 Later needs Avx512bw; AVX512_VBMI,
+    Avx512vbmi "avx512vbmi": L7Ecx 1 Ext4 needs Avx512bw; AVX512_VBMI,
     Umip "umip": L7Ecx 2 Base,
     Pku "pku": L7Ecx 3 Off needs Lm Xsave; PKU,
-    Avx512vbmi2 "avx512vbmi2": L7Ecx 6 Later needs Avx512bw; AVX512_VBMI2,
+    Avx512vbmi2 "avx512vbmi2": L7Ecx 6 Ext4 needs Avx512bw; AVX512_VBMI2,
     Gfni "gfni": L7Ecx 8 Ext needs Sse2; GFNI,
     Vaes "vaes": L7Ecx 9 Ext needs Avx2 Aes; VAES,
     Vpclmulqdq "vpclmulqdq": L7Ecx 10 Ext needs Avx2 Pclmulqdq; VPCLMULQDQ,
-    Avx512vnni "avx512vnni": L7Ecx 11 Later needs Avx512f; AVX512_VNNI,
-    Avx512bitalg "avx512bitalg": L7Ecx 12 Later needs Avx512bw; AVX512_BITALG,
-    Avx512vpopcntdq "avx512-vpopcntdq": L7Ecx 14 Later needs Avx512f; AVX512_VPOPCNTDQ,
+    Avx512vnni "avx512vnni": L7Ecx 11 Ext4 needs Avx512f; AVX512_VNNI,
+    Avx512bitalg "avx512bitalg": L7Ecx 12 Ext4 needs Avx512bw; AVX512_BITALG,
+    Avx512vpopcntdq "avx512-vpopcntdq": L7Ecx 14 Ext4 needs Avx512f; AVX512_VPOPCNTDQ,
     La57 "la57": L7Ecx 16 Off needs Lm,
     Rdpid "rdpid": L7Ecx 22 Ext; RDPID,
 
@@ -308,9 +312,11 @@ mod tests {
             Group::Base => 0,
             Group::V2 => 1,
             Group::V3 => 2,
-            Group::Ext => 3,
-            Group::Off => 4,
-            Group::Later => 5,
+            Group::V4 => 3,
+            Group::Ext => 4,
+            Group::Ext4 => 5,
+            Group::Off => 6,
+            Group::Later => 7,
         };
         for row in Feature::TABLE {
             for need in row.needs {

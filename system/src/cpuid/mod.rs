@@ -24,10 +24,35 @@ pub struct CpuModel {
 }
 
 impl Default for CpuModel {
-    /// The default model: `max`, all that engines implement.
+    /// The default model: `max`, all that engines implement and the host does fast.
     fn default() -> Self {
-        Self::of_groups(&[Group::Base, Group::V2, Group::V3, Group::Ext])
+        let mut groups = vec![Group::Base, Group::V2, Group::V3, Group::Ext];
+        if host_has_avx512() {
+            groups.extend([Group::V4, Group::Ext4]);
+        }
+        Self::of_groups(&groups)
     }
+}
+
+/// Whether the host has all of AVX-512 that engines implement. Elsewhere crate `portable` runs it, so slowly that guests
+/// are better off without: their libraries prefer it as soon as CPUID has it.
+fn host_has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vbmi2")
+            && is_x86_feature_detected!("avx512ifma")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512bitalg")
+            && is_x86_feature_detected!("avx512vpopcntdq")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 impl CpuModel {
@@ -52,7 +77,7 @@ impl CpuModel {
     }
 
     /// The model that `--cpu` names: `MODEL,+feature,-feature...`, MODEL being `max` (also called `default`),
-    /// `v1`, `v2` or `v3`.
+    /// `v1`, `v2`, `v3` or `v4`.
     /// A feature brings what it needs; without one, those that need it are gone too.
     pub fn parse(text: &str) -> Result<Self, ModelError> {
         parse::parse(text)

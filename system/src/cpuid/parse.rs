@@ -23,7 +23,7 @@ impl fmt::Display for ModelError {
             Self::UnknownModel(name) => {
                 write!(
                     f,
-                    "there is no CPU model `{name}`; models are max, v1, v2 and v3"
+                    "there is no CPU model `{name}`; models are max, v1, v2, v3 and v4"
                 )
             }
             Self::UnknownFeature(name, close) if close.is_empty() => {
@@ -114,7 +114,7 @@ pub fn parse(text: &str) -> Result<CpuModel, ModelError> {
         "v1" => CpuModel::of_groups(&[Group::Base]),
         "v2" => CpuModel::of_groups(&[Group::Base, Group::V2]),
         "v3" => CpuModel::of_groups(&[Group::Base, Group::V2, Group::V3]),
-        "v4" => return Err(ModelError::NotBuilt(name.to_owned())),
+        "v4" => CpuModel::of_groups(&[Group::Base, Group::V2, Group::V3, Group::V4]),
         _ => return Err(ModelError::UnknownModel(name.to_owned())),
     };
     for part in parts {
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(text("default,+avx512f"), "`avx512f` is not built yet");
         assert_eq!(
             text("core2"),
-            "there is no CPU model `core2`; models are max, v1, v2 and v3"
+            "there is no CPU model `core2`; models are max, v1, v2, v3 and v4"
         );
         assert_eq!(
             text("default,+smeb"),

@@ -1,4 +1,4 @@
-//! Vectors that are accessed element by element under a mask: VMASKMOVPx, VPMASKMOVx, VGATHERxx, VPGATHERxx.
+//! Vectors that are accessed element by element under a mask: VMASKMOVPx, VPMASKMOVx, gathers, scatters.
 
 use ir::Elements;
 use x86::{Exception, Seg};
@@ -86,4 +86,46 @@ pub fn gather(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     v.st.vec[to][count * size..].fill(0);
     v.st.vec[by] = [0; 64];
     Ok(0)
+}
+
+/// Gathers and scatters with an opmask, on the element that the mask chooses next, until it is empty: what faults ends
+/// it, and what is done is clear in the mask (SDM vol. 2, VGATHERDPS with EVEX, VSCATTERDPS).
+fn masked(v: &mut Vcpu, a: u64, b: u64, c: u64, scatter: bool) -> Result<(), Exception> {
+    let (what, size, count) = elements(c);
+    let (register, k, from) = (
+        b as usize & 31,
+        (b >> 8) as usize & 7,
+        (b >> 16) as usize & 31,
+    );
+    let wide = usize::from(what.index.bytes());
+    for i in 0..count.min(64 / wide) {
+        if v.st.k[k] >> i & 1 == 0 {
+            continue;
+        }
+        let index = get(&v.st.vec[from], i, wide) << what.scale;
+        let lin = place(v, &what, a.wrapping_add_signed(index), scatter)?;
+        if scatter {
+            v.write(lin, size as u32, get(&v.st.vec[register], i, size) as u64)?;
+        } else {
+            let value = v.read(lin, size as u32)?;
+            put(&mut v.st.vec[register], i, size, value);
+            v.st.vec[register][count * size..].fill(0);
+        }
+        v.st.k[k] &= !(1 << i);
+    }
+    v.st.k[k] = 0;
+    if !scatter {
+        v.st.vec[register][count * size..].fill(0);
+    }
+    Ok(())
+}
+
+/// VGATHERDPS and its kin with EVEX.
+pub fn gather_masked(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
+    masked(v, a, b, c, false).map(|()| 0)
+}
+
+/// VSCATTERDPS and its kin.
+pub fn scatter(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
+    masked(v, a, b, c, true).map(|()| 0)
 }

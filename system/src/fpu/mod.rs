@@ -15,7 +15,7 @@ use x86::{Exception, MXCSR_MASK, cr0};
 use crate::Vcpu;
 use crate::images::sse_available;
 
-pub use elements::{gather, mask_load, mask_store};
+pub use elements::{gather, gather_masked, mask_load, mask_store, scatter};
 pub(crate) use registers::{keep, load};
 pub use vector::{clear_uppers, vec_portable};
 pub use x87::x87;

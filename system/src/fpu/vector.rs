@@ -1,8 +1,10 @@
-//! MMX, SSE and AVX instructions by `portable`: operands out of the context, results back into it.
+//! MMX, SSE, AVX and AVX-512 instructions by `portable`: operands out of the context, results back into it.
 
-use iced_x86::{Code, Mnemonic};
-use ir::Operand;
-use portable::vector::{BYTES, Fault, VecOperands, Vector, execute};
+use iced_x86::{Code, EncodingKind, Mnemonic};
+use ir::{Operand, Rounding, VecInsn};
+use portable::vector::{
+    BYTES, Evex, Fault, Static, VecOperands, Vector, execute, execute_evex,
+};
 use x86::flags::STATUS;
 use x86::{Exception, Gpr, cr4};
 
@@ -82,6 +84,13 @@ fn vector(v: &mut Vcpu, operand: Operand, field: u16) -> Option<Vector> {
     }
 }
 
+fn mask_register(v: &Vcpu, operand: Operand) -> Option<u64> {
+    match operand {
+        Operand::Mask(k) => Some(v.st.k[usize::from(k) & 7]),
+        _ => None,
+    }
+}
+
 fn is_word(operand: Operand) -> bool {
     matches!(
         operand,
@@ -103,22 +112,25 @@ pub fn clear_uppers(v: &mut Vcpu, code: Code) -> bool {
     true
 }
 
-/// Runs the vector instruction `code` with the operands of a `vec` op: `dst` and a, b, c in `args`. `fields` has the
+/// Runs the vector instruction `insn` with the operands of a `vec` op: `dst` and a, b, c in `args`. `fields` has the
 /// byte offsets in the context where the temporaries among them lie, `dst`'s first.
 ///
 /// Errors: #XM for an unmasked exception (#UD without CR4.OSXMMEXCPT), #UD for what `portable` doesn't know; only
 /// MXCSR's flags have changed then.
 pub fn vec_portable(
     v: &mut Vcpu,
-    code: Code,
+    insn: VecInsn,
     dst: Operand,
     args: [Operand; 3],
     fields: [u16; 4],
 ) -> Result<(), Exception> {
+    let code = insn.code;
     if clear_uppers(v, code) {
         return Ok(());
     }
     let mut ops = VecOperands {
+        k_dst: mask_register(v, dst).unwrap_or(0),
+        k_src: [0, 1].map(|n| mask_register(v, args[n]).unwrap_or(0)),
         xmm0: v.st.vec[0],
         rax: v.st.gpr[Gpr::Rax as usize],
         rdx: v.st.gpr[Gpr::Rdx as usize],
@@ -136,6 +148,8 @@ pub fn vec_portable(
         if let Operand::Imm(value) = operand {
             ops.imm = value as u8;
         } else if is_word(operand) {
+            // A mask register's value in memory is read as one.
+            ops.k_src[0] = read_word(v, word_place(operand, field));
             ops.gpr_in = read_word(v, word_place(operand, field));
         } else if let Some(bytes) = vector(v, operand, field) {
             match n {
@@ -147,7 +161,28 @@ pub fn vec_portable(
     }
 
     let mut mxcsr = v.st.mxcsr;
-    let result = execute(code, &mut ops, &mut mxcsr);
+    let result = if code.op_code().encoding() == EncodingKind::EVEX {
+        let prefix = Evex {
+            mask: match insn.mask {
+                0 => u64::MAX,
+                k => v.st.k[usize::from(k) & 7],
+            },
+            masked: insn.mask != 0,
+            zeroing: insn.zeroing,
+            rounding: match insn.rounding {
+                Rounding::Mxcsr => None,
+                Rounding::Nearest => Some(Static::Direction(0)),
+                Rounding::Down => Some(Static::Direction(1)),
+                Rounding::Up => Some(Static::Direction(2)),
+                Rounding::Zero => Some(Static::Direction(3)),
+                Rounding::Suppress => Some(Static::Suppress),
+            },
+            broadcast: insn.broadcast,
+        };
+        execute_evex(code, prefix, &mut ops, &mut mxcsr)
+    } else {
+        execute(code, &mut ops, &mut mxcsr)
+    };
     v.st.mxcsr = mxcsr;
     match result {
         Ok(()) => {}
@@ -160,6 +195,7 @@ pub fn vec_portable(
     match dst {
         Operand::Vec(n) => v.st.vec[usize::from(n) & 31] = ops.dst,
         Operand::VecTemp(_) => *vec_place(v, fields[0]) = ops.dst,
+        Operand::Mask(k) => v.st.k[usize::from(k) & 7] = ops.k_dst,
         Operand::Mmx(n) => {
             // What the instruction only reads stays as it is, exponent included.
             let register = &mut v.st.fpu.regs[usize::from(n) & 7];

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use iced_x86::{
     Code, Encoder, EncodingKind, Instruction, OpCodeOperandKind as K, OpKind, Register,
 };
-use ir::{Op, OpCode, Operand, Width};
+use ir::{Op, OpCode, Operand, VecInsn, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind};
@@ -71,7 +71,7 @@ fn facts(code: Code) -> Facts {
 impl Emit<'_> {
     /// The code that an op names, if its instruction can be copied.
     fn vec_code(&self, op: &Op) -> Option<Code> {
-        let code = Code::try_from(op.sub as usize).ok()?;
+        let code = VecInsn::decode(op.sub).filter(|i| i.mask == 0).map(|i| i.code)?;
         let facts = facts(code);
         (facts.plain && (!facts.float || self.cx.host_float)).then_some(code)
     }
@@ -79,7 +79,7 @@ impl Emit<'_> {
     /// A load, with the instruction that takes it as its memory operand.
     pub(super) fn vec_load(&mut self, at: usize, to: usize, op: &Op) -> Option<usize> {
         let next = self.ops.get(at + 1).filter(|_| at + 1 < to).copied()?;
-        if next.code != OpCode::Vec || ![next.a, next.b, next.c].contains(&op.dst) {
+        if op.b.is_some() || next.code != OpCode::Vec || ![next.a, next.b, next.c].contains(&op.dst) {
             return None;
         }
         let Operand::Imm(size) = op.a else {
@@ -97,7 +97,7 @@ impl Emit<'_> {
         let (Operand::Vec(r), Operand::Imm(size)) = (op.a, op.b) else {
             return None;
         };
-        if r >= 16 {
+        if r >= 16 || op.c.is_some() {
             return None;
         }
         let (prefix, opcode): (Option<u8>, u8) = match size {
@@ -120,7 +120,7 @@ impl Emit<'_> {
     /// An instruction whose result goes to memory, with the store behind it.
     pub(super) fn vec_to_memory(&mut self, at: usize, to: usize, op: &Op) -> Option<usize> {
         let store = self.ops.get(at + 1).filter(|_| at + 1 < to).copied()?;
-        if store.code != OpCode::VecStore || store.a != op.dst {
+        if store.code != OpCode::VecStore || store.a != op.dst || store.c.is_some() {
             return None;
         }
         let Operand::Imm(size) = store.b else {

@@ -7,7 +7,7 @@
 use std::mem::offset_of;
 
 use iced_x86::{Code, OpCodeOperandKind as K};
-use ir::{HelperId, Op, OpCode, Operand, Width};
+use ir::{HelperId, Op, OpCode, Operand, VecInsn, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind, reads};
@@ -199,7 +199,7 @@ pub(super) fn concerns_x87(ops: &[Op]) -> bool {
     ops.iter().any(|op| match op.code {
         OpCode::X87 => true,
         OpCode::Call => helpers.iter().any(|h| *h as u32 == op.sub),
-        OpCode::Vec => Code::try_from(op.sub as usize).map_or(true, |code| {
+        OpCode::Vec => VecInsn::decode(op.sub).is_none_or(|VecInsn { code, .. }| {
             let info = code.op_code();
             (0..info.op_count())
                 .any(|n| matches!(info.op_kind(n), K::mm_or_mem | K::mm_reg | K::mm_rm))
