@@ -11,7 +11,7 @@ use x86::{Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 use crate::block::{Block, Cache, Key, SINGLE};
 use crate::code::{LOp, REST, exit, word};
 use crate::host::{self, Stubs};
-use crate::lower::lower;
+use crate::lower::lower_by;
 
 /// Guest instructions in a block at most.
 const MAX_INSNS: u32 = 64;
@@ -47,6 +47,7 @@ pub struct Stats {
 pub struct Interp {
     features: Features,
     switches: Switches,
+    portable: bool,
     cache: Cache,
     stubs: Stubs,
     rest: Box<[LOp; REST]>,
@@ -72,6 +73,7 @@ impl Interp {
         Self {
             features,
             switches: Switches::ALL,
+            portable: false,
             cache: Cache::default(),
             stubs: Stubs::default(),
             rest: Box::new([LOp::FILL; REST]),
@@ -92,6 +94,12 @@ impl Interp {
     /// Chooses the IR passes; none is needed for right results.
     pub fn set_passes(&mut self, switches: Switches) {
         self.switches = switches;
+    }
+
+    /// Leaves the host's vector unit and x87 alone: crate `portable` does all, as on hosts of other architectures.
+    /// Before anything has run.
+    pub fn set_portable(&mut self, on: bool) {
+        self.portable = on;
     }
 
     /// What has been done so far.
@@ -225,7 +233,7 @@ impl Interp {
         }
         ir::opt::run(&mut block, self.switches);
         let mut lowered = loop {
-            match lower(&block, mode, &mut self.stubs) {
+            match lower_by(&block, mode, &mut self.stubs, self.portable) {
                 Some(lowered) => break lowered,
                 None if limits.max_insns > 1 => {
                     limits.max_insns = (limits.max_insns.min(block.insns) / 2).max(1);

@@ -262,9 +262,7 @@ const OPMASK: Register = Register::K7;
 
 /// Byte offset of mask register `k`.
 pub fn mask_field(k: u8) -> usize {
-    offset_of!(Vcpu, st)
-        + offset_of!(x86::CpuState, k)
-        + usize::from(k & 7) * size_of::<u64>()
+    offset_of!(Vcpu, st) + offset_of!(x86::CpuState, k) + usize::from(k & 7) * size_of::<u64>()
 }
 
 /// The store of a whole vector register of which everything beyond bytes 31:0 is zero.
@@ -284,7 +282,6 @@ fn store_cleared(after: &mut Vec<Instruction>, at: MemoryOperand, slot: u32) -> 
     after.push(Instruction::with2(store, upper, ymm).ok()?);
     Some(())
 }
-
 
 fn field(at: usize) -> MemoryOperand {
     MemoryOperand::with_base_displ(CTX, at as i64)
@@ -353,8 +350,7 @@ fn assemble(
                 | Code::EVEX_Vinsertps_xmm_xmm_xmmm32_imm8
         ) || insn.broadcast;
         let either = matches!(kind, K::xmm_or_mem | K::ymm_or_mem | K::zmm_or_mem);
-        let memory_only =
-            matches!(kind, K::mem | K::mem_mpx | K::mem_mib) || (by_memory && either);
+        let memory_only = matches!(kind, K::mem | K::mem_mpx | K::mem_mib) || (by_memory && either);
         let written = n == 0 && dst != Operand::None && !(vex && only_reads_first(code));
         match operand {
             Operand::Imm(value) => {

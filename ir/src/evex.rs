@@ -128,8 +128,8 @@ impl VecInsn {
 pub enum Chosen {
     /// Element i, where bit i of the mask is set.
     Each,
-    /// The one that there is, where any bit is set (a broadcast).
-    Any,
+    /// Each of the few that there are, where any of the bits is set whose places a broadcast repeats it to.
+    Repeated,
     /// As many from the first on as bits are set (compress, expand).
     Dense,
 }
@@ -145,6 +145,8 @@ pub struct Masked {
     pub size: u8,
     /// Which elements are accessed.
     pub chosen: Chosen,
+    /// How many elements the operand has, of [`Chosen::Repeated`]: a power of two.
+    pub elements: u8,
     /// The segment (`x86::Seg` number) that each element's offset, which the memory operand gives, goes through; `None`
     /// where the operand says the whole address.
     pub seg: Option<u8>,
@@ -158,6 +160,7 @@ impl Masked {
             | i64::from(self.size) << 16
             | (self.chosen as i64) << 24
             | self.seg.map_or(0, |seg| i64::from(seg) + 1) << 28
+            | i64::from(self.elements) << 32
     }
 
     /// Unpacks it.
@@ -169,10 +172,11 @@ impl Masked {
             size: (value >> 16) as u8,
             chosen: match value >> 24 & 3 {
                 0 => Chosen::Each,
-                1 => Chosen::Any,
+                1 => Chosen::Repeated,
                 _ => Chosen::Dense,
             },
             seg: seg.checked_sub(1),
+            elements: (value >> 32) as u8,
         }
     }
 
@@ -182,7 +186,16 @@ impl Masked {
         let bits = k & low(self.count.into());
         match self.chosen {
             Chosen::Each => bits,
-            Chosen::Any => u64::from(bits != 0),
+            Chosen::Repeated => {
+                // Each half of the places holds the same elements as the other.
+                let mut bits = bits;
+                for n in [32, 16, 8, 4, 2, 1] {
+                    if n >= u32::from(self.elements) {
+                        bits |= bits >> n;
+                    }
+                }
+                bits & low(self.elements.into())
+            }
             Chosen::Dense => low(bits.count_ones()),
         }
     }
@@ -226,10 +239,11 @@ mod tests {
             count: 4,
             size: 8,
             chosen: Chosen::Each,
+            elements: 0,
             seg: Some(5),
         };
         assert_eq!(Masked::decode(each.encode()), each);
-        let (any, dense) = (Chosen::Any, Chosen::Dense);
+        let dense = Chosen::Dense;
         let of = |chosen| Masked {
             chosen,
             count: 64,
@@ -238,7 +252,15 @@ mod tests {
         };
         assert_eq!(Masked::decode(of(dense).encode()), of(dense));
         assert_eq!(each.elements(0xf5), 5);
-        assert_eq!((of(any).elements(0xf0), of(any).elements(0)), (1, 0));
+        let repeated = |elements| Masked {
+            elements,
+            ..of(Chosen::Repeated)
+        };
+        assert_eq!(Masked::decode(repeated(8).encode()), repeated(8));
+        let chosen = |elements, k| repeated(elements).elements(k);
+        assert_eq!((chosen(1, 0xf0), chosen(1, 0)), (1, 0));
+        assert_eq!((chosen(4, 0x82), chosen(4, 1 << 62)), (10, 4));
+        assert_eq!(chosen(32, 1 << 33 | 1), 3);
         assert_eq!(of(dense).elements(0b1011_0000), 7);
         assert_eq!(of(dense).elements(u64::MAX), u64::MAX);
     }

@@ -261,7 +261,7 @@ ops! {
     SegLin "seglin" dsts 1 args 3 sub Seg; faults,
     /// Raises #GP(0)/#SS(0) unless a write to [mem] of op width would succeed; touches nothing. Before what commits
     /// several things of which a later one may fault.
-    ProbeWrite "probewrite" dsts 0 args 0 mem Write; faults effect,
+    ProbeWrite "probewrite" dsts 0 args 1 mem Write; faults effect,
     /// A string instruction, REP included; may leave the block at its own address when an event is pending.
     String "string" dsts 0 args 0 sub String defines ALL; faults effect,
 

@@ -382,6 +382,7 @@ fn arg_count(op: &Op) -> (u8, u8) {
         C::CheckPc => (1, row),
         C::Vec | C::X87 | C::Call | C::Raise => (0, row),
         C::VecLoad => (1, row),
+        C::ProbeWrite => (0, row),
         C::VecStore => (3, row),
         _ => (row, row),
     }
@@ -393,7 +394,7 @@ fn arg_kind(op: &Op, slot: usize, arg: Operand) -> bool {
     match op.code {
         C::Jump | C::Branch | C::SideExit | C::Exit => return matches!(arg, Operand::Pc(_)),
         C::BranchNz if slot < 2 => return matches!(arg, Operand::Pc(_)),
-        C::Raise | C::VecLoad => return matches!(arg, Operand::Imm(_)),
+        C::Raise | C::VecLoad | C::ProbeWrite => return matches!(arg, Operand::Imm(_)),
         C::VecStore if slot > 0 => return matches!(arg, Operand::Imm(_)),
         C::SegLin if slot > 0 => return matches!(arg, Operand::Imm(_)),
         C::Vec => return !matches!(arg, Operand::Pc(_)),

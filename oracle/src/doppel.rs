@@ -54,6 +54,17 @@ pub enum Way {
     Chained,
 }
 
+/// Which engine runs the cases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Interpreter,
+    /// Without the host's vector unit and x87.
+    Portable,
+    Translator,
+    /// With accesses by the TLB.
+    Hops,
+}
+
 /// The vCPU and its engine.
 pub struct Doppel {
     v: Box<Vcpu>,
@@ -87,7 +98,8 @@ impl Doppel {
         // Which engine: for runs by hand.
         match std::env::var("DOPPEL_ORACLE_ENGINE").as_deref() {
             Ok("jit") => Self::with(true),
-            Ok("hops") => Self::made(true, true),
+            Ok("hops") => Self::made(Kind::Hops),
+            Ok("portable") => Self::made(Kind::Portable),
             _ => Self::with(false),
         }
     }
@@ -97,23 +109,31 @@ impl Doppel {
     /// # Panics
     /// When the host has no memory to give.
     pub fn with(translator: bool) -> Self {
-        Self::made(translator, false)
+        Self::made(if translator {
+            Kind::Translator
+        } else {
+            Kind::Interpreter
+        })
     }
 
-    /// `hops`: translated accesses go by the TLB.
-    fn made(translator: bool, hops: bool) -> Self {
+    fn made(kind: Kind) -> Self {
         let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
         let model = Arc::new(model());
         let features = Features::new(&model.features_iced());
-        let (engine, plenty): (Box<dyn Engine>, _) = if translator {
-            let options = Options {
-                single: true,
-                hops,
-                ..Options::default()
-            };
-            (Box::new(Jit::new(features, options)), 1 << 40)
-        } else {
-            (Box::new(Interp::new(features)), 1 << 16)
+        let (engine, plenty): (Box<dyn Engine>, _) = match kind {
+            Kind::Translator | Kind::Hops => {
+                let options = Options {
+                    single: true,
+                    hops: kind == Kind::Hops,
+                    ..Options::default()
+                };
+                (Box::new(Jit::new(features, options)), 1 << 40)
+            }
+            Kind::Interpreter | Kind::Portable => {
+                let mut interp = Interp::new(features);
+                interp.set_portable(kind == Kind::Portable);
+                (Box::new(interp), 1 << 16)
+            }
         };
         let board = Arc::new(Board::default());
         let mmu = Mmu::new(

@@ -34,6 +34,17 @@ pub fn handler(load_: bool, idx: bool, a32: bool) -> Handler {
     pick(idx, a32, if load_ { loads } else { stores })
 }
 
+/// The handler that asks whether a masked store could be made.
+pub fn probe_handler(idx: bool, a32: bool) -> Handler {
+    let probes: [Handler; 4] = [
+        probe::<false, false>,
+        probe::<true, false>,
+        probe::<false, true>,
+        probe::<true, true>,
+    ];
+    pick(idx, a32, probes)
+}
+
 /// Loads chosen elements to the vector field `d`; the others hold anything. `a` is the alignment less one.
 extern "C" fn load<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
     let at = ea::<IDX, A32>(v, op, op.imm as u32);
@@ -49,6 +60,16 @@ extern "C" fn store<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) ->
     let at = ea::<IDX, A32>(v, op, op.imm as u32);
     if stored(v, op, at) {
         after_slow_store(v, op)
+    } else {
+        exit::FAULT
+    }
+}
+
+/// Raises what a store of chosen elements would raise. `d` is the alignment less one.
+extern "C" fn probe<const IDX: bool, const A32: bool>(v: &mut Vcpu, op: &LOp) -> u32 {
+    let at = ea::<IDX, A32>(v, op, op.imm as u32);
+    if probed(v, op, at) {
+        next!(v, op)
     } else {
         exit::FAULT
     }
@@ -95,7 +116,12 @@ impl Access {
         }
         let lin = match self.what.seg {
             None => self.at,
-            Some(_) => self.place(v, op, 0)?,
+            // Any chosen element's place tells it: others' may be beyond the segment's limit.
+            Some(_) => {
+                let first = self.elements.trailing_zeros() as usize;
+                let before = first as u64 * u64::from(self.what.size);
+                self.place(v, op, first)?.wrapping_sub(before)
+            }
         };
         if lin & self.align == 0 {
             Ok(())
@@ -117,8 +143,13 @@ fn loaded(v: &mut Vcpu, op: &LOp, at: u64) -> bool {
     if access.what.seg.is_none() && at & access.align == 0 && size % 16 == 0 {
         let parts = size / 16;
         let part = |n| v.mmu.try_load128(LinAddr(at.wrapping_add(16 * n)));
-        let whole: [Option<u128>; 4] =
-            std::array::from_fn(|n| if (n as u64) < parts { part(n as u64) } else { None });
+        let whole: [Option<u128>; 4] = std::array::from_fn(|n| {
+            if (n as u64) < parts {
+                part(n as u64)
+            } else {
+                None
+            }
+        });
         if whole[..parts.min(4) as usize].iter().all(Option::is_some) {
             for (n, value) in whole.into_iter().flatten().enumerate() {
                 u64::put(v, op.d + 16 * n as u16, value as u64);
@@ -136,8 +167,7 @@ fn loaded(v: &mut Vcpu, op: &LOp, at: u64) -> bool {
             true
         }
         Err(e) => {
-            locate(v, op);
-            raise(v, op, e);
+            fault(v, op, e);
             false
         }
     }
@@ -160,21 +190,32 @@ fn by_element(v: &mut Vcpu, op: &LOp, access: &Access) -> Result<[u8; 64], Excep
 #[inline(never)]
 fn stored(v: &mut Vcpu, op: &LOp, at: u64) -> bool {
     let access = Access::new(v, op, at, op.d, true);
-    match store_elements(v, op, &access) {
-        Ok(()) => true,
-        Err(e) => {
-            locate(v, op);
-            raise(v, op, e);
-            false
-        }
-    }
+    let done = store_elements(v, op, &access, &[false, true]);
+    done.map_err(|e| fault(v, op, e)).is_ok()
 }
 
-/// All of the chosen elements, or none.
-fn store_elements(v: &mut Vcpu, op: &LOp, access: &Access) -> Result<(), Exception> {
+#[inline(never)]
+fn probed(v: &mut Vcpu, op: &LOp, at: u64) -> bool {
+    let access = Access::new(v, op, at, op.d, true);
+    let done = store_elements(v, op, &access, &[false]);
+    done.map_err(|e| fault(v, op, e)).is_ok()
+}
+
+fn fault(v: &mut Vcpu, op: &LOp, e: Exception) {
+    locate(v, op);
+    raise(v, op, e);
+}
+
+/// In passes over the chosen elements, that ask whether each could be written, or write it: all of them, or none.
+fn store_elements(
+    v: &mut Vcpu,
+    op: &LOp,
+    access: &Access,
+    passes: &[bool],
+) -> Result<(), Exception> {
     let size = usize::from(access.what.size).min(8);
     access.aligned(v, op)?;
-    for write in [false, true] {
+    for &write in passes {
         for i in access.chosen().take_while(|i| (i + 1) * size <= 64) {
             let lin = access.place(v, op, i)?;
             if write {

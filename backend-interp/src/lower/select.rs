@@ -1,6 +1,6 @@
 //! Chooses the handler of one op by its operation, width and operand forms.
 
-use ir::{Exit as IrExit, FlagSet, HelperId, Op, OpCode, Operand, Width, VecInsn};
+use ir::{Exit as IrExit, FlagSet, HelperId, Masked, Op, OpCode, Operand, VecInsn, Width};
 use system::{FlagOp, offset};
 
 use super::Lower;
@@ -498,10 +498,10 @@ impl Lower<'_> {
                 });
             }
             OpCode::ProbeWrite => {
-                let size = match op.a {
-                    Operand::Imm(n) => n as u16,
-                    _ => w.bytes().into(),
-                };
+                if let Operand::Imm(masked) = op.a {
+                    return self.vec_move_masked(at, op, 0, Masked::decode(masked));
+                }
+                let size = w.bytes().into();
                 let address = self.address(at, &op.mem?, 1)?;
                 let table: [Handler; 4] = [
                     memory::probe_write::<false, false>,

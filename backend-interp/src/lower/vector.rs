@@ -7,7 +7,7 @@ use super::Lower;
 use super::address::Address;
 use crate::code::{Handler, LOp};
 use crate::handlers::vector::{self, WITH_MEMORY};
-use crate::handlers::{memory, system as sys};
+use crate::handlers::{masked, memory, system as sys};
 
 /// What an instruction with a memory source does to its destination.
 enum Load {
@@ -77,7 +77,11 @@ pub(crate) fn uses_mxcsr(code: Code) -> bool {
     ];
     let float =
         tails.iter().any(|t| name.ends_with(t)) && arithmetic.iter().any(|a| name.starts_with(a));
-    float || name.starts_with("Cvt") || name.starts_with("Comis") || name.starts_with("Ucomis") || name.starts_with("Fpclass")
+    float
+        || name.starts_with("Cvt")
+        || name.starts_with("Comis")
+        || name.starts_with("Ucomis")
+        || name.starts_with("Fpclass")
 }
 
 impl Lower<'_> {
@@ -100,7 +104,7 @@ impl Lower<'_> {
             return None;
         };
         if let Operand::Imm(masked) = masked {
-            return self.vec_move_masked(at, op, load, size, Masked::decode(masked));
+            return self.vec_move_masked(at, op, size, Masked::decode(masked));
         }
         if matches!(size, 4 | 8 | 16 | 32 | 64) {
             let (address, align) = self.vec_address(at, &op.mem?, size as u32)?;
@@ -159,27 +163,33 @@ impl Lower<'_> {
         Some(())
     }
 
-    /// The same, of what a mask chooses.
-    fn vec_move_masked(
+    /// VecLoad, VecStore and ProbeWrite of what a mask chooses.
+    pub(super) fn vec_move_masked(
         &mut self,
         at: usize,
         op: &Op,
-        load: bool,
         size: i64,
-        masked: Masked,
+        elements: Masked,
     ) -> Option<()> {
         let mem = op.mem?;
         // With a segment, the handler makes an address of each element's offset.
         let address = self.plain_address(at, &mem)?;
         let align = u16::from(mem.align).max(1) - 1;
-        let run = crate::handlers::masked::handler(load, address.idx, address.a32);
-        let (a, d) = if load {
-            (align, self.dest(at, op.dst)?)
-        } else {
-            (self.field(at, op.a)?, align)
+        let (idx, a32) = (address.idx, address.a32);
+        let (run, a, d) = match op.code {
+            OpCode::VecLoad => (
+                masked::handler(true, idx, a32),
+                align,
+                self.dest(at, op.dst)?,
+            ),
+            OpCode::VecStore => {
+                let from = self.field(at, op.a)?;
+                (masked::handler(false, idx, a32), from, align)
+            }
+            _ => (masked::probe_handler(idx, a32), 0, align),
         };
         let imm = i64::from(address.scale) | size << 48;
-        let what = crate::handlers::masked::pack(masked);
+        let what = masked::pack(elements);
         self.push(LOp {
             run,
             a,

@@ -81,7 +81,6 @@ fn whole(mnemonic: Mnemonic) -> bool {
             | M::Vpshufb
             | M::Vpshufhw
             | M::Vpshuflw
-            | M::Vpshufbitqmb
             | M::Vpermilps
             | M::Vpermilpd
             | M::Vpermb
@@ -160,7 +159,7 @@ fn by_one_count(insn: &Instruction) -> bool {
     ) && insn.op2_kind() == OpKind::Memory
 }
 
-/// Broadcasts of several elements at once: any element of the destination wants all of them.
+/// Broadcasts of one element or several: of those, each is accessed for its own places.
 fn several(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(
@@ -234,12 +233,14 @@ pub(super) fn masked(insn: &Instruction, write: bool) -> Option<Masked> {
         count: (all.size() / element) as u8,
         size: element as u8,
         chosen: Chosen::Each,
+        elements: 0,
         seg: None,
     };
     Some(if insn.is_broadcast() {
         Masked {
             size: bytes as u8,
-            chosen: Chosen::Any,
+            chosen: Chosen::Repeated,
+            elements: 1,
             ..each
         }
     } else if several(mnemonic) {
@@ -250,8 +251,9 @@ pub(super) fn masked(insn: &Instruction, write: bool) -> Option<Masked> {
         };
         Masked {
             count: (destination(insn.code()) / element) as u8,
-            size: bytes as u8,
-            chosen: Chosen::Any,
+            size: element as u8,
+            chosen: Chosen::Repeated,
+            elements: (bytes / element) as u8,
             ..each
         }
     } else if dense(mnemonic) {
@@ -297,8 +299,7 @@ impl Lifter<'_> {
         } else {
             HelperId::GatherMasked
         };
-        self.b
-            .call(helper, NONE, a, b, Operand::Imm(what.encode()));
+        self.b.call(helper, NONE, a, b, Operand::Imm(what.encode()));
         Ok(Flow::Next)
     }
 
@@ -318,8 +319,8 @@ impl Lifter<'_> {
             ea.mem.addr = super::operand::width_of(self.insn.memory_displ_size() as usize);
         }
         let a = self.offset(ea);
-        let count = (indices.size() / usize::from(index.bytes()))
-            .min(bytes / usize::from(width.bytes()));
+        let count =
+            (indices.size() / usize::from(index.bytes())).min(bytes / usize::from(width.bytes()));
         let what = Elements {
             index,
             scale,

@@ -284,18 +284,10 @@ impl Lifter<'_> {
             M::Vgatherdpd | M::Vpgatherdq => self.gather(Width::B64, Width::B32),
             M::Vgatherqps | M::Vpgatherqd => self.gather(Width::B32, Width::B64),
             M::Vgatherqpd | M::Vpgatherqq => self.gather(Width::B64, Width::B64),
-            M::Vscatterdps | M::Vpscatterdd => {
-                self.masked_elements(Width::B32, Width::B32, true)
-            }
-            M::Vscatterdpd | M::Vpscatterdq => {
-                self.masked_elements(Width::B64, Width::B32, true)
-            }
-            M::Vscatterqps | M::Vpscatterqd => {
-                self.masked_elements(Width::B32, Width::B64, true)
-            }
-            M::Vscatterqpd | M::Vpscatterqq => {
-                self.masked_elements(Width::B64, Width::B64, true)
-            }
+            M::Vscatterdps | M::Vpscatterdd => self.masked_elements(Width::B32, Width::B32, true),
+            M::Vscatterdpd | M::Vpscatterdq => self.masked_elements(Width::B64, Width::B32, true),
+            M::Vscatterqps | M::Vpscatterqd => self.masked_elements(Width::B32, Width::B64, true),
+            M::Vscatterqpd | M::Vpscatterqq => self.masked_elements(Width::B64, Width::B64, true),
             M::Vzeroupper | M::Vzeroall => self.zero_uppers(),
             M::Emms => self.emms(),
             M::Wait => self.wait(),

@@ -299,8 +299,16 @@ impl Lifter<'_> {
         if masked != NONE && super::evex::faults_whole(&self.insn) {
             let whole = self.mem(bytes, true);
             self.probe_all(whole, bytes);
-        } else if mmx || self.insn.mnemonic() == Mnemonic::Vcvtps2ph && masked == NONE {
-            self.probe_all(mem, bytes);
+        } else if mmx || self.insn.mnemonic() == Mnemonic::Vcvtps2ph {
+            if masked == NONE {
+                self.probe_all(mem, bytes);
+            } else {
+                self.b.push(Op {
+                    a: masked,
+                    mem: Some(mem),
+                    ..Op::new(OpCode::ProbeWrite, Width::B64)
+                });
+            }
         }
         match general(self.insn.op_code().op_kind(0), bytes) {
             Some(w) => {

@@ -80,11 +80,7 @@ pub fn parse(text: &str) -> Result<Block> {
 /// The iced codes by their names.
 fn codes() -> &'static HashMap<String, Code> {
     static CODES: OnceLock<HashMap<String, Code>> = OnceLock::new();
-    CODES.get_or_init(|| {
-        Code::values()
-            .map(|c| (format!("{c:?}"), c))
-            .collect()
-    })
+    CODES.get_or_init(|| Code::values().map(|c| (format!("{c:?}"), c)).collect())
 }
 
 /// A place in a line.

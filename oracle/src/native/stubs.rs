@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 
 use iced_x86::code_asm::{
-    AsmRegister16, AsmRegisterK, AsmRegisterYmm, AsmRegisterZmm, CodeAssembler, ax, ds, dword_ptr, eax, es, fs, gs, k0, k1, k2, k3, k4, k5, k6, k7, ptr,
-    qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss,
-    word_ptr, ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12,
-    ymm13, ymm14, ymm15,
+    AsmRegister16, AsmRegisterK, AsmRegisterYmm, AsmRegisterZmm, CodeAssembler, ax, ds, dword_ptr,
+    eax, es, fs, gs, k0, k1, k2, k3, k4, k5, k6, k7, ptr, qword_ptr, r8, r9, r10, r11, r12, r13,
+    r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss, word_ptr, ymm0, ymm1, ymm2, ymm3, ymm4,
+    ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14, ymm15,
 };
 use iced_x86::{IcedError, code_asm::AsmRegister64, code_asm::AsmRegisterSegment};
 

@@ -52,7 +52,12 @@ fn to_dwords<S: Float + Lane>(env: &Env, d: &mut [u8], b: &[u8], truncate: bool)
 }
 
 /// To a general register.
-pub(super) fn to_gpr<S: Float + Lane>(env: &Env, ops: &mut VecOperands, truncate: bool, kind: IntKind) -> u8 {
+pub(super) fn to_gpr<S: Float + Lane>(
+    env: &Env,
+    ops: &mut VecOperands,
+    truncate: bool,
+    kind: IntKind,
+) -> u8 {
     let out = to_int(
         &env.load(S::get(&ops.src1, 0)),
         direction(env, truncate),

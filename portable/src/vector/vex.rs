@@ -47,10 +47,12 @@ pub(super) fn plain(code: Code) -> Vec<K> {
     code.op_code()
         .op_kinds()
         .iter()
-        .filter(|kind| !matches!(
+        .filter(|kind| {
+            !matches!(
                 kind,
                 K::xmm_vvvv | K::ymm_vvvv | K::zmm_vvvv | K::xmm_is4 | K::ymm_is4
-            ))
+            )
+        })
         .map(|kind| match kind {
             // A mask is a vector of sign bits.
             K::ymm_reg | K::zmm_reg | K::k_reg => K::xmm_reg,

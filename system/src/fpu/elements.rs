@@ -109,7 +109,8 @@ fn masked(v: &mut Vcpu, a: u64, b: u64, c: u64, scatter: bool) -> Result<(), Exc
         } else {
             let value = v.read(lin, size as u32)?;
             put(&mut v.st.vec[register], i, size, value);
-            v.st.vec[register][count * size..].fill(0);
+            // A fault leaves what lies beyond the instruction's vector length clear, as AMD's CPUs do.
+            v.st.vec[register][count * size.max(wide)..].fill(0);
         }
         v.st.k[k] &= !(1 << i);
     }

@@ -2,9 +2,7 @@
 
 use iced_x86::{Code, EncodingKind, Mnemonic};
 use ir::{Operand, Rounding, VecInsn};
-use portable::vector::{
-    BYTES, Evex, Fault, Static, VecOperands, Vector, execute, execute_evex,
-};
+use portable::vector::{BYTES, Evex, Fault, Static, VecOperands, Vector, execute, execute_evex};
 use x86::flags::STATUS;
 use x86::{Exception, Gpr, cr4};
 

@@ -576,6 +576,9 @@ impl Emit<'_> {
 
     pub(super) fn probe(&mut self, op: &Op) -> Option<()> {
         let mem = op.mem?;
+        if op.a.is_some() {
+            return None;
+        }
         let bounce = self.access(&mem, u32::from(op.width.bytes()), true, Kind::default())?;
         if bounce.is_some() {
             let done = self.a.label();

@@ -71,7 +71,9 @@ fn facts(code: Code) -> Facts {
 impl Emit<'_> {
     /// The code that an op names, if its instruction can be copied.
     fn vec_code(&self, op: &Op) -> Option<Code> {
-        let code = VecInsn::decode(op.sub).filter(|i| i.mask == 0).map(|i| i.code)?;
+        let code = VecInsn::decode(op.sub)
+            .filter(|i| i.mask == 0)
+            .map(|i| i.code)?;
         let facts = facts(code);
         (facts.plain && (!facts.float || self.cx.host_float)).then_some(code)
     }
@@ -79,7 +81,8 @@ impl Emit<'_> {
     /// A load, with the instruction that takes it as its memory operand.
     pub(super) fn vec_load(&mut self, at: usize, to: usize, op: &Op) -> Option<usize> {
         let next = self.ops.get(at + 1).filter(|_| at + 1 < to).copied()?;
-        if op.b.is_some() || next.code != OpCode::Vec || ![next.a, next.b, next.c].contains(&op.dst) {
+        if op.b.is_some() || next.code != OpCode::Vec || ![next.a, next.b, next.c].contains(&op.dst)
+        {
             return None;
         }
         let Operand::Imm(size) = op.a else {

@@ -10,14 +10,18 @@ use super::super::float::{reciprocal_of, reciprocal_root_of};
 use super::super::lanes::Lane;
 use super::super::{Form, Kernel, VecOperands};
 use super::Spec;
-use crate::float::flags::{DE, IE, PE, ZE};
+use crate::float::flags::{DE, IE, PE, UE, ZE};
 use crate::float::{
     self, Class, Env, F32, F64, Float, IntKind, Out, Rounding, Unpacked, from_i64, from_u64, to_int,
 };
 
 /// The denormal flag of operands.
 fn denormal(list: &[&Unpacked]) -> u8 {
-    if list.iter().any(|u| u.denormal) { DE } else { 0 }
+    if list.iter().any(|u| u.denormal) {
+        DE
+    } else {
+        0
+    }
 }
 
 /// A NaN as a result: quiet, IE if it was not.
@@ -144,12 +148,17 @@ fn reduce<F: Float>(env: &Env, x: Unpacked, imm: u8) -> Out<F> {
         return quieted(&x);
     }
     let nothing = F::zero(direction_of(env, imm) == Rounding::Down);
-    if x.class != Class::Finite {
-        return Out::new(nothing, 0);
+    match x.class {
+        Class::Infinite => return Out::new(F::zero(false), 0),
+        Class::Finite => {}
+        _ => return Out::new(nothing, 0),
     }
     let rounded = round_scaled::<F>(env, x, imm);
+    // The subtraction raises nothing but PE, though underflow counts where it is masked.
     let own = Env {
         rounding: direction_of(env, imm),
+        ftz: env.ftz && env.masked(UE),
+        masks: u8::MAX,
         ..*env
     };
     let rest: Out<F> = float::sub(&own, x, rounded.value.unpack());
@@ -201,7 +210,11 @@ fn range<F: Float + Lane>(env: &Env, a: F, b: F, imm: u8) -> Out<F> {
         Class::Infinite => F::infinity(sign),
         Class::Finite => {
             let exact: Out<F> = float::convert(
-                &Env { ftz: false, masks: 63, ..*env },
+                &Env {
+                    ftz: false,
+                    masks: 63,
+                    ..*env
+                },
                 Unpacked { sign, ..chosen },
             );
             exact.value
@@ -211,13 +224,20 @@ fn range<F: Float + Lane>(env: &Env, a: F, b: F, imm: u8) -> Out<F> {
     Out::new(value, flags)
 }
 
-/// VSCALEFxx: a times two to the whole part of b.
+/// VSCALEFxx: a times two to the whole part of b, which may be denormal without a flag.
 fn scale<F: Float>(env: &Env, a: Unpacked, b: Unpacked) -> Out<F> {
     let invalid = [&a, &b].iter().any(|u| u.class == Class::Signalling);
     let flags = if invalid { IE } else { 0 };
     if a.is_nan() {
         if a.class == Class::Quiet && b.class == Class::Infinite {
-            return Out::new(if b.sign { F::zero(false) } else { F::infinity(false) }, 0);
+            return Out::new(
+                if b.sign {
+                    F::zero(false)
+                } else {
+                    F::infinity(false)
+                },
+                0,
+            );
         }
         return Out::new(F::nan(a.sign, a.sig), flags);
     }
@@ -227,8 +247,8 @@ fn scale<F: Float>(env: &Env, a: Unpacked, b: Unpacked) -> Out<F> {
     match (a.class, b.class) {
         (Class::Infinite, Class::Infinite) if b.sign => return Out::invalid(),
         (Class::Zero, Class::Infinite) if !b.sign => return Out::invalid(),
-        (Class::Infinite, _) => return Out::new(F::infinity(a.sign), denormal(&[&b])),
-        (Class::Zero, _) => return Out::new(F::zero(a.sign), denormal(&[&b])),
+        (Class::Infinite, _) => return Out::new(F::infinity(a.sign), 0),
+        (Class::Zero, _) => return Out::new(F::zero(a.sign), 0),
         (_, Class::Infinite) if b.sign => return Out::new(F::zero(a.sign), denormal(&[&a])),
         (_, Class::Infinite) => return Out::new(F::infinity(a.sign), denormal(&[&a])),
         _ => {}
@@ -246,7 +266,7 @@ fn scale<F: Float>(env: &Env, a: Unpacked, b: Unpacked) -> Out<F> {
         denormal: false,
         ..a
     };
-    float::convert::<F>(env, scaled).with(denormal(&[&a, &b]))
+    float::convert::<F>(env, scaled).with(denormal(&[&a]))
 }
 
 /// VFPCLASSxx: whether the number is of a class that the immediate names.
@@ -272,6 +292,10 @@ fn classes<F: Float + Lane>(env: &Env, d: &mut [u8], b: &[u8], imm: u8) -> u8 {
 /// VFIXUPIMMxx: for each kind of number a replacement, four bits of a table.
 fn fix_up<F: Float + Lane>(env: &Env, ops: &mut VecOperands) -> u8 {
     let mut raised = 0;
+    if ops.active == F::SIZE {
+        // Scalars take the rest from the first source.
+        ops.dst[F::SIZE..16].copy_from_slice(&ops.src1[F::SIZE..16]);
+    }
     for i in (0..ops.active / F::SIZE).filter(|i| ops.mask >> i & 1 != 0) {
         let raw = F::get(&ops.src1, i);
         let x = env.load(raw);
@@ -363,11 +387,7 @@ fn to_integers<S: Float + Lane, const BYTES: usize>(
 }
 
 /// From integers.
-fn from_integers<D: Float + Lane, S: Lane>(
-    d: &mut [u8],
-    b: &[u8],
-    f: impl Fn(S) -> Out<D>,
-) -> u8 {
+fn from_integers<D: Float + Lane, S: Lane>(d: &mut [u8], b: &[u8], f: impl Fn(S) -> Out<D>) -> u8 {
     let mut raised = 0;
     for i in 0..d.len() / D::SIZE {
         let out = f(S::get(b, i));
@@ -492,9 +512,9 @@ pub(super) fn kernel(name: &str, kinds: &[K]) -> Option<Spec> {
     }
     let stem = &name[..name.len().saturating_sub(2)];
     // Scalar forms take the rest of the destination from the first source.
-    let own = kinds.iter().any(|k| {
-        matches!(k, K::xmm_vvvv | K::ymm_vvvv | K::zmm_vvvv)
-    });
+    let own = kinds
+        .iter()
+        .any(|k| matches!(k, K::xmm_vvvv | K::ymm_vvvv | K::zmm_vvvv));
     let kernel = match stem {
         "vgetexp" => generic!(
             |env, d, _, b, _| map1::<F32>(env, d, b, exponent),

@@ -301,7 +301,8 @@ fn narrowing(name: &str) -> Option<Kernel> {
         "vpmovsdw" => narrow!(i32, i16, |x| x.clamp(-0x8000, 0x7FFF) as i16),
         "vpmovsqb" => narrow!(i64, i8, |x| x.clamp(-0x80, 0x7F) as i8),
         "vpmovsqw" => narrow!(i64, i16, |x| x.clamp(-0x8000, 0x7FFF) as i16),
-        "vpmovsqd" => narrow!(i64, i32, |x| x.clamp(i32::MIN.into(), i32::MAX.into()) as i32),
+        "vpmovsqd" => narrow!(i64, i32, |x| x.clamp(i32::MIN.into(), i32::MAX.into())
+            as i32),
         "vpmovuswb" => narrow!(u16, u8, |x| x.min(0xFF) as u8),
         "vpmovusdb" => narrow!(u32, u8, |x| x.min(0xFF) as u8),
         "vpmovusdw" => narrow!(u32, u16, |x| x.min(0xFFFF) as u16),

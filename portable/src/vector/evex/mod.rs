@@ -152,7 +152,9 @@ fn lane_of(name: &str) -> usize {
 
 /// Bytes of a conversion's source elements; `None` for what is no conversion.
 fn converted(name: &str) -> Option<usize> {
-    let rest = name.strip_prefix("vcvtt").or_else(|| name.strip_prefix("vcvt"))?;
+    let rest = name
+        .strip_prefix("vcvtt")
+        .or_else(|| name.strip_prefix("vcvt"))?;
     Some(match rest.split('2').next()? {
         "ps" | "ss" | "dq" | "udq" => 4,
         "ph" => 2,
@@ -312,7 +314,8 @@ pub fn execute_evex(
     new.mask = mask;
     if let Some(bytes) = row.source.filter(|_| prefix.masked) {
         for i in (0..row.count).filter(|i| mask >> i & 1 == 0) {
-            for vector in [&mut new.dst, &mut new.src1, &mut new.src2] {
+            put_one(&mut new.dst, i, row.lane);
+            for vector in [&mut new.src1, &mut new.src2] {
                 put_one(vector, i, bytes);
             }
         }

@@ -90,7 +90,10 @@ fn load<const N: usize>(ops: &mut VecOperands) {
 pub(super) fn kernel(name: &str, code: Code, len: usize) -> Option<Spec> {
     use Form::{Vex, VexOwn};
     let kinds = code.op_code().op_kinds();
-    if let Some(rest) = name.strip_prefix("vmovss").or_else(|| name.strip_prefix("vmovsd")) {
+    if let Some(rest) = name
+        .strip_prefix("vmovss")
+        .or_else(|| name.strip_prefix("vmovsd"))
+    {
         if !rest.is_empty() {
             return None;
         }
@@ -124,21 +127,16 @@ pub(super) fn kernel(name: &str, code: Code, len: usize) -> Option<Spec> {
             Vex,
             Kernel::Special(|ops| from_mask(ops, |k| u32::from(k as u16))),
         ),
-        "vpbroadcastb" if gpr => Spec::new(
-            Vex,
-            Kernel::Special(|ops| from_register(ops, |r| r as u8)),
-        ),
-        "vpbroadcastw" if gpr => Spec::new(
-            Vex,
-            Kernel::Special(|ops| from_register(ops, |r| r as u16)),
-        ),
-        "vpbroadcastd" if gpr => Spec::new(
-            Vex,
-            Kernel::Special(|ops| from_register(ops, |r| r as u32)),
-        ),
-        "vpbroadcastq" if gpr => {
-            Spec::new(Vex, Kernel::Special(|ops| from_register(ops, |r| r)))
+        "vpbroadcastb" if gpr => {
+            Spec::new(Vex, Kernel::Special(|ops| from_register(ops, |r| r as u8)))
         }
+        "vpbroadcastw" if gpr => {
+            Spec::new(Vex, Kernel::Special(|ops| from_register(ops, |r| r as u16)))
+        }
+        "vpbroadcastd" if gpr => {
+            Spec::new(Vex, Kernel::Special(|ops| from_register(ops, |r| r as u32)))
+        }
+        "vpbroadcastq" if gpr => Spec::new(Vex, Kernel::Special(|ops| from_register(ops, |r| r))),
         "vbroadcastf32x2" | "vbroadcasti32x2" => Spec::new(Vex, Kernel::Two(groups::<8>)),
         "vbroadcastf32x4" | "vbroadcasti32x4" | "vbroadcastf64x2" | "vbroadcasti64x2" => {
             Spec::new(Vex, Kernel::Two(groups::<16>))
