@@ -260,11 +260,6 @@ const CTX: Register = Register::RDI;
 /// The opmask in stubs.
 const OPMASK: Register = Register::K7;
 
-/// Byte offset of mask register `k`.
-pub fn mask_field(k: u8) -> usize {
-    offset_of!(Vcpu, st) + offset_of!(x86::CpuState, k) + usize::from(k & 7) * size_of::<u64>()
-}
-
 /// The store of a whole vector register of which everything beyond bytes 31:0 is zero.
 fn store_cleared(after: &mut Vec<Instruction>, at: MemoryOperand, slot: u32) -> Option<()> {
     if avx512() {
@@ -372,7 +367,7 @@ fn assemble(
             }
             Operand::Mask(k) => {
                 let register = Register::K1 + slot as u32;
-                let at = field(mask_field(k));
+                let at = field(offset::mask(k.into()));
                 main.set_op_kind(n, OpKind::Register);
                 main.set_op_register(n, register);
                 if n > 0 || only_reads_first(code) {
@@ -503,7 +498,7 @@ fn assemble(
         return None;
     }
     if insn.mask != 0 {
-        let at = field(mask_field(insn.mask));
+        let at = field(offset::mask(insn.mask.into()));
         before.push(Instruction::with2(Code::VEX_Kmovq_kr_km64, OPMASK, at).ok()?);
         main.set_op_mask(OPMASK);
         main.set_zeroing_masking(insn.zeroing && written_by(&main));

@@ -206,7 +206,7 @@ impl Lower<'_> {
             Operand::Vec(r) => offset::vec(r.into()) as u16,
             Operand::Mmx(r) => crate::host::host_mmx(r) as u16,
             Operand::VecTemp(t) => self.vec_temps[usize::from(t.0)].0,
-            Operand::Mask(k) => crate::host::mask_field(k) as u16,
+            Operand::Mask(k) => offset::mask(k.into()) as u16,
         })
     }
 
@@ -233,7 +233,7 @@ impl Lower<'_> {
             Operand::High(r) => offset::gpr(r) as u16 + 1,
             Operand::Vec(r) => offset::vec(r.into()) as u16,
             Operand::Mmx(r) => crate::host::host_mmx(r) as u16,
-            Operand::Mask(k) => crate::host::mask_field(k) as u16,
+            Operand::Mask(k) => offset::mask(k.into()) as u16,
             Operand::None | Operand::Imm(_) | Operand::Pc(_) => offset::SINK as u16,
         })
     }

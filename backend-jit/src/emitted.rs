@@ -11,7 +11,7 @@ use crate::core::{MAX_BRANCHES, MAX_INSNS};
 use crate::dump::{Names, lines};
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::{Context, Parts, emit};
-use crate::x64::runtime;
+use crate::x64::runtime::{self, Vectors};
 
 /// Linear address that the guest's code is translated for.
 const LIN: u64 = 0x40_1000;
@@ -33,7 +33,7 @@ pub struct Emitted {
 /// leaves them; `hops`: it goes by the TLB. `None`: this host cannot, or the interpreter must run it.
 pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Option<Emitted> {
     let mut memory = CodeMemory::new(1 << 16).ok()?;
-    let stubs = runtime::build(&mut memory, &callouts::ALL)?;
+    let stubs = runtime::build(&mut memory, &callouts::ALL, Vectors::of(features))?;
     let limits = Limits {
         max_insns: MAX_INSNS,
         page: code.len() as u32,

@@ -15,7 +15,7 @@ use crate::callouts;
 use crate::core::{Core, Found, MAX_INSNS, key, mode_of};
 use crate::x64::emit::suitable;
 use crate::x64::frame::{Area, Frame, Jump, leave};
-use crate::x64::runtime;
+use crate::x64::runtime::{self, Vectors};
 
 /// How the engine is to work.
 #[derive(Clone, Debug)]
@@ -107,7 +107,7 @@ impl Jit {
             return None;
         }
         let mut memory = CodeMemory::new(options.code_cache).ok()?;
-        let stubs = runtime::build(&mut memory, &callouts::ALL)?;
+        let stubs = runtime::build(&mut memory, &callouts::ALL, Vectors::of(&features))?;
         let mut core = Box::new(Core::new(memory, stubs, features));
         core.dump = options.dump;
         core.perf = options.perf;

@@ -1,7 +1,7 @@
 //! File tests of emission: `tests/emit/*.txt`, guest code and the host code made of it, so that a change of its size shows
 //! in review. `BLESS=1 cargo test -p backend-jit --test emit` accepts what comes out.
 //!
-//! A file begins with `emit BITS user|kernel [hops]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
+//! A file begins with `emit BITS user|kernel [hops|avx512]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
 //! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time.
 #![cfg(target_arch = "x86_64")]
 #![expect(
@@ -15,6 +15,7 @@ use std::path::Path;
 use backend_jit::emitted;
 use frontend_x86::{Features, Mode};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use system::CpuModel;
 use system::testing::Machine;
 use x86::{CpuState, cr4, xcr0};
 
@@ -33,7 +34,15 @@ fn state(header: &str) -> Option<CpuState> {
     let mut st = machine.v.st.clone();
     st.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
     st.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX;
+    if avx512(header) {
+        st.xcr0 |= xcr0::OPMASK | xcr0::ZMM_HI256 | xcr0::HI16_ZMM;
+    }
     Some(st)
+}
+
+/// Whether a file is for guests with AVX-512.
+fn avx512(header: &str) -> bool {
+    header.ends_with(" avx512")
 }
 
 /// What a case makes: the text behind `=>`, and the bytes of guest code, hot code and cold code.
@@ -98,7 +107,17 @@ fn files() {
             .next()
             .unwrap_or_default();
         let st = state(header).unwrap_or_else(|| panic!("{name}:1: emit 64|32 user|kernel"));
-        let (mode, model) = (Mode::of(&st), Machine::long(0, true).v.model.clone());
+        if avx512(header) && !is_x86_feature_detected!("avx512bw") {
+            eprintln!("{name} skipped: the host lacks AVX-512, without which it is interpreted");
+            continue;
+        }
+        let model = if avx512(header) {
+            "max,+avx512bw,+avx512vl,+avx512dq"
+        } else {
+            "max,-avx512f"
+        };
+        let mode = Mode::of(&st);
+        let model = CpuModel::parse(model).unwrap();
         let features = Features::new(&model.features_iced());
         let (mut blessed, mut sums) = (String::new(), [0; 3]);
         for case in cases {
@@ -107,8 +126,8 @@ fn files() {
             let (input, expected) = case
                 .split_once("\n=>\n")
                 .unwrap_or_else(|| panic!("{place}: no `=>`"));
-            let hex = input.lines().nth(1).unwrap_or_default();
-            let code = bytes(hex).unwrap_or_else(|| panic!("{place}: bytes in hex"));
+            let hex: String = input.lines().skip(1).flat_map(|line| [line, " "]).collect();
+            let code = bytes(&hex).unwrap_or_else(|| panic!("{place}: bytes in hex"));
             let (got, sizes) = output(&code, mode, &features, header.ends_with(" hops"));
             if got.trim() != expected.trim() {
                 write!(failures, "\n{place}\n  expected\n{expected}\n  got\n{got}").unwrap();

@@ -127,6 +127,11 @@ pub mod offset {
     pub const fn vec(n: usize) -> usize {
         offset_of!(Vcpu, st) + offset_of!(CpuState, vec) + n * 64
     }
+
+    /// A mask register.
+    pub const fn mask(k: usize) -> usize {
+        offset_of!(Vcpu, st) + offset_of!(CpuState, k) + k * 8
+    }
 }
 
 impl Vcpu {

@@ -708,6 +708,19 @@ impl Asm {
         self.evex_512(0x7c, if store { 0x11 } else { 0x10 }, zmm, mem);
     }
 
+    /// KMOVQ between 8 bytes of memory and a mask register.
+    pub fn kmov(&mut self, store: bool, k: u8, mem: Mem) {
+        self.vex(
+            Width::B64,
+            1,
+            0,
+            if store { 0x91 } else { 0x90 },
+            k,
+            0,
+            Rm::M(mem),
+        );
+    }
+
     /// VPORD of 64 bytes of memory into a register zmm0-15.
     pub fn evex_por(&mut self, zmm: u8, mem: Mem) {
         // W = 0, vvvv names the register too, prefix 66h.
@@ -914,6 +927,8 @@ mod tests {
             a.evex_movups(false, 30, Mem::at(5, 0));
             a.evex_movups(false, 17, Mem::at(4, 0x4000));
             a.evex_por(1, Mem::at(14, 0xc0));
+            a.kmov(true, 1, Mem::at(14, 8));
+            a.kmov(false, 7, Mem::at(14, 0x1000));
         });
         assert_eq!(
             got,
@@ -940,6 +955,8 @@ mod tests {
                 "vmovups zmm30,[rbp]",
                 "vmovups zmm17,[rsp+4000h]",
                 "vpord zmm1,zmm1,[r14+0C0h]",
+                "kmovq [r14+8],k1",
+                "kmovq k7,[r14+1000h]",
             ]
         );
     }

@@ -5,7 +5,8 @@
 //! guest   rax rcx rdx rbx rbp rsi rdi r8 r9 r10 r12 r13   the same host register
 //!         rsp                                            r15
 //!         r11 r14 r15                                    Frame::home
-//!         xmm0-15                                        the same host register
+//!         xmm0-15, ymm, zmm                              the same host register
+//!         zmm16-31 k0-7                                  the same while Frame::high_live
 //! scratch r14 (addresses), r11
 //! ```
 #![expect(unsafe_code, reason = "the stack and the frame are one mapping")]
@@ -127,6 +128,8 @@ pub struct Frame {
     pub gs_base: u64,
     /// Not 0: the guest's x87 registers are in the host's x87, and the context's are old.
     pub x87_live: u32,
+    /// Not 0: the guest's ZMM16-31 and mask registers are in the host's, and the context's are old.
+    pub high_live: u32,
     /// What FRSTOR loads and FNSAVE stores.
     pub x87_image: [u8; 112],
     pub temps: [u64; TEMPS],

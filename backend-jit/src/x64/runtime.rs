@@ -2,6 +2,8 @@
 
 use std::mem::offset_of;
 
+use frontend_x86::Features;
+use iced_x86::Code;
 use ir::Cond;
 use ir::Width::{B8, B16, B32, B64};
 use softmmu::{Mmu, TlbEntry};
@@ -66,11 +68,15 @@ pub struct Stubs {
     pub interpret: u32,
     /// Brings the guest's x87 registers into the host's; loses r11, r14, the host's flags.
     pub x87: u32,
+    /// Brings ZMM16-31 and the mask registers into the host's; loses r14.
+    pub high: u32,
+    /// What the stubs keep of vector registers.
+    pub vectors: Vectors,
 }
 
 impl Stubs {
     /// Each stub with its name.
-    pub fn names(self) -> [(&'static str, u32); 19] {
+    pub fn names(self) -> [(&'static str, u32); 20] {
         let Self {
             enter,
             link,
@@ -91,6 +97,8 @@ impl Stubs {
             lahf,
             interpret,
             x87,
+            high,
+            vectors: _,
         } = self;
         [
             ("enter", enter),
@@ -112,6 +120,7 @@ impl Stubs {
             ("lahf", lahf),
             ("interpret", interpret),
             ("x87", x87),
+            ("high", high),
         ]
     }
 }
@@ -147,20 +156,41 @@ fn flag_words() -> [(usize, usize); 3] {
 
 const _: () = assert!(size_of::<LazyFlags>() == 24);
 
-/// Bytes of the host's vector registers.
-fn vector_bytes() -> usize {
-    use iced_x86::Code;
-    if backend_interp::on_host(Code::EVEX_Vmovups_zmm_k1z_zmmm512) {
-        64
-    } else if backend_interp::on_host(Code::VEX_Vmovups_ymm_ymmm256) {
-        32
-    } else {
-        16
+/// How the guest's vector registers lie in the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Vectors {
+    /// Bytes of each that are there. 64: those of AVX-512, too, with ZMM16-31 and mask registers.
+    bytes: u32,
+    /// A VEX instruction clears what the guest's would.
+    pub vex: bool,
+}
+
+impl Vectors {
+    /// For a guest with these features. One without AVX-512 has nothing beyond YMM, which is zero in the context.
+    pub fn of(features: &Features) -> Self {
+        let has = |code| backend_interp::on_host(code);
+        let guest = features.allow(Code::EVEX_Vmovups_zmm_k1z_zmmm512);
+        let bytes = if guest && has(Code::EVEX_Vmovups_zmm_k1z_zmmm512) {
+            64
+        } else if has(Code::VEX_Vmovups_ymm_ymmm256) {
+            32
+        } else {
+            16
+        };
+        Self {
+            bytes,
+            vex: !guest || bytes == 64,
+        }
+    }
+
+    /// The guest's AVX-512 is the host's.
+    pub fn avx512(self) -> bool {
+        self.bytes == 64
     }
 }
 
 /// Guest registers into the context. r14, r11 lost.
-fn save_all(a: &mut Asm) {
+fn save_all(a: &mut Asm, vectors: Vectors) {
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, vcpu))));
     for g in Gpr::ALL {
         let to = Mem::at(R14, offset::gpr(g) as i32);
@@ -178,23 +208,56 @@ fn save_all(a: &mut Asm) {
     }
     for n in 0..16 {
         let to = Mem::at(R14, offset::vec(n) as i32);
-        match vector_bytes() {
+        match vectors.bytes {
             64 => a.evex_movups(true, n as u8, to),
             32 => a.vmovups(true, true, n as u8, to),
             _ => a.movups_store(to, n as u8),
         }
     }
-    if vector_bytes() > 16 {
+    if vectors.avx512() {
+        if_high_live(a, |a| high(a, true));
+    }
+    if vectors.bytes > 16 {
         // Code compiled for older hosts is slow with the upper halves in use.
         a.vzeroupper();
     }
 }
 
+/// ZMM16-31 and the mask registers into the context that r14 points to, or from there.
+fn high(a: &mut Asm, store: bool) {
+    for n in 16..32 {
+        a.evex_movups(store, n as u8, Mem::at(R14, offset::vec(n) as i32));
+    }
+    for k in 0..8 {
+        a.kmov(store, k, Mem::at(R14, offset::mask(k.into()) as i32));
+    }
+}
+
+/// Emits what is to happen while they are in the host's registers. Flags lost.
+fn if_high_live(a: &mut Asm, f: impl FnOnce(&mut Asm)) {
+    let none = a.label();
+    a.alu_imm(Alu::Cmp, B32, Rm::M(f_high_live()), 0);
+    a.jcc(Cond::E, none);
+    f(a);
+    a.bind(none);
+}
+
+const fn f_high_live() -> Mem {
+    f(offset_of!(Frame, high_live))
+}
+
+/// From here on they are in the context.
+fn high_is_saved(a: &mut Asm, vectors: Vectors) {
+    if vectors.avx512() {
+        a.store_imm(B32, Rm::M(f_high_live()), 0);
+    }
+}
+
 /// The vector registers. Where all upper halves are zero they are loaded by instructions that say so: a register whose
 /// upper half the host thinks to be in use makes each SSE instruction that writes it wait for its old value.
-fn load_vectors(a: &mut Asm) {
+fn load_vectors(a: &mut Asm, vectors: Vectors) {
     let at = |n: usize, upper: i32| Mem::at(R14, offset::vec(n) as i32 + upper);
-    match vector_bytes() {
+    match vectors.bytes {
         64 => return load_widest(a),
         32 => {}
         _ => {
@@ -262,10 +325,10 @@ fn load_widest(a: &mut Asm) {
     a.bind(done);
 }
 
-/// The other way.
-fn load_all(a: &mut Asm) {
+/// Guest registers out of the context, but for those that are there only while somebody uses them.
+fn load_all(a: &mut Asm, vectors: Vectors) {
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, vcpu))));
-    load_vectors(a);
+    load_vectors(a, vectors);
     for (to, from) in flag_words() {
         a.load(B64, R11, Rm::M(Mem::at(R14, from as i32)));
         a.store(B64, f(to), R11);
@@ -279,6 +342,14 @@ fn load_all(a: &mut Asm) {
                 a.store(B64, to, R11);
             }
         }
+    }
+}
+
+/// As they were before [`save_all`]: within an instruction.
+fn reload_all(a: &mut Asm, vectors: Vectors) {
+    load_all(a, vectors);
+    if vectors.avx512() {
+        if_high_live(a, |a| high(a, false));
     }
 }
 
@@ -299,7 +370,7 @@ fn take_return(a: &mut Asm) {
 }
 
 /// Builds the stubs at the start of code memory.
-pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
+pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> Option<Stubs> {
     let mut a = Asm::default();
     a.section(Section::Hot);
     let mut labels = Vec::new();
@@ -313,7 +384,8 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     a.store(B64, Mem::at(RDI, offset_of!(Frame, host_rsp) as i32), RSP);
     a.store(B64, Mem::at(RDI, offset_of!(Frame, ret) as i32), RSI);
     a.load(B64, RSP, Rm::R(RDI));
-    load_all(&mut a);
+    high_is_saved(&mut a, vectors);
+    load_all(&mut a, vectors);
     mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
 
@@ -332,7 +404,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     }
     a.bind(all);
     a.store(B32, f(offset_of!(Frame, info)), R11);
-    save_all(&mut a);
+    save_all(&mut a, vectors);
     mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
     a.bind(saved);
     mxcsr(&mut a, false, offset_of!(Frame, host_default_mxcsr));
@@ -344,12 +416,12 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
 
     let hop = callouts.hop as usize as u64;
     let ask = |function: extern "sysv64" fn(*mut Frame)| Unknown::Ask(function as usize as u64);
-    let read = lookup(&mut a, false, ask(callouts.read), hop, saved);
-    let write = lookup(&mut a, true, ask(callouts.write), hop, saved);
-    let group_read = lookup(&mut a, false, Unknown::NotCached, hop, saved);
-    let group_write = lookup(&mut a, true, Unknown::NotCached, hop, saved);
-    let place_read = lookup(&mut a, false, Unknown::Carry, hop, saved);
-    let place_write = lookup(&mut a, true, Unknown::Carry, hop, saved);
+    let read = lookup(&mut a, false, ask(callouts.read), hop, saved, vectors);
+    let write = lookup(&mut a, true, ask(callouts.write), hop, saved, vectors);
+    let group_read = lookup(&mut a, false, Unknown::NotCached, hop, saved, vectors);
+    let group_write = lookup(&mut a, true, Unknown::NotCached, hop, saved, vectors);
+    let place_read = lookup(&mut a, false, Unknown::Carry, hop, saved, vectors);
+    let place_write = lookup(&mut a, true, Unknown::Carry, hop, saved, vectors);
 
     // The store in the bounce buffer. Flags and r11 stay.
     let commit = bound(&mut a);
@@ -357,12 +429,12 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     a.byte(0x9c); // PUSHFQ
     a.pop_mem(under(8, offset_of!(Frame, host_flags)));
     take_return(&mut a);
-    save_all(&mut a);
+    save_all(&mut a, vectors);
     mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
     mxcsr(&mut a, false, offset_of!(Frame, host_default_mxcsr));
     call_rust(&mut a, callouts.commit as usize as u64);
     mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
-    load_all(&mut a);
+    reload_all(&mut a, vectors);
     a.push_mem(f(offset_of!(Frame, host_flags)));
     a.byte(0x9d); // POPFQ
     a.load(B64, R11, Rm::M(f(offset_of!(Frame, lin))));
@@ -372,25 +444,27 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     let slow = bound(&mut a);
     a.store(B32, under(8, offset_of!(Frame, info)), R11);
     take_return(&mut a);
-    save_all(&mut a);
+    save_all(&mut a, vectors);
+    high_is_saved(&mut a, vectors);
     mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
     mxcsr(&mut a, false, offset_of!(Frame, host_default_mxcsr));
     call_rust(&mut a, callouts.slow as usize as u64);
     a.test(B32, Rm::R(RAX), RAX);
     a.jcc(Cond::Ne, saved);
-    load_all(&mut a);
+    load_all(&mut a, vectors);
     mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
 
     let direct = bound(&mut a);
     a.store(B32, under(8, offset_of!(Frame, info)), R11);
     take_return(&mut a);
-    save_all(&mut a);
+    save_all(&mut a, vectors);
+    high_is_saved(&mut a, vectors);
     call_rust(&mut a, callouts.direct as usize as u64);
     let out = a.label();
     a.test(B32, Rm::R(RAX), RAX);
     a.jcc(Cond::Ne, out);
-    load_all(&mut a);
+    load_all(&mut a, vectors);
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
     a.bind(out);
     mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
@@ -409,15 +483,24 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
     // The x87.
     let x87 = bound(&mut a);
     take_return(&mut a);
-    save_all(&mut a);
+    save_all(&mut a, vectors);
     call_rust(&mut a, callouts.x87 as usize as u64);
-    load_all(&mut a);
+    reload_all(&mut a, vectors);
     // FRSTOR [rsp + disp32].
     a.raw(&[0xdd, 0xa4, 0x24]);
     a.raw(&(offset_of!(Frame, x87_image) as i32).to_le_bytes());
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
 
-    let flags = load_flags(&mut a, callouts.image as usize as u64);
+    // What AVX-512 has beyond ZMM0-15.
+    let high_ = bound(&mut a);
+    if vectors.avx512() {
+        a.load(B64, R14, Rm::M(under(8, offset_of!(Frame, vcpu))));
+        high(&mut a, false);
+        a.store_imm(B32, Rm::M(under(8, offset_of!(Frame, high_live))), 1);
+    }
+    a.ret();
+
+    let flags = load_flags(&mut a, callouts.image as usize as u64, vectors);
     let lahf = bound(&mut a);
     let image = under(8, offset_of!(Frame, flags) + offset_of!(LazyFlags, a));
     flags_from(&mut a, image, LAHF_OF);
@@ -447,6 +530,8 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts) -> Option<Stubs> {
         lahf: at(lahf),
         interpret: at(interpret),
         x87: at(x87),
+        high: at(high_),
+        vectors,
     };
     memory.keep();
     Some(stubs)
@@ -482,7 +567,14 @@ enum Unknown {
 }
 
 /// The TLB behind the page caches, and the page walk behind that.
-fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) -> Label {
+fn lookup(
+    a: &mut Asm,
+    write: bool,
+    unknown: Unknown,
+    hop: u64,
+    saved: Label,
+    vectors: Vectors,
+) -> Label {
     let entry = bound(a);
     let (slow, fail, beside, sample) = (a.label(), a.label(), a.label(), a.label());
     for r in [RAX, RCX, RDX] {
@@ -582,9 +674,9 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     a.store(B64, under(8, offset_of!(Frame, lin)), R14);
     a.store(B32, under(8, offset_of!(Frame, packed)), R11);
     take_return(a);
-    save_all(a);
+    save_all(a, vectors);
     call_rust(a, hop);
-    load_all(a);
+    reload_all(a, vectors);
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, lin))));
     a.load(B32, R11, Rm::M(f(offset_of!(Frame, packed))));
     a.push_mem(f(offset_of!(Frame, ret)));
@@ -602,7 +694,7 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     a.store(B64, under(8, offset_of!(Frame, lin)), R14);
     a.store(B32, under(8, offset_of!(Frame, packed)), R11);
     take_return(a);
-    save_all(a);
+    save_all(a, vectors);
     // Devices may compute with floating point.
     mxcsr(a, true, offset_of!(Frame, mxcsr));
     mxcsr(a, false, offset_of!(Frame, host_default_mxcsr));
@@ -610,7 +702,7 @@ fn lookup(a: &mut Asm, write: bool, unknown: Unknown, hop: u64, saved: Label) ->
     a.alu_imm(Alu::Cmp, B64, Rm::M(f(offset_of!(Frame, lin))), 0);
     a.jcc(Cond::E, fail);
     mxcsr(a, false, offset_of!(Frame, mxcsr));
-    load_all(a);
+    reload_all(a, vectors);
     a.load(B64, R14, Rm::M(f(offset_of!(Frame, lin))));
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
     a.bind(fail);
@@ -683,7 +775,7 @@ fn beside_code(a: &mut Asm, slow: Label) {
 }
 
 /// Flags in the context's form to host flags: the common kinds by the operation itself, the rest by Rust code.
-fn load_flags(a: &mut Asm, image: u64) -> Label {
+fn load_flags(a: &mut Asm, image: u64, vectors: Vectors) -> Label {
     let entry = bound(a);
     let flags = offset_of!(Frame, flags) + 8;
     let (kind, va, vb) = (
@@ -751,9 +843,9 @@ fn load_flags(a: &mut Asm, image: u64) -> Label {
     a.alu_imm(Alu::Cmp, B32, Rm::M(kind), image_kind);
     a.jcc(Cond::E, ready);
     take_return(a);
-    save_all(a);
+    save_all(a, vectors);
     call_rust(a, image);
-    load_all(a);
+    reload_all(a, vectors);
     a.push_mem(f(offset_of!(Frame, ret)));
     a.bind(ready);
     flags_from(a, va, x86::flags::OF.trailing_zeros() as u8);

@@ -126,7 +126,7 @@ impl Emit<'_> {
         let w = Width::B64;
         let base = self.near(mem);
         let hops = self.hops(mem.base, mem.index);
-        let kept = self.keeps(hops) && size.is_power_of_two();
+        let kept = self.keeps(hops) && size.is_power_of_two() && !kind.masked;
         if !kept {
             self.clobber();
         }
@@ -239,15 +239,19 @@ impl Emit<'_> {
         }
         self.a
             .mov_imm(S1, u64::from(packed(cache, size, align, upper)));
-        self.a.call(if write {
-            self.stubs.write
+        if kind.masked {
+            self.masked_miss(write, found)?;
         } else {
-            self.stubs.read
-        });
-        let stack = mem.stack;
-        self.side(Kind { stack, ..kind });
-        self.a.jmp(found);
-        let bounce = if write && !kind.locked {
+            self.a.call(if write {
+                self.stubs.write
+            } else {
+                self.stubs.read
+            });
+            let stack = mem.stack;
+            self.side(Kind { stack, ..kind });
+            self.a.jmp(found);
+        }
+        let bounce = if write && !kind.locked && !kind.masked {
             let label = self.a.label();
             self.a.bind(label);
             if kept {
@@ -598,7 +602,7 @@ impl Emit<'_> {
         let kind = Kind {
             rmw: true,
             locked: mem.lock,
-            stack: false,
+            ..Kind::default()
         };
         if matches!(op.a, Operand::High(_)) || matches!(op.dst, Operand::High(_)) {
             return None;
@@ -797,7 +801,7 @@ impl Emit<'_> {
         let kind = Kind {
             rmw: true,
             locked: mem.lock,
-            stack: false,
+            ..Kind::default()
         };
         let bits = w.bits();
         self.writing(&mem, u32::from(w.bytes()), kind, |e| {
@@ -852,7 +856,7 @@ impl Emit<'_> {
         let kind = Kind {
             rmw: true,
             locked: mem.lock,
-            stack: false,
+            ..Kind::default()
         };
         self.writing(&mem, u32::from(w.bytes()), kind, |e| {
             let new = e.register(w, S1, op.b)?;

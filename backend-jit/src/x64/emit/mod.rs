@@ -85,6 +85,8 @@ pub struct Kind {
     pub rmw: bool,
     /// Cannot be made in the bounce buffer.
     pub locked: bool,
+    /// Not all of it may be accessed: where the TLB doesn't know it, the interpreter does the instruction.
+    pub masked: bool,
 }
 
 /// An instruction left to the interpreter.
@@ -178,6 +180,10 @@ pub(super) struct Emit<'a> {
     hf: bool,
     /// The host's x87 registers are the guest's.
     x87_live: bool,
+    /// The host's ZMM16-31 and mask registers are the guest's.
+    high_live: bool,
+    /// Where the instruction at hand ends, if it may be done otherwise.
+    apart: Option<Label>,
     /// The flags that are looked at from each op on.
     need: Vec<FlagSet>,
     /// Those of them that the block's own code looks at.
@@ -253,6 +259,8 @@ pub fn emit(
         state: cx.flags.map_or(State::Memory, State::Desc),
         hf: false,
         x87_live: false,
+        high_live: false,
+        apart: None,
         need: needs(block, parts.need, |op| op.faults || op.terminal),
         want: needs(block, parts.want, |_| false),
         uses: uses(block, parts.uses),
@@ -342,6 +350,7 @@ struct Mark {
     asm: super::asm::Mark,
     flags: flags::Where,
     x87_live: bool,
+    high_live: bool,
     lens: [usize; 4],
     checked: [Option<merge::Checked>; 16],
 }
@@ -385,6 +394,7 @@ impl Emit<'_> {
             asm: self.a.mark(),
             flags: self.flags(),
             x87_live: self.x87_live,
+            high_live: self.high_live,
             checked: self.checked,
             lens: [
                 self.sides.len(),
@@ -403,6 +413,8 @@ impl Emit<'_> {
         self.no_carry = None;
         self.checked = mark.checked;
         self.x87_live = mark.x87_live;
+        self.high_live = mark.high_live;
+        self.apart = None;
         self.sides.truncate(mark.lens[0]);
         self.exits.truncate(mark.lens[1]);
         self.indirects.truncate(mark.lens[2]);
@@ -417,6 +429,8 @@ impl Emit<'_> {
         {
             return self.x87(from, to, from + n);
         }
+        self.at = from;
+        self.high_registers(from, to)?;
         let mut at = from;
         while at < to {
             self.at = at;
@@ -425,6 +439,7 @@ impl Emit<'_> {
                 continue;
             }
             at += self.op(at, to)?;
+            self.joined(at);
         }
         Some(())
     }
@@ -463,7 +478,7 @@ impl Emit<'_> {
             C::ProbeWrite => self.probe(&op)?,
             C::VecLoad => return self.vec_load(at, to, &op),
             C::VecStore => self.vec_store(&op)?,
-            C::Vec if matches!(op.dst, Operand::VecTemp(_)) => {
+            C::Vec if self.for_memory(at, to, &op) => {
                 return self.vec_to_memory(at, to, &op);
             }
             C::Vec => self.vec(&op, None)?,
@@ -500,6 +515,7 @@ impl Emit<'_> {
         }
         let x87 = x87::concerns_x87(&self.ops[from..to]);
         self.x87_live &= !x87;
+        self.high_live = false;
         self.forget_checks();
         self.clobber_for_call();
         let number = self.cx.first[2] + self.slow.len() as u32;

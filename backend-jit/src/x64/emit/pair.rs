@@ -27,7 +27,7 @@ impl Emit<'_> {
         let kind = Kind {
             rmw: true,
             locked: mem.lock,
-            stack: false,
+            ..Kind::default()
         };
         self.writing(&mem, 2 * u32::from(w.bytes()), kind, |e| {
             if mem.lock {
