@@ -27,7 +27,7 @@ fn run(m: &mut Machine, code: Code, dst: Operand, args: [Operand; 3]) -> Result<
     };
     vec_portable(
         &mut m.v,
-        code,
+        ir::VecInsn::plain(code),
         dst,
         args,
         [field(dst), field(args[0]), field(args[1]), field(args[2])],
