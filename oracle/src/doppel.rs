@@ -55,13 +55,15 @@ pub enum Way {
 }
 
 /// Which engine runs the cases.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The interpreter.
     Interpreter,
-    /// Without the host's vector unit and x87.
+    /// The interpreter without the host's vector unit and x87.
     Portable,
+    /// The translator.
     Translator,
-    /// With accesses by the TLB.
+    /// The translator with accesses by the TLB.
     Hops,
 }
 
@@ -97,26 +99,18 @@ impl Doppel {
     pub fn new() -> Self {
         // Which engine: for runs by hand.
         match std::env::var("DOPPEL_ORACLE_ENGINE").as_deref() {
-            Ok("jit") => Self::with(true),
-            Ok("hops") => Self::made(Kind::Hops),
-            Ok("portable") => Self::made(Kind::Portable),
-            _ => Self::with(false),
+            Ok("jit") => Self::with(Kind::Translator),
+            Ok("hops") => Self::with(Kind::Hops),
+            Ok("portable") => Self::with(Kind::Portable),
+            _ => Self::with(Kind::Interpreter),
         }
     }
 
-    /// A vCPU of the largest model, run by the translator or by the interpreter.
+    /// A vCPU of the largest model, run by an engine.
     ///
     /// # Panics
     /// When the host has no memory to give.
-    pub fn with(translator: bool) -> Self {
-        Self::made(if translator {
-            Kind::Translator
-        } else {
-            Kind::Interpreter
-        })
-    }
-
-    fn made(kind: Kind) -> Self {
+    pub fn with(kind: Kind) -> Self {
         let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
         let model = Arc::new(model());
         let features = Features::new(&model.features_iced());

@@ -22,7 +22,7 @@ mod undefined;
 
 pub use case::{Case, Fx};
 pub use codes::{Vendor, excluded};
-pub use doppel::{Doppel, Way};
+pub use doppel::{Doppel, Kind, Way};
 pub use known::{KNOWN, Known};
 pub use native::{Abilities, Native};
 pub use random::{Lanes, Random};

@@ -8,7 +8,7 @@ use iced_x86::{Code, Instruction};
 use crate::case::{Case, Change, Ending, NO_FAULT, Outcome};
 use crate::codes::{self, Vendor};
 use crate::compare::{Compare, Verdict, is_breakpoint, landed};
-use crate::doppel::{Doppel, Way};
+use crate::doppel::{Doppel, Kind, Way};
 use crate::generate::{Encoding, Generator};
 use crate::known::KNOWN;
 use crate::native::Native;
@@ -135,10 +135,10 @@ impl Oracle {
         })
     }
 
-    /// Has the translator run the cases.
+    /// Has another engine run the cases.
     #[must_use]
-    pub fn translated(mut self) -> Self {
-        self.doppel = Doppel::with(true);
+    pub fn by(mut self, kind: Kind) -> Self {
+        self.doppel = Doppel::with(kind);
         self
     }
 

@@ -3,7 +3,7 @@
 
 #[cfg(test)]
 mod tests {
-    use oracle::{Case, Oracle, Way};
+    use oracle::{Case, Kind, Oracle, Way};
 
     /// States of each form in each code width.
     const STATES: u64 = if cfg!(debug_assertions) { 24 } else { 240 };
@@ -25,7 +25,7 @@ mod tests {
         };
         let states = if translated { TRANSLATED } else { STATES };
         if translated {
-            oracle = oracle.translated();
+            oracle = oracle.by(Kind::Translator);
         }
         let codes: Vec<_> = oracle.codes().into_iter().skip(part).step_by(2).collect();
         let widths = oracle.widths();
@@ -76,12 +76,42 @@ mod tests {
         every_instruction(true);
     }
 
+    /// Where the host has AVX-512 nothing else runs what crate `portable` has of it.
+    #[test]
+    fn avx512_without_the_hosts_agrees_with_the_host() {
+        let Some(oracle) = start() else { return };
+        let mut oracle = oracle.by(Kind::Portable);
+        let adds = |name: &str| {
+            // Approximations differ between CPUs.
+            (name.starts_with("EVEX_") || name.starts_with("VEX_K"))
+                && !name.contains("rcp14")
+                && !name.contains("rsqrt14")
+        };
+        let codes: Vec<_> = oracle
+            .codes()
+            .into_iter()
+            .filter(|code| adds(&format!("{code:?}")))
+            .collect();
+        let widths = oracle.widths();
+        oracle
+            .sweep(&codes, &widths, TRANSLATED, 2)
+            .expect("the child can be started again");
+        oracle.explain().expect("the child can be started again");
+        let failures: Vec<_> = oracle.failures.iter().map(ToString::to_string).collect();
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert!(
+            codes.len() > 1400 || !is_x86_feature_detected!("avx512vl"),
+            "{}",
+            codes.len()
+        );
+    }
+
     #[test]
     fn cases_that_once_differed_agree() {
         let Some(oracle) = start() else { return };
         known_cases(oracle);
         if let Some(oracle) = start() {
-            known_cases(oracle.translated());
+            known_cases(oracle.by(Kind::Translator));
         }
     }
 

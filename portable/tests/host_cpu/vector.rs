@@ -57,6 +57,10 @@ fn register(i: usize, kind: K) -> Register {
     }
 }
 
+fn is_mask(kind: K) -> bool {
+    matches!(kind, K::k_reg | K::k_rm | K::k_vvvv | K::k_or_mem)
+}
+
 struct Case {
     stub: Stub,
     resume: u64,
@@ -475,7 +479,8 @@ fn all_instructions() {
     catch_float_exceptions();
     let only = std::env::var("DOPPEL_TEST_ONLY").ok();
     let all: Vec<_> = Code::values()
-        .filter(|&code| covers(code))
+        // The oracle compares what AVX-512 has: there is a generator for it.
+        .filter(|&code| covers(code) && !code.op_code().op_kinds().iter().any(|k| is_mask(*k)))
         .filter(|code| {
             only.as_ref()
                 .is_none_or(|only| format!("{code:?}").starts_with(only.as_str()))

@@ -203,9 +203,19 @@ fn xcr0() {
     };
     assert_eq!(set(&mut m, 0, 3), Err(Exception::UD), "without CR4.OSXSAVE");
     m.v.st.cr4 |= cr4::OSXSAVE;
-    for bad in [0, 2, 5, 0xe7, 1 << 63 | 1] {
+    for bad in [0, 2, 5, 1 << 63 | 1] {
         assert_eq!(set(&mut m, 0, bad), GP, "{bad:#x}");
     }
+    let mut wide = with_model(Machine::long(0, true), "v4");
+    wide.v.st.cr4 |= cr4::OSXSAVE;
+    // AVX-512's three together, and with AVX.
+    for bad in [0xe3, 0x27, 0x47, 0x87, 0x67, 0xa7, 0xc7, 0xe6, 0x2e7] {
+        assert_eq!(set(&mut wide, 0, bad), GP, "{bad:#x}");
+    }
+    assert_eq!((set(&mut wide, 0, 0xe7), wide.v.st.xcr0), (Ok(0), 0xe7));
+    let mut narrow = with_model(Machine::long(0, true), "v3");
+    narrow.v.st.cr4 |= cr4::OSXSAVE;
+    assert_eq!(set(&mut narrow, 0, 0xe7), GP);
     assert_eq!(set(&mut m, 1, 3), GP);
     assert_eq!(set(&mut m, 0, 7), Ok(0));
     let mut old = with_model(Machine::long(0, true), "v2");

@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn structured_features() {
-        let m = CpuModel::parse("default,+pku,+la57").expect("both exist");
+        let m = CpuModel::parse("default,-avx512f,+pku,+la57").expect("all exist");
         let [a, b, c, d] = m.cpuid(
             7,
             0,
@@ -358,6 +358,14 @@ mod tests {
         assert_eq!((a, b), (2, 0x219c_27ab));
         // UMIP PKU OSPKE GFNI VAES VPCLMULQDQ LA57 RDPID.
         assert_eq!(c, 0x0041_071c);
+        let wide = CpuModel::parse(
+            "v4,+avx512ifma,+avx512vbmi,+avx512vbmi2,+avx512vnni,+avx512bitalg,+avx512-vpopcntdq",
+        )
+        .expect("all exist");
+        let [_, wide_b, wide_c, _] = leaf(&wide, 7, 0);
+        // F DQ IFMA CD BW VL; VBMI VBMI2 VNNI BITALG VPOPCNTDQ.
+        assert_eq!(wide_b & !b, 0xd023_0000);
+        assert_eq!(wide_c & !c, 0x5842);
         // FSRM IBRS STIBP FLUSH_CMD ARCH_CAPABILITIES SSBD.
         assert_eq!(d, 0xbc00_0010);
         // BHI_CTRL.
@@ -409,7 +417,7 @@ mod tests {
 
     #[test]
     fn extended_state() {
-        let m = CpuModel::parse("default,+pku").expect("pku exists");
+        let m = CpuModel::parse("default,-avx512f,+pku").expect("both exist");
         let at = |sub, xcr0| {
             m.cpuid(
                 0xd,
@@ -428,6 +436,16 @@ mod tests {
         assert_eq!(at(9, 3), [8, 2688, 0, 0]);
         assert_eq!(at(2, 3), [256, 576, 0, 0]);
         assert_eq!(at(5, 3), [0; 4]);
+        let v4 = CpuModel::parse("v4").expect("v4 exists");
+        let wide = Dynamic {
+            xcr0: 0xe7,
+            ..Dynamic::default()
+        };
+        assert_eq!(v4.cpuid(0xd, 0, &wide), [0xe7, 2688, 2688, 0]);
+        assert_eq!(v4.cpuid(0xd, 1, &wide), [15, 576 + 1856, 0, 0]);
+        assert_eq!(leaf(&v4, 0xd, 5), [64, 1088, 0, 0]);
+        assert_eq!(leaf(&v4, 0xd, 6), [512, 1152, 0, 0]);
+        assert_eq!(leaf(&v4, 0xd, 7), [1024, 1664, 0, 0]);
         let v2 = CpuModel::parse("v2").expect("v2 exists");
         assert_eq!(leaf(&v2, 0xd, 0), [3, 576, 576, 0]);
         assert_eq!(leaf(&v2, 0xd, 2), [0; 4]);

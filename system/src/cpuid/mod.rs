@@ -230,7 +230,14 @@ mod tests {
 
     #[test]
     fn the_default_model_is_v3_and_a_little_more() {
-        let model = CpuModel::default();
+        let wide = CpuModel::default();
+        assert_eq!(wide.has(Feature::Avx512f), super::host_has_avx512());
+        assert_eq!(wide.has(Feature::Avx512vbmi2), wide.has(Feature::Avx512f));
+        assert_eq!(
+            wide.features_iced().contains(&CpuidFeature::AVX512F),
+            wide.has(Feature::Avx512f)
+        );
+        let model = CpuModel::parse("default,-avx512f").expect("it exists");
         for f in [
             Feature::Sse42,
             Feature::Bmi2,
@@ -269,13 +276,13 @@ mod tests {
 
     #[test]
     fn control_registers_follow_the_features() {
-        let model = CpuModel::default();
+        let model = CpuModel::parse("default,-avx512f").expect("it exists");
         assert_eq!(model.cr4(), 0x0037_0fff);
         assert_eq!(model.efer(), 0xd01);
         assert_eq!(model.xcr0(), 7);
-        let all = CpuModel::parse("default,+pku,+la57").expect("both exist");
+        let all = CpuModel::parse("default,+avx512f,+pku,+la57").expect("all exist");
         assert_eq!(all.cr4(), 0x0077_1fff);
-        assert_eq!(all.xcr0(), 0x207);
+        assert_eq!(all.xcr0(), 0x2e7);
         let old = CpuModel::parse("default,-lm,-nx").expect("both exist");
         assert_eq!(old.efer(), 0);
         assert_eq!(old.cr4() & (x86::cr4::PCIDE | x86::cr4::FSGSBASE), 0);

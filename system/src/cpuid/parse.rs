@@ -158,14 +158,23 @@ mod tests {
         assert!(!less.has(Feature::Avx2) && !less.has(Feature::Fma) && less.has(Feature::Bmi2));
         assert_eq!((v3.xcr0(), less.xcr0(), v2.xcr0()), (7, 3, 3));
         let max = parse("max").expect("max exists");
-        assert!(max.has(Feature::Vaes) && max.has(Feature::Gfni) && !max.has(Feature::Avx512f));
+        assert!(max.has(Feature::Vaes) && max.has(Feature::Gfni));
+        let v4 = parse("v4").expect("v4 exists");
+        assert!(v4.has(Feature::Avx512vl) && v4.has(Feature::Avx512bw) && v4.xcr0() == 0xe7);
+        assert!(!v4.has(Feature::Avx512vbmi) && !v3.has(Feature::Avx512f));
+        let some = parse("v2,+avx512vbmi").expect("vbmi exists");
+        assert!(some.has(Feature::Avx512bw) && some.has(Feature::Fma) && some.xcr0() == 0xe7);
+        let none = parse("v4,-avx2").expect("all exist");
+        assert!(!none.has(Feature::Avx512f) && !none.has(Feature::Avx512vl) && none.xcr0() == 7);
     }
 
     #[test]
     fn errors_say_what_to_do() {
         let text = |t: &str| parse(t).expect_err("wrong").to_string();
-        assert_eq!(text("v4"), "`v4` is not built yet");
-        assert_eq!(text("default,+avx512f"), "`avx512f` is not built yet");
+        assert_eq!(
+            text("default,+avx512-bf16"),
+            "`avx512-bf16` is not built yet"
+        );
         assert_eq!(
             text("core2"),
             "there is no CPU model `core2`; models are max, v1, v2, v3 and v4"

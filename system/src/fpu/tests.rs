@@ -334,7 +334,7 @@ fn simd_exceptions() {
     assert_eq!(
         run(
             &mut m,
-            Code::EVEX_Vaddps_xmm_k1z_xmm_xmmm128b32,
+            Code::EVEX_Vdpbf16ps_xmm_k1z_xmm_xmmm128b32,
             Operand::Vec(1),
             args
         ),

@@ -503,3 +503,110 @@ fn xsave_family_faults() {
     assert_eq!((e.vector, e.cr2), (vector::PF, Some(AT + 0x800 + 2688)));
     assert!(m.snapshot() == before);
 }
+
+/// A machine with all components of AVX-512 in use, and its image in the standard format.
+fn wide(long: bool) -> Machine {
+    let mut m = machine(long);
+    m.v.model = Arc::new(CpuModel::parse("v4,+pku").expect("a model of this test"));
+    m.v.st.xcr0 = 0x2e7;
+    for n in 0..32 {
+        for i in 0..64 {
+            m.v.st.vec[n][i] = (n * 7 + i) as u8 | 1;
+        }
+    }
+    for k in 0..8 {
+        m.v.st.k[k] = 0x0101_0101_0101_0101 * (k as u64 + 1);
+    }
+    for i in 0..64 {
+        m.write(AT + 512 + i, 1, 0);
+    }
+    m
+}
+
+#[test]
+fn components_of_avx512() {
+    let mut m = wide(true);
+    let before = m.v.st.clone();
+    mask(&mut m, 0xe7);
+    assert_eq!(in_use(&m.v), 0x2e7);
+    assert_eq!(xsave(&mut m.v, AT, 0, 8), Ok(0));
+    assert_eq!((word(&m, 512, 8), word(&m, 520, 8)), (0xe7, 0));
+    // k0-7, the upper halves of ZMM0-15, ZMM16-31; then PKRU, which wasn't asked for.
+    for k in 0..8 {
+        assert_eq!(word(&m, 1088 + 8 * k, 8), before.k[k as usize]);
+    }
+    for n in 0..16u64 {
+        let register = &before.vec[n as usize];
+        assert_eq!(word(&m, 576 + 16 * n, 1) as u8, register[16]);
+        assert_eq!(word(&m, 1152 + 32 * n, 1) as u8, register[32]);
+        assert_eq!(word(&m, 1152 + 32 * n + 31, 1) as u8, register[63]);
+        let high = &before.vec[n as usize + 16];
+        assert_eq!(word(&m, 1664 + 64 * n, 1) as u8, high[0]);
+        assert_eq!(word(&m, 1664 + 64 * n + 63, 1) as u8, high[63]);
+    }
+    assert_eq!(word(&m, 2688, 1), 0xcc);
+
+    m.v.st.vec = [[0; 64]; 32];
+    m.v.st.k = [0; 8];
+    assert_eq!(xrstor(&mut m.v, AT, 0, 8), Ok(0));
+    assert!(m.v.st.vec == before.vec && m.v.st.k == before.k);
+
+    // Each by itself; what is not in the image becomes zero.
+    for bit in [5, 6, 7] {
+        m.v.st.vec = before.vec;
+        m.v.st.k = before.k;
+        mask(&mut m, 1 << bit);
+        m.write(AT + 512, 8, 0xe7 & !(1 << bit));
+        assert_eq!(xrstor(&mut m.v, AT, 0, 8), Ok(0));
+        assert_eq!(in_use(&m.v), 0x2e7 & !(1 << bit), "component {bit}");
+        m.write(AT + 512, 8, 0xe7);
+    }
+}
+
+#[test]
+fn avx512_is_left_out_where_it_is_not_in_use() {
+    let mut m = wide(true);
+    m.v.st.k = [0; 8];
+    for register in &mut m.v.st.vec[16..] {
+        *register = [0; 64];
+    }
+    mask(&mut m, 0xe6);
+    // XSAVEC: the request says where things lie, XSTATE_BV what is there.
+    assert_eq!(xsave(&mut m.v, AT, 2, 8), Ok(0));
+    assert_eq!((word(&m, 512, 8), word(&m, 520, 8)), (0x46, 1 << 63 | 0xe6));
+    // Behind AVX's 256 bytes and the 64 of masks, which are not written.
+    assert_eq!(word(&m, 576 + 256, 1), 0xcc);
+    let upper = u64::from(m.v.st.vec[0][32]);
+    assert_eq!(word(&m, 576 + 256 + 64, 1), upper);
+    m.v.st.k = [1; 8];
+    m.v.st.vec[31][63] = 1;
+    assert_eq!(xrstor(&mut m.v, AT, 1, 8), Ok(0));
+    assert_eq!(
+        (m.v.st.k, m.v.st.vec[31], in_use(&m.v) & 0xe0),
+        ([0; 8], [0; 64], 0x40)
+    );
+    // A mask without ZMM components in the image is no reason to refuse it, bits beyond XCR0 are.
+    m.v.st.xcr0 = 7;
+    assert_eq!(xrstor(&mut m.v, AT, 1, 8), GP);
+}
+
+#[test]
+fn avx512_outside_64_bit_mode() {
+    let mut m = wide(false);
+    mask(&mut m, 0xe0);
+    assert_eq!(in_use(&m.v), 0x267, "ZMM16-31 are not there");
+    assert_eq!(xsave(&mut m.v, AT, 0, 4), Ok(0));
+    assert_eq!(word(&m, 512, 8), 0x60);
+    assert_eq!(word(&m, 1088 + 7 * 8, 8), m.v.st.k[7]);
+    assert_ne!(word(&m, 1152 + 7 * 32, 1), 0xcc);
+    // Eight registers; the others' places stay as they are.
+    assert_eq!(
+        (word(&m, 1152 + 8 * 32, 1), word(&m, 1664, 1)),
+        (0xcc, 0xcc)
+    );
+    let (eighth, high) = (m.v.st.vec[8], m.v.st.vec[16]);
+    m.write(AT + 512, 8, 0);
+    assert_eq!(xrstor(&mut m.v, AT, 0, 4), Ok(0));
+    assert_eq!((m.v.st.vec[7][32], m.v.st.k[7]), (0, 0));
+    assert!(m.v.st.vec[8] == eighth && m.v.st.vec[16] == high);
+}

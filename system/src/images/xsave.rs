@@ -21,7 +21,7 @@ const HEADER_LEN: usize = (EXTENDED - LEGACY) as usize;
 /// The components that are not in their initial configuration (XINUSE).
 pub fn in_use(v: &Vcpu) -> u64 {
     let st = &v.st;
-    let zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
+    let zero = |bytes: &[u8]| *bytes == [0; 64][..bytes.len()];
     let count = registers(v);
     let low = &st.vec[..count];
     let mut bits = 0;
