@@ -5,6 +5,8 @@
     reason = "an integration test is a test module by itself"
 )]
 
+#[path = "engine/avx512.rs"]
+mod avx512;
 #[path = "engine/loops.rs"]
 mod loops;
 mod support;

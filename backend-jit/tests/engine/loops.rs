@@ -8,14 +8,14 @@ use x86::{Gpr, PhysAddr, cr0, flags};
 use crate::support::{WAYS, machine, reg, run};
 
 /// Linear address of the window: where the upper half begins, since a kernel's code runs it.
-const WINDOW: u64 = 0xffff_8000_0000_0000;
+pub(crate) const WINDOW: u64 = 0xffff_8000_0000_0000;
 /// Its pages.
-const PAGES: u64 = 16;
+pub(crate) const PAGES: u64 = 16;
 /// Physical address of the window's page tables, three levels.
 const UPPER: u64 = 0x20_0000;
 const TABLE: u64 = UPPER + 0x2000;
 /// Physical address of the window's RAM, in whatever order.
-const FRAMES: u64 = 0x30_0000;
+pub(crate) const FRAMES: u64 = 0x30_0000;
 /// Physical address of no RAM: reads are all ones.
 const DEVICE: u64 = 0x80_0000;
 
@@ -23,10 +23,10 @@ const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,17 +34,17 @@ impl Random {
         z ^ z >> 31
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }
 
 /// Maps the window's pages to frames in another order; a few are read-only, missing, a device, or the program's own page, read-only.
-fn map(m: &mut Machine, random: &mut Random) {
+pub(crate) fn map(m: &mut Machine, random: &mut Random) {
     for vector in [12, 13, 14] {
         // RSP may be anywhere.
         m.gate64(vector, sel::L0, rights::INT, 1);
