@@ -93,7 +93,8 @@ impl Core {
                     ir::OpCode::Call => {
                         ir::HelperId::from_index(sub).map_or("?".into(), |h| h.name().into())
                     }
-                    ir::OpCode::Vec | ir::OpCode::X87 => ir::VecInsn::decode(sub).map_or("?".into(), |insn| format!("{:?}", insn.code)),
+                    ir::OpCode::Vec | ir::OpCode::X87 => ir::VecInsn::decode(sub)
+                        .map_or("?".into(), |insn| format!("{:?}", insn.code)),
                     ir::OpCode::String => ir::StringOp::decode(sub).map_or("?".into(), |s| {
                         format!("{} {}", s.rep.name(), s.kind.name()).trim().into()
                     }),

@@ -235,6 +235,13 @@ fn control(st: &mut CpuState, input: &mut Input, model: &CpuModel, mode: Mode, p
     if model.xcr0() != 0 && st.cr4 & cr4::OSXSAVE != 0 && input.chance(128) {
         st.xcr0 = x86::xcr0::X87 | x86::xcr0::SSE | u64::from(input.byte()) << 2 & model.xcr0();
         st.xcr0 &= model.xcr0();
+        // AVX-512's come together, and with AVX.
+        let avx512 = x86::xcr0::OPMASK | x86::xcr0::ZMM_HI256 | x86::xcr0::HI16_ZMM;
+        if st.xcr0 & x86::xcr0::OPMASK != 0 {
+            st.xcr0 |= avx512 | x86::xcr0::AVX;
+        } else {
+            st.xcr0 &= !avx512;
+        }
     }
     if model.has(Feature::Pku) && input.chance(40) {
         st.pkru = input.number(4) as u32;
