@@ -43,7 +43,7 @@ pub struct ExecArgs {
     /// auto or interp
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
-    /// The CPU: max (the default), v1, v2 or v3, and features with + or -
+    /// The CPU: max (the default), v1, v2, v3 or v4, and features with + or -
     #[arg(
         long,
         value_name = "MODEL,+f,-f",
@@ -81,7 +81,7 @@ pub struct RunArgs {
     /// Memory: N[K|M|G], a plain N is MiB
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::mem)]
     pub mem: u64,
-    /// The CPU: max (the default), v1, v2 or v3, and features with + or -
+    /// The CPU: max (the default), v1, v2, v3 or v4, and features with + or -
     #[arg(
         long,
         value_name = "MODEL,+f,-f",

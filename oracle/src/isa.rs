@@ -61,6 +61,18 @@ fn family(code: Code) -> &'static str {
         (F::FPU, "x87"),
         (F::FPU287, "x87"),
         (F::FPU387, "x87"),
+        (F::AVX512_VBMI, "AVX-512 extensions"),
+        (F::AVX512_VBMI2, "AVX-512 extensions"),
+        (F::AVX512_IFMA, "AVX-512 extensions"),
+        (F::AVX512_VNNI, "AVX-512 extensions"),
+        (F::AVX512_BITALG, "AVX-512 extensions"),
+        (F::AVX512_VPOPCNTDQ, "AVX-512 extensions"),
+        (F::AVX512CD, "AVX-512CD"),
+        (F::AVX512DQ, "AVX-512DQ"),
+        (F::AVX512BW, "AVX-512BW"),
+        (F::AVX512F, "AVX-512F"),
+        // EVEX forms of VAES and its kin.
+        (F::AVX512VL, "AVX-512 extensions"),
         (F::FMA, "FMA"),
         (F::F16C, "F16C"),
         (F::AVX2, "AVX2"),
@@ -328,9 +340,10 @@ pub fn markdown(counts: &Counts, run: &str) -> String {
     let mut text = String::from(
         "# What is implemented, and how often it was compared\n\n\
          Made by `cargo run -p oracle --release -- isa > docs/ISA.md`; do not edit.\n\n\
-         The default CPU is x86-64-v3 with the extensions below. What it lacks raises #UD.\n\n\
+         The default CPU is x86-64-v3 with the extensions below; those of AVX-512 only where the host has all of them, else by \
+         `--cpu v4` or `+avx512f` and the like. What it lacks raises #UD.\n\n\
          ## User-mode instructions, compared with the host CPU\n\n\
-         The same bytes on the same registers, flags, x87, MMX, SSE and AVX state and memory, once on the host CPU in a child \
+         The same bytes on the same registers, flags, x87, MMX, SSE, AVX and AVX-512 state and memory, once on the host CPU in a child \
          process and once on the interpreter, by itself and as part of a chained block: every register, every defined \
          flag, every byte of memory and the exception with its error code and address must agree. 16-bit code is \
          16-bit protected mode, by an LDT entry. Repeat with\n\

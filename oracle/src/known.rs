@@ -255,8 +255,9 @@ pub const KNOWN: &[Known] = &[
             let elsewhere = layout::arena_offset(s.ours.cr2).is_none();
             let own = (0x5000_0000_0000..0x7fff_ffff_f000).contains(&s.ours.cr2);
             // What was read there may have been a bad selector or target; ENTER reads frame pointers there, and then
-            // writes elsewhere.
+            // writes elsewhere; gathers go on with the next element.
             let read = s.host.vector != PF
+                || s.insn.is_vsib() && s.host.cr2 != s.ours.cr2
                 || s.insn.mnemonic() == M::Enter && s.host.error & 2 != 0 && s.ours.error & 2 == 0;
             let harness = layout::HARNESS.contains(&s.ours.cr2) && read;
             s.ours.vector == PF && (s.host.vector == NO_FAULT && elsewhere && own || harness)
@@ -846,6 +847,10 @@ mod tests {
         assert!(seen(enter, 6, 0x2d3c_6c7a));
         assert!(!seen(enter, 4, 0x2d3c_6c7a) && !seen(enter, 6, 0x2d3e_6c7a));
         assert!(!seen("64 ff30 rax=2d3c6c7a", 6, 0x2d3c_6c7a));
+        // VPGATHERDD, that went on to 1233DD03h.
+        let gather = "16 6762f27d4c90ac3577403efa rsp=0 k4=ffffffffffffffff";
+        assert!(seen(gather, 4, 0x2d3d_b672) && !seen(gather, 4, 0x2d3e_b672));
+        assert!(!seen(gather, 4, 0x1233_dd03));
     }
 
     #[test]

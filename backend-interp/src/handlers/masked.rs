@@ -140,7 +140,7 @@ impl Access {
 fn loaded(v: &mut Vcpu, op: &LOp, at: u64) -> bool {
     let access = Access::new(v, op, at, op.a, false);
     let size = (op.imm >> 48) as u64 & 0xff;
-    if access.what.seg.is_none() && at & access.align == 0 && size % 16 == 0 {
+    if access.what.seg.is_none() && at & access.align == 0 && size.is_multiple_of(16) {
         let parts = size / 16;
         let part = |n| v.mmu.try_load128(LinAddr(at.wrapping_add(16 * n)));
         let whole: [Option<u128>; 4] = std::array::from_fn(|n| {

@@ -538,10 +538,7 @@ pub(super) fn kernel(name: &str, kinds: &[K]) -> Option<Spec> {
             |env, d, _, b, imm| quiet(map1::<F32>(env, d, b, |env, x| reduce(env, x, imm)), imm),
             |env, d, _, b, imm| quiet(map1::<F64>(env, d, b, |env, x| reduce(env, x, imm)), imm)
         ),
-        "vrange" => generic!(
-            |env, d, a, b, imm| ranges::<F32>(env, d, a, b, imm),
-            |env, d, a, b, imm| ranges::<F64>(env, d, a, b, imm)
-        ),
+        "vrange" => generic!(ranges::<F32>, ranges::<F64>),
         "vscalef" => generic!(
             |env, d, a, b, _| map2::<F32>(env, d, a, b, scale),
             |env, d, a, b, _| map2::<F64>(env, d, a, b, scale)

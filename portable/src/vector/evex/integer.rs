@@ -147,7 +147,7 @@ fn test<const N: usize>(d: &mut [u8], a: &[u8], b: &[u8], none: bool) {
     let pairs = a.chunks_exact(N).zip(b.chunks_exact(N));
     for (d, (a, b)) in d.chunks_exact_mut(N).zip(pairs) {
         let common = a.iter().zip(b).any(|(x, y)| x & y != 0);
-        d.fill(if common != none { 0xFF } else { 0 });
+        d.fill(if common == none { 0 } else { 0xFF });
     }
 }
 

@@ -42,19 +42,19 @@ fn shuffle_lanes(d: &mut [u8], a: &[u8], b: &[u8], imm: u8) {
 
 /// Chosen lanes of the source, close together.
 fn compress<const N: usize>(ops: &mut VecOperands) {
-    let mut to = 0;
-    for i in (0..ops.active / N).filter(|i| ops.mask >> i & 1 != 0) {
+    let mask = ops.mask;
+    let chosen = (0..ops.active / N).filter(|i| mask >> i & 1 != 0);
+    for (to, i) in chosen.enumerate() {
         ops.dst[to * N..(to + 1) * N].copy_from_slice(&ops.src1[i * N..(i + 1) * N]);
-        to += 1;
     }
 }
 
 /// Lanes from the first on, to the chosen places.
 fn expand<const N: usize>(ops: &mut VecOperands) {
-    let mut from = 0;
-    for i in (0..ops.active / N).filter(|i| ops.mask >> i & 1 != 0) {
+    let mask = ops.mask;
+    let chosen = (0..ops.active / N).filter(|i| mask >> i & 1 != 0);
+    for (from, i) in chosen.enumerate() {
         ops.dst[i * N..(i + 1) * N].copy_from_slice(&ops.src1[from * N..(from + 1) * N]);
-        from += 1;
     }
 }
 
