@@ -150,9 +150,7 @@ impl Mode {
         };
         let flat_data = |seg: Seg| {
             let s = &st.seg[seg as usize];
-            code64
-                || (s.is_flat()
-                    && (st.real_mode() || (s.attr & attr::CODE == 0 && s.attr & attr::RW != 0)))
+            code64 || s.is_flat_data() || (s.is_flat() && st.real_mode())
         };
         let extended = |mask: u64| st.cr4 & cr4::OSXSAVE != 0 && st.xcr0 & mask == mask;
         const AVX: u64 = xcr0::SSE | xcr0::AVX;

@@ -95,10 +95,24 @@ impl Segment {
         self.attr & attr::TYPE
     }
 
+    /// As [`Segment::is_flat`], and writable data.
+    pub const fn is_flat_data(&self) -> bool {
+        self.is_flat() && self.is_writable_data()
+    }
+
+    /// Not code, and writable.
+    pub const fn is_writable_data(&self) -> bool {
+        self.attr & attr::CODE == 0 && self.attr & attr::RW != 0
+    }
+
     /// Base 0, limit 4 GiB - 1, usable, not expand-down: 32-bit accesses need no check but type.
     pub const fn is_flat(&self) -> bool {
-        self.base == 0
-            && self.limit == u32::MAX
+        self.base == 0 && self.is_whole()
+    }
+
+    /// Limit 4 GiB - 1, usable, not expand-down, whatever the base.
+    pub const fn is_whole(&self) -> bool {
+        self.limit == u32::MAX
             && self.attr & attr::UNUSABLE == 0
             && (self.attr & attr::CODE != 0 || self.attr & attr::DC == 0)
     }

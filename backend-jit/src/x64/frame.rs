@@ -126,6 +126,8 @@ pub struct Frame {
     pub commit_size: u64,
     pub fs_base: u64,
     pub gs_base: u64,
+    /// Bits of [`WHOLE_FS`] and [`WHOLE_GS`]: the segment is writable data of 4 GiB.
+    pub whole: u32,
     /// Not 0: the guest's x87 registers are in the host's x87, and the context's are old.
     pub x87_live: u32,
     /// Not 0: the guest's ZMM16-31 and mask registers are in the host's, and the context's are old.
@@ -167,6 +169,11 @@ pub struct Frame {
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
 }
+
+/// See [`Frame::whole`].
+pub const WHOLE_FS: u32 = 1;
+/// See [`Frame::whole`].
+pub const WHOLE_GS: u32 = 2;
 
 /// Why translated code was left.
 pub mod leave {
@@ -326,6 +333,12 @@ impl Frame {
     pub fn take_bases(&mut self, v: &Vcpu) {
         self.fs_base = v.seg(x86::Seg::Fs).base;
         self.gs_base = v.seg(x86::Seg::Gs).base;
+        let whole = |seg| {
+            let seg = v.seg(seg);
+            seg.is_whole() && seg.is_writable_data()
+        };
+        self.whole = if whole(x86::Seg::Fs) { WHOLE_FS } else { 0 }
+            | if whole(x86::Seg::Gs) { WHOLE_GS } else { 0 };
     }
 }
 

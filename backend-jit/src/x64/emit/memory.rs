@@ -16,7 +16,7 @@ use softmmu::TlbEntry;
 use system::FlagOp;
 
 /// The page cache entries that are no register's.
-mod entry {
+pub(super) mod entry {
     pub const CONSTANT: usize = 16;
     pub const TEMP: usize = 17;
     pub const FS: usize = 18;
@@ -90,7 +90,12 @@ impl Emit<'_> {
     }
 
     /// Which page cache entry an address goes by.
-    fn cache_entry(mem: &Mem) -> usize {
+    fn cache_entry(&self, mem: &Mem) -> usize {
+        if let (Some((temp, entry)), Operand::Temp(base)) = (self.in_segment, mem.base)
+            && temp == base
+        {
+            return entry;
+        }
         match (mem.seg, mem.base) {
             (SegBase::Fs, _) => entry::FS,
             (SegBase::Gs, _) => entry::GS,
@@ -151,7 +156,7 @@ impl Emit<'_> {
                 Some(at) => self.a.alu(Alu::Add, w, S0, Rm::M(field(at))),
             }
         }
-        let mut entry = Self::cache_entry(mem);
+        let mut entry = self.cache_entry(mem);
         if Gpr::ALL.get(entry).is_some_and(|g| self.holds_checked(*g)) {
             // Others rely on what that entry holds.
             entry = entry::TEMP;

@@ -13,6 +13,7 @@ mod memory;
 mod merge;
 mod pair;
 mod repeat;
+mod segment;
 mod strings;
 mod syscall;
 pub mod system;
@@ -22,7 +23,7 @@ mod x87;
 use ::system::FlagOp;
 use frontend_x86::{CodeSize, CsLimit, Mode};
 use ir::effect::{kills, reads};
-use ir::{Block, FlagSet, Op, OpCode, OpInfo, Operand, Width};
+use ir::{Block, FlagSet, Op, OpCode, OpInfo, Operand, Temp, Width};
 use x86::Gpr;
 
 use super::asm::{Asm, Label, Reg, Rm, Section};
@@ -209,6 +210,8 @@ pub(super) struct Emit<'a> {
     repeat: Option<repeat::Plan>,
     /// See [`Compiled::align`].
     align: u32,
+    /// The temporary that holds an address in FS or GS, and the page cache entry for it.
+    in_segment: Option<(Temp, usize)>,
     /// What the host's flags can be saved by.
     compared: Option<Compared>,
     /// Where in hot code the host's flags are the guest's but for the carry.
@@ -278,6 +281,7 @@ pub fn emit(
         held: merge::Held::default(),
         repeat: None,
         align: ALIGN,
+        in_segment: None,
         compared: None,
         no_carry: None,
         stored: None,
@@ -476,6 +480,7 @@ impl Emit<'_> {
             C::Cmpxchg => self.cmpxchg(&op)?,
             C::CmpxchgPair => self.cmpxchg_pair(&op)?,
             C::ProbeWrite => self.probe(&op)?,
+            C::SegLin => self.segment_linear(&op)?,
             C::VecLoad => return self.vec_load(at, to, &op),
             C::VecStore => self.vec_store(&op)?,
             C::Vec if self.for_memory(at, to, &op) => {

@@ -1,13 +1,14 @@
-//! REP STOS and REP MOVS in place: most of a kernel's are short, lie within a page of RAM, and go upwards.
+//! String instructions in place that go upwards: single ones, and REP STOS and REP MOVS within a page of RAM, as most of a
+//! kernel's are.
 
 use std::mem::offset_of;
 
-use ir::{Cond, Op, Rep, StringKind, StringOp, Width};
+use ir::{Cond, FlagSet, Op, Operand, Rep, StringKind, StringOp, Width};
 use x86::{Gpr, PAGE_MASK, PAGE_SIZE, Seg, flags};
 
-use super::Emit;
+use super::{Emit, Kind};
 use super::system::{RFLAGS, vcpu};
-use crate::x64::asm::{Alu, Label, Mem, RCX, RDI, RSI, Reg, Rm, Section};
+use crate::x64::asm::{Alu, Label, Mem, RAX, RCX, RDI, RSI, Reg, Rm, Section};
 use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::packed;
 
@@ -17,14 +18,16 @@ impl Emit<'_> {
     pub(super) fn string(&mut self, at: usize, to: usize, op: &Op) -> Option<()> {
         let what = StringOp::decode(op.sub)?;
         let movs = what.kind == StringKind::Movs;
-        if what.rep != Rep::Rep || !(movs || what.kind == StringKind::Stos) || to != at + 1 {
-            return None;
-        }
         let w = if self.code64 { Width::B64 } else { Width::B32 };
         let seg = Seg::from_index(usize::from(what.seg))?;
         let mode = self.cx.mode;
-        let flat = mode.flat(Seg::Es) && (!movs || mode.flat(seg));
-        if what.addr != w || !flat {
+        if what.addr != w || !mode.flat(Seg::Es) || !mode.flat(seg) {
+            return None;
+        }
+        if what.rep == Rep::None {
+            return self.string_once(op, &what);
+        }
+        if what.rep != Rep::Rep || !(movs || what.kind == StringKind::Stos) || to != at + 1 {
             return None;
         }
         // Both ways find and leave the flags in memory.
@@ -79,6 +82,79 @@ impl Emit<'_> {
         self.slow_op(at - 1, to).ok()?;
         self.a.jmp(done);
         self.a.section(old);
+        Some(())
+    }
+
+    /// A single one; the interpreter does it where it goes downwards.
+    fn string_once(&mut self, op: &Op, what: &StringOp) -> Option<()> {
+        use StringKind as K;
+        let (rax, rsi, rdi) = [Gpr::Rax, Gpr::Rsi, Gpr::Rdi].map(Operand::Reg).into();
+        let w = what.width;
+        let size = u32::from(w.bytes());
+        let kept = field(offset_of!(Frame, string));
+        let at = |base| ir::Mem {
+            addr: what.addr,
+            ..ir::Mem::at(base, 0)
+        };
+        let (reads, writes) = match what.kind {
+            K::Lods => (true, false),
+            K::Stos | K::Scas => (false, true),
+            K::Movs | K::Cmps => (true, true),
+            K::Ins | K::Outs => return None,
+        };
+        self.before_flags(op, FlagSet::NONE);
+        self.clobber();
+        let odd = self.a.label();
+        self.load_vcpu();
+        let rflags = Rm::M(vcpu(RFLAGS));
+        self.a.test_imm(Width::B32, rflags, flags::DF as i32);
+        self.a.jcc(Cond::Ne, odd);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(odd);
+        self.a.call(self.stubs.interpret);
+        self.side(Kind::default());
+        self.a.section(old);
+
+        if reads {
+            self.access(&at(rsi), size, false, Kind::default())?;
+            self.a.movzx(w, S1, Rm::M(self.here));
+        }
+        match what.kind {
+            K::Lods => {
+                self.preserve(rax);
+                self.finish(w, rax, S1)?;
+            }
+            K::Stos => self.writing(&at(rdi), size, Kind::default(), |e| {
+                e.a.store(w, e.here, RAX);
+                Some(())
+            })?,
+            K::Movs => {
+                self.a.store(Width::B64, kept, S1);
+                self.writing(&at(rdi), size, Kind::default(), |e| {
+                    e.a.load(Width::B64, S1, Rm::M(kept));
+                    e.a.store(w, e.here, S1);
+                    Some(())
+                })?;
+            }
+            K::Scas => {
+                self.access(&at(rdi), size, false, Kind::default())?;
+                self.a.alu(Alu::Cmp, w, RAX, Rm::M(self.here));
+                self.flags_set(op, None);
+            }
+            _ => {
+                self.a.store(Width::B64, kept, S1);
+                self.access(&at(rdi), size, false, Kind::default())?;
+                self.a.load(Width::B64, S1, Rm::M(kept));
+                self.a.alu(Alu::Cmp, w, S1, Rm::M(self.here));
+                self.flags_set(op, None);
+            }
+        }
+        for (moves, operand, reg) in [(reads, rsi, RSI), (writes, rdi, RDI)] {
+            if moves {
+                self.preserve(operand);
+                self.a.lea(what.addr, reg, Mem::at(reg, size as i32));
+            }
+        }
         Some(())
     }
 
