@@ -3,7 +3,7 @@
 
 use std::mem::offset_of;
 
-use ir::{Cond, FlagSet, Op, Operand, Rep, StringKind, StringOp, Width};
+use ir::{Cond, Op, Operand, Rep, StringKind, StringOp, Width};
 use x86::{Gpr, PAGE_MASK, PAGE_SIZE, Seg, flags};
 
 use super::{Emit, Kind};
@@ -88,7 +88,7 @@ impl Emit<'_> {
     /// A single one; the interpreter does it where it goes downwards.
     fn string_once(&mut self, op: &Op, what: &StringOp) -> Option<()> {
         use StringKind as K;
-        let (rax, rsi, rdi) = [Gpr::Rax, Gpr::Rsi, Gpr::Rdi].map(Operand::Reg).into();
+        let [rax, rsi, rdi] = [Gpr::Rax, Gpr::Rsi, Gpr::Rdi].map(Operand::Reg);
         let w = what.width;
         let size = u32::from(w.bytes());
         let kept = field(offset_of!(Frame, string));
@@ -102,8 +102,15 @@ impl Emit<'_> {
             K::Movs | K::Cmps => (true, true),
             K::Ins | K::Outs => return None,
         };
-        self.before_flags(op, FlagSet::NONE);
         self.clobber();
+        let changed = [
+            (what.kind == K::Lods, rax),
+            (reads, rsi),
+            (writes, rdi),
+        ];
+        for (_, operand) in changed.iter().filter(|(changes, _)| *changes) {
+            self.preserve(*operand);
+        }
         let odd = self.a.label();
         self.load_vcpu();
         let rflags = Rm::M(vcpu(RFLAGS));
@@ -120,10 +127,7 @@ impl Emit<'_> {
             self.a.movzx(w, S1, Rm::M(self.here));
         }
         match what.kind {
-            K::Lods => {
-                self.preserve(rax);
-                self.finish(w, rax, S1)?;
-            }
+            K::Lods => self.finish(w, rax, S1)?,
             K::Stos => self.writing(&at(rdi), size, Kind::default(), |e| {
                 e.a.store(w, e.here, RAX);
                 Some(())
@@ -149,9 +153,8 @@ impl Emit<'_> {
                 self.flags_set(op, None);
             }
         }
-        for (moves, operand, reg) in [(reads, rsi, RSI), (writes, rdi, RDI)] {
+        for (moves, reg) in [(reads, RSI), (writes, RDI)] {
             if moves {
-                self.preserve(operand);
                 self.a.lea(what.addr, reg, Mem::at(reg, size as i32));
             }
         }
