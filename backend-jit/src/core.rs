@@ -556,7 +556,7 @@ impl Core {
                     self.slow.next(region),
                 ],
                 guards: pages,
-                merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0 && mode.code64(),
+                merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0,
                 tlb: self.hops.hop(&wanted),
                 host_float: wanted.mode & key::UNMASKED == 0,
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,

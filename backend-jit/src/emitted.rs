@@ -50,7 +50,7 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
         id: 0,
         first: [0; 3],
         guards: [Some((0, 1)), None],
-        merge: mode.code64(),
+        merge: true,
         tlb: hops,
         host_float: true,
         host_x87: true,

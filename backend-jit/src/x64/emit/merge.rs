@@ -42,7 +42,7 @@ pub(super) struct Checked {
     write: bool,
     /// `low` is a multiple of this.
     align: u32,
-    /// The field of the frame that holds the page's addend.
+    /// The field of the frame that holds the page's addend; in 32-bit code, the place of `low`.
     addend: usize,
 }
 
@@ -72,13 +72,14 @@ pub(super) struct Groups {
 
 impl Groups {
     /// Finds them, in the memory of earlier ones.
-    pub(super) fn of(self, ops: &[Op]) -> Self {
+    /// `w`: the width of addresses.
+    pub(super) fn of(self, ops: &[Op], w: Width) -> Self {
         let mut epochs = [0u32; 16];
         let mut moved = [0i64; 16];
         let mut members = self.members;
         members.clear();
         for (n, op) in ops.iter().enumerate() {
-            if let Some((gpr, disp, size, write, align)) = plain(op) {
+            if let Some((gpr, disp, size, write, align)) = plain(op, w) {
                 members.push(Member {
                     op: n as u32,
                     gpr,
@@ -98,7 +99,7 @@ impl Groups {
                 OpCode::Cmpxchg | OpCode::X87 => epochs[Gpr::Rax as usize] += 1,
                 _ => {}
             }
-            if let Some((gpr, by)) = step(op, Width::B64) {
+            if let Some((gpr, by)) = step(op, w) {
                 moved[gpr as usize] += by;
                 continue;
             }
@@ -120,14 +121,14 @@ impl Groups {
 }
 
 /// Register, displacement, size, direction and alignment of an access that may be a member.
-fn plain(op: &Op) -> Option<(Gpr, i64, u32, bool, u32)> {
+fn plain(op: &Op, w: Width) -> Option<(Gpr, i64, u32, bool, u32)> {
     let mem = op.mem?;
     let Operand::Reg(gpr) = mem.base else {
         return None;
     };
     let simple = mem.index == Operand::None
         && mem.seg == SegBase::None
-        && mem.addr == Width::B64
+        && mem.addr == w
         && mem.access == Access::Data
         && !mem.lock;
     let size = size(op)?;
@@ -162,7 +163,7 @@ pub(super) fn step(op: &Op, w: Width) -> Option<(Gpr, i64)> {
         (OpCode::Lea, Some(mem), _)
             if mem.base == op.dst
                 && mem.index == Operand::None
-                && mem.addr == Width::B64
+                && mem.addr >= w
                 && mem.seg == SegBase::None =>
         {
             i64::from(mem.disp)
@@ -211,15 +212,15 @@ impl Emit<'_> {
         if !self.checked[g].is_some_and(|c| c.covers(&member, write)) {
             self.check_group(n, mem.disp)?;
         }
-        let addend = self.checked[g]?.addend;
+        let Checked { addend, low, .. } = self.checked[g]?;
+        if !self.code64 {
+            self.hold(addend);
+            self.here = asm::Mem::at(S0, (member.offset - low) as i32);
+            return Some(());
+        }
         match home(member.gpr) {
             Rm::R(r) => {
-                let moment = self.a.moment();
-                if self.held.addend != addend || self.held.moment != moment {
-                    self.a.load(Width::B64, S0, Rm::M(field(addend)));
-                    let moment = self.a.moment();
-                    self.held = Held { addend, moment };
-                }
+                self.hold(addend);
                 self.here = asm::Mem {
                     base: S0,
                     index: Some((r, 0)),
@@ -234,6 +235,16 @@ impl Emit<'_> {
             }
         }
         Some(())
+    }
+
+    /// Brings a field of the frame into S0, if it isn't there.
+    fn hold(&mut self, addend: usize) {
+        let moment = self.a.moment();
+        if self.held.addend != addend || self.held.moment != moment {
+            self.a.load(Width::B64, S0, Rm::M(field(addend)));
+            let moment = self.a.moment();
+            self.held = Held { addend, moment };
+        }
     }
 
     /// Checks the range of the members from the `n`th on.
@@ -278,16 +289,17 @@ impl Emit<'_> {
         }
         // From the register's value now.
         let start = i32::try_from(i64::from(disp) + low - first.offset).ok()?;
+        let w = if self.code64 { Width::B64 } else { Width::B32 };
         let hops = self.hops(Operand::Reg(first.gpr), Operand::None);
-        let kept = self.keeps(hops);
+        let kept = self.code64 && self.keeps(hops);
         if !kept {
             self.clobber();
         }
         let lowest = |e: &mut Self, to: asm::Reg| match home(first.gpr) {
-            Rm::R(r) => e.a.lea(Width::B64, to, asm::Mem::at(r, start)),
+            Rm::R(r) => e.a.lea(w, to, asm::Mem::at(r, start)),
             memory @ Rm::M(_) => {
-                e.a.load(Width::B64, to, memory);
-                e.a.lea(Width::B64, to, asm::Mem::at(to, start));
+                e.a.load(w, to, memory);
+                e.a.lea(w, to, asm::Mem::at(to, start));
             }
         };
         let cache = cached(self.user, first.gpr as usize);
@@ -297,13 +309,29 @@ impl Emit<'_> {
         let (miss, here) = (self.a.label(), self.a.label());
         let length = (high - low) as i32;
         let mut holds = addend;
+        if hops || !self.code64 {
+            holds = offset_of!(Frame, addends) + first.gpr as usize * 8;
+        }
         if hops {
             lowest(self, S0);
-            self.by_tlb(length as u32, write, align, miss);
+            let tag = self.by_tlb(length as u32, write, align, miss);
             let found = asm::Mem::at(S1, TlbEntry::OFFSET_ADDEND as i32);
-            self.a.load(Width::B64, S0, Rm::M(found));
+            if self.code64 {
+                self.a.load(Width::B64, S0, Rm::M(found));
+            } else {
+                self.a.alu(Alu::Add, Width::B64, S0, Rm::M(tag));
+                self.a.alu(Alu::Add, Width::B64, S0, Rm::M(found));
+            }
             self.a.bind(here);
-            holds = offset_of!(Frame, addends) + first.gpr as usize * 8;
+            self.a.store(Width::B64, field(holds), S0);
+        } else if !self.code64 {
+            // The place itself is kept: an address wraps within 32 bits, one that is computed again would not.
+            lowest(self, S0);
+            self.a.load(Width::B64, S1, Rm::R(S0));
+            self.a.alu(Alu::Add, Width::B64, S1, minus);
+            self.in_page(S1, length as u32, align, miss);
+            self.a.bind(here);
+            self.a.alu(Alu::Add, Width::B64, S0, Rm::M(field(addend)));
             self.a.store(Width::B64, field(holds), S0);
         } else if kept {
             self.a.load(Width::B64, S1, minus);
@@ -349,10 +377,18 @@ impl Emit<'_> {
         if hops {
             let odd = self.a.label();
             self.a.jcc(ir::Cond::B, odd);
-            self.a.load(Width::B64, S0, Rm::M(field(addend)));
+            if self.code64 {
+                self.a.load(Width::B64, S0, Rm::M(field(addend)));
+            } else {
+                lowest(self, S0);
+                self.a.alu(Alu::Add, Width::B64, S0, Rm::M(field(addend)));
+            }
             self.a.jmp(here);
             self.a.bind(odd);
         } else {
+            if !self.code64 {
+                lowest(self, S0);
+            }
             self.a.jcc(ir::Cond::Ae, found);
         }
         self.leave_unmerged();
@@ -369,7 +405,7 @@ impl Emit<'_> {
             align,
             addend: holds,
         });
-        if hops {
+        if hops || !self.code64 {
             let moment = self.a.moment();
             self.held = Held {
                 addend: holds,

@@ -275,7 +275,14 @@ pub fn emit(
         slow: parts.slow,
         entry,
         here: super::asm::Mem::at(frame::S0, 0),
-        groups: parts.groups.of(if cx.merge { &block.ops } else { &[] }),
+        groups: parts.groups.of(
+            if cx.merge { &block.ops } else { &[] },
+            if cx.mode.code64() {
+                Width::B64
+            } else {
+                Width::B32
+            },
+        ),
         checked: [None; 16],
         entry_at: 0,
         held: merge::Held::default(),

@@ -6,8 +6,8 @@ use std::mem::offset_of;
 use ir::{Cond, Op, Operand, Rep, StringKind, StringOp, Width};
 use x86::{Gpr, PAGE_MASK, PAGE_SIZE, Seg, flags};
 
-use super::{Emit, Kind};
 use super::system::{RFLAGS, vcpu};
+use super::{Emit, Kind};
 use crate::x64::asm::{Alu, Label, Mem, RAX, RCX, RDI, RSI, Reg, Rm, Section};
 use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::packed;
@@ -103,11 +103,7 @@ impl Emit<'_> {
             K::Ins | K::Outs => return None,
         };
         self.clobber();
-        let changed = [
-            (what.kind == K::Lods, rax),
-            (reads, rsi),
-            (writes, rdi),
-        ];
+        let changed = [(what.kind == K::Lods, rax), (reads, rsi), (writes, rdi)];
         for (_, operand) in changed.iter().filter(|(changes, _)| *changes) {
             self.preserve(*operand);
         }
