@@ -339,7 +339,7 @@ fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
     }
     let mode = Mode::of(&v.st);
     let set = usize::from(mode.cpl() == 3);
-    if f.modes[set] != mode.bits() | unmasked(v) {
+    if f.modes[set] != mode.bits() | state_bits(v) {
         return false;
     }
     let jump = f.jumps[set][Frame::jump_slot(v.st.rip)];
@@ -350,6 +350,12 @@ fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
     f.running = f.modes[set];
     f.ret = jump.code;
     true
+}
+
+/// What a block's mode holds of the state beside the frontend's bits: [`key::ANY_UNMASKED`] and [`key::LEGACY`].
+pub fn state_bits(v: &Vcpu) -> u64 {
+    let legacy = v.st.efer & x86::efer::LMA == 0;
+    unmasked(v) | if legacy { key::LEGACY } else { 0 }
 }
 
 /// Which units the guest has unmasked a floating-point exception of: [`key::ANY_UNMASKED`].

@@ -46,6 +46,8 @@ pub mod key {
     pub const X87_UNMASKED: u64 = 1 << 40;
     /// Accesses are checked one by one.
     pub const UNMERGED: u64 = 1 << 41;
+    /// Not long mode.
+    pub const LEGACY: u64 = 1 << 42;
     /// Either.
     pub const ANY_UNMASKED: u64 = UNMASKED | X87_UNMASKED;
 }
@@ -355,11 +357,13 @@ impl Core {
 
     /// Holds the page numbers of a block.
     fn hold_pages(&mut self, key: &Key, second: Option<u64>) -> Option<[Option<(usize, u32)>; 2]> {
-        let first = self.pages.hold(key.lin, key.phys)?;
+        let long_mode = key.mode & key::LEGACY == 0;
+        let first = self.pages.hold(key.lin, key.phys, long_mode)?;
         let Some(phys) = second else {
             return Some([Some(first), None]);
         };
-        let second = self.pages.hold(key.lin.wrapping_add(PAGE_SIZE), phys);
+        let next = key.lin.wrapping_add(PAGE_SIZE);
+        let second = self.pages.hold(next, phys, long_mode);
         if second.is_none() {
             self.pages.release(key.lin, key.phys);
         }

@@ -132,7 +132,7 @@ impl Jit {
         frame.take_bases(v);
         (frame.ram, frame.lines) = v.mmu.ram().line_words();
         frame.follow(&v.mmu);
-        let mut whole = mode.bits() | bits | callouts::unmasked(v);
+        let mut whole = mode.bits() | bits | callouts::state_bits(v);
         let mut set = usize::from(mode.cpl() == 3);
         frame.running = whole;
         if frame.modes[set] != whole {

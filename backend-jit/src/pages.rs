@@ -17,8 +17,8 @@ pub struct PageNumbers {
 impl PageNumbers {
     /// The slot of `Frame::pages` for the pages of two addresses and the pair's number, to be released again; `None`
     /// when there are no more numbers.
-    pub fn hold(&mut self, lin: u64, phys: u64) -> Option<(usize, u32)> {
-        let slot = Frame::page_slot(lin);
+    pub fn hold(&mut self, lin: u64, phys: u64, long_mode: bool) -> Option<(usize, u32)> {
+        let slot = Frame::page_slot(lin, long_mode);
         let pair = Self::pair(lin, phys);
         if let Some((number, count)) = self.held.get_mut(&pair) {
             *count += 1;
@@ -52,18 +52,18 @@ mod tests {
     #[test]
     fn a_number_is_never_another_pairs() {
         let mut pages = PageNumbers::default();
-        let a = pages.hold(0x1000, 0x5000);
-        assert_eq!(pages.hold(0x1fff, 0x5123), a);
-        let b = pages.hold(0x1000, 0x6000);
+        let a = pages.hold(0x1000, 0x5000, true);
+        assert_eq!(pages.hold(0x1fff, 0x5123, true), a);
+        let b = pages.hold(0x1000, 0x6000, true);
         assert_ne!(a, b);
         pages.release(0x1000, 0x5000);
-        assert_eq!(pages.hold(0x1000, 0x5000), a, "still held");
+        assert_eq!(pages.hold(0x1000, 0x5000, true), a, "still held");
         pages.release(0x1000, 0x5000);
         pages.release(0x1000, 0x5000);
-        let c = pages.hold(0x1000, 0x5000);
+        let c = pages.hold(0x1000, 0x5000, true);
         assert!(c != a && c != b, "given up and back again");
         pages.last = u32::MAX;
-        assert_eq!(pages.hold(0x1000, 0x6000), b);
-        assert_eq!(pages.hold(0x9000, 0x6000), None);
+        assert_eq!(pages.hold(0x1000, 0x6000, true), b);
+        assert_eq!(pages.hold(0x9000, 0x6000, true), None);
     }
 }

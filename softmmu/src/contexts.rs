@@ -10,8 +10,9 @@
 //!
 //! For engines that link translated blocks across pages, a context's *generation* is another number after each event
 //! by which a translation that instructions were fetched through may have gone, and is the old one when the guest comes
-//! back to an address space in which nothing has gone since. Above bit 63 there is one generation for all contexts, as
-//! long as instructions were fetched through shared translations only: a kernel's links survive every switch.
+//! back to an address space in which nothing has gone since. In a kernel's part of the address space ([`is_kernels`]) there is
+//! one generation for all contexts, as long as instructions were fetched through shared translations only: its links survive
+//! every switch.
 //!
 //! Without PCIDs a CR3 write flushes all that isn't global (5.10.4.1), so then one context is renamed each time
 //! and keeps its global translations, also below bit 63: that serves 32-bit guests.
@@ -96,9 +97,9 @@ impl Context {
         self.fetched = Filter::default();
     }
 
-    /// Drops what isn't global.
-    fn clear_local(&mut self) {
-        let mut left = false;
+    /// Drops what isn't global. With `links`, those through global pages stay good, whether they are still in the tables or not.
+    fn clear_local(&mut self, links: bool) {
+        let mut left = links;
         each(&mut self.low).for_each(|table| left |= table.clear_local());
         if !left {
             self.fetched = Filter::default();
@@ -113,9 +114,10 @@ pub(crate) struct Tlb {
     high: Tables,
     /// As `Context::fetched`, for the shared tables.
     high_fetched: Filter,
-    /// The generation above bit 63, unless `high_local`.
+    long_mode: bool,
+    /// The generation of a kernel's part, unless `high_local`.
     high_generation: u64,
-    /// Instructions were fetched above bit 63 through a translation that isn't the same in all contexts.
+    /// Instructions were fetched there through a translation that isn't the same in all contexts.
     high_local: bool,
     /// Counts switches, for choosing the context to give up.
     clock: u64,
@@ -125,6 +127,11 @@ pub(crate) struct Tlb {
 
 fn is_high(lin: u64) -> bool {
     lin >> 63 != 0
+}
+
+/// Whether a kernel is expected at a linear address: the upper half of long mode's, the last GiB of others.
+pub const fn is_kernels(lin: u64, long_mode: bool) -> bool {
+    lin >> 63 != 0 || (!long_mode && lin >= 0xc000_0000)
 }
 
 impl Tlb {
@@ -141,6 +148,7 @@ impl Tlb {
             current: 0,
             high: Tables::default(),
             high_fetched: Filter::default(),
+            long_mode: false,
             high_generation: 2,
             high_local: false,
             clock: 0,
@@ -153,7 +161,7 @@ impl Tlb {
         self.contexts[self.current].generation
     }
 
-    /// The generation above bit 63.
+    /// The generation of a kernel's part.
     pub(crate) fn high_generation(&self) -> u64 {
         if self.high_local {
             self.generation()
@@ -197,7 +205,7 @@ impl Tlb {
         };
         if crate::tlb::tag::is_some(entry.exec_tag) {
             fetched.add(lin);
-            self.high_local |= is_high(lin) && !shared;
+            self.high_local |= is_kernels(lin, self.long_mode) && !shared;
         }
         let slot = &mut set[index as usize];
         let fresh = slot.is_none();
@@ -228,7 +236,8 @@ impl Tlb {
     }
 
     /// Drops everything and goes to `key`.
-    pub(crate) fn flush_all(&mut self, key: Key) {
+    pub(crate) fn flush_all(&mut self, key: Key, long_mode: bool) {
+        self.long_mode = long_mode;
         for context in &mut self.contexts {
             context.clear();
             context.live = false;
@@ -248,6 +257,10 @@ impl Tlb {
             return;
         }
         self.clear_high_local();
+        if !self.long_mode {
+            // Which pages of a kernel's part were fetched is the context's own knowledge.
+            self.renew_high();
+        }
         self.clock += 1;
         self.contexts[self.current].last_used = self.clock;
         if let Some(known) = self
@@ -289,7 +302,7 @@ impl Tlb {
     pub(crate) fn flush_non_global(&mut self) {
         for (index, context) in self.contexts.iter_mut().enumerate() {
             if index == self.current {
-                context.clear_local();
+                context.clear_local(!self.long_mode);
             } else {
                 context.clear();
                 context.live = false;
@@ -303,7 +316,7 @@ impl Tlb {
     pub(crate) fn flush_pcid(&mut self, pcid: u16) {
         for index in 0..self.contexts.len() {
             if self.contexts[index].key.pcid == pcid {
-                self.contexts[index].clear_local();
+                self.contexts[index].clear_local(!self.long_mode);
                 self.renew(index);
             }
         }
@@ -340,10 +353,10 @@ impl Tlb {
                 each(&mut context.low).for_each(|table| table.drop_page(lin, scope));
             }
         }
+        if is_kernels(lin, self.long_mode) && self.may_be_linked(self.current, lin) {
+            self.renew_high();
+        }
         if is_high(lin) {
-            if self.may_be_linked(self.current, lin) {
-                self.renew_high();
-            }
             each(&mut self.high).for_each(|table| table.drop_page(lin, Scope::All));
         }
     }

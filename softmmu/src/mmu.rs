@@ -21,7 +21,7 @@ use std::sync::atomic::{Ordering, fence};
 use x86::{LinAddr, PhysAddr, cr0, cr4, efer};
 
 use crate::bus::Bus;
-use crate::contexts::{Key, MmuIndex, Tlb};
+use crate::contexts::{Key, MmuIndex, Tlb, is_kernels};
 use crate::fast::{TablePtr, table_pointer};
 use crate::paging::{Access, AccessKind, BadPdpte, Fault, PagingMode, PagingState};
 use crate::ram::{GuestRam, PageAttr};
@@ -81,8 +81,8 @@ pub struct Mmu {
     /// translated blocks made through linear addresses of fetched pages are good (also after switching away and
     /// back). It says nothing of what pages contain.
     pub map_gen: u64,
-    /// The same for addresses with bit 63 set: it does not change with the address space as long as instructions are
-    /// fetched there through translations that all share. [`Mmu::generation`] picks one of the two.
+    /// The same for a kernel's part of the address space ([`is_kernels`]): it does not change with the address space as
+    /// long as instructions are fetched there through translations that all share. [`Mmu::generation`] picks one of the two.
     pub map_gen_high: u64,
     /// Rises with every change to any translation or write tag, evictions apart: who keeps a host address of data
     /// (a stack page) must look it up again when this changes.
@@ -260,10 +260,10 @@ impl Mmu {
     /// What a link to instructions at a linear address is good for: see [`Mmu::map_gen`].
     #[inline(always)]
     pub fn generation(&self, lin: u64) -> u64 {
-        if lin >> 63 == 0 {
-            self.map_gen
-        } else {
+        if is_kernels(lin, self.state.long_mode()) {
             self.map_gen_high
+        } else {
+            self.map_gen
         }
     }
 
@@ -422,7 +422,7 @@ impl Mmu {
 
     /// Drops everything.
     pub fn flush_all(&mut self) {
-        self.tlb.flush_all(self.key());
+        self.tlb.flush_all(self.key(), self.state.long_mode());
         self.refresh();
     }
 

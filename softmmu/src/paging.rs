@@ -78,6 +78,11 @@ impl PagingState {
         }
     }
 
+    /// IA32_EFER.LMA.
+    pub const fn long_mode(&self) -> bool {
+        self.efer & efer::LMA != 0
+    }
+
     /// The paging mode in use.
     pub const fn mode(&self) -> PagingMode {
         if self.cr0 & cr0::PG == 0 {

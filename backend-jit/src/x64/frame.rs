@@ -29,9 +29,9 @@ pub const S1: Reg = R11;
 pub const TEMPS: usize = 128;
 /// Entries of a jump cache: a kernel's system calls return to some thousand places.
 pub const JUMPS: usize = 16384;
-/// Slots of [`Frame::pages`] for the lower half of the address space, which is emptied with each address space.
+/// Slots of [`Frame::pages`] for a program's part of the address space, which are emptied with each address space.
 const LOW_PAGES: usize = 1024;
-/// Slots for the upper half: a kernel's.
+/// Slots for a kernel's part.
 const HIGH_PAGES: usize = 8192;
 /// Guest registers that a loop without checks may take.
 pub const SAVED: usize = 12;
@@ -315,12 +315,12 @@ impl Frame {
     }
 
     /// The slot of [`Frame::pages`] for a linear address.
-    pub fn page_slot(lin: u64) -> usize {
+    pub fn page_slot(lin: u64, long_mode: bool) -> usize {
         let page = (lin >> 12) as usize;
-        if lin >> 63 == 0 {
-            (page ^ page >> 10) % LOW_PAGES
-        } else {
+        if softmmu::is_kernels(lin, long_mode) {
             LOW_PAGES + (page ^ page >> 13) % HIGH_PAGES
+        } else {
+            (page ^ page >> 10) % LOW_PAGES
         }
     }
 

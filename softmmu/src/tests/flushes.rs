@@ -476,3 +476,29 @@ fn links_between_shared_kernel_pages_survive_a_switch_but_not_invlpg() {
     mmu.write_cr3(roots[1] | 2, true).expect("no PDPTEs here");
     assert_eq!(mmu.generation(HIGH), here);
 }
+
+#[test]
+fn links_of_a_32_bit_kernel_survive_a_switch_but_not_invlpg() {
+    const KERNEL: u64 = 0xc040_0000;
+    const USER: u64 = 0x40_0000;
+    let mut bench = Bench::new();
+    let root = bench.new_table();
+    bench.write(root + 4 * (KERNEL >> 22), P | W | PS | G);
+    let user = bench.new_table();
+    bench.write(root + 4 * (USER >> 22), user | P | W);
+    bench.write(user, P | W);
+    let mmu = &mut bench.mmu;
+    mmu.write_cr4(cr4::PSE | cr4::PGE).expect("paging is off");
+    mmu.write_cr3(root, false).expect("paging is off");
+    mmu.write_cr0(cr0::PE | cr0::PG).expect("no PDPTEs here");
+    mmu.fetch_page(lin(KERNEL)).expect("mapped");
+    mmu.fetch_page(lin(USER)).expect("mapped");
+    let (kernel, user) = (mmu.generation(KERNEL), mmu.generation(USER));
+    mmu.write_cr3(root, false).expect("no PDPTEs here");
+    assert_eq!(mmu.generation(KERNEL), kernel, "it is global");
+    assert_ne!(mmu.generation(USER), user);
+    mmu.invlpg(lin(KERNEL));
+    assert_ne!(mmu.generation(KERNEL), kernel);
+    // In long mode nothing is special about that address.
+    assert!(!crate::is_kernels(KERNEL, true));
+}
