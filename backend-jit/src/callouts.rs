@@ -11,7 +11,8 @@ use ir::{Exit, Width};
 use softmmu::{Place, line_mask};
 
 use crate::core::{Core, Side, key};
-use crate::hops::HOPS;
+use crate::hops::{HOPS, close};
+use crate::local::Local;
 use crate::x64::frame::{Frame, leave};
 use crate::x64::runtime::{Callouts, unpacked};
 use crate::x87 as registers;
@@ -29,14 +30,14 @@ pub const ALL: Callouts = Callouts {
 };
 
 /// What a frame leads to.
-fn parts<'a>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Vcpu, &'a mut Core) {
+fn parts<'a>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Vcpu, &'a mut Local) {
     // SAFETY: the engine put its frame's address into RSP when it entered the code that calls.
     let f = unsafe { &mut *frame };
     // SAFETY: the engine, which waits for the code to come back, has put the address of the vCPU it was given there.
     let v = unsafe { &mut *f.vcpu };
-    // SAFETY: as above, of its own core, which it does not use meanwhile.
-    let core = unsafe { &mut *f.core };
-    (f, v, core)
+    // SAFETY: as above, of its own part for the vCPU, which it does not use meanwhile.
+    let local = unsafe { &mut *f.local };
+    (f, v, local)
 }
 
 /// Brings RIP and flags to the start of the instruction at a call, and the budget to what is left then.
@@ -60,23 +61,25 @@ pub fn interpret(f: &mut Frame, v: &mut Vcpu, core: &Core) {
 }
 
 extern "sysv64" fn read(frame: *mut Frame) {
-    let (f, v, core) = parts(frame);
-    core.stats.reads += 1;
-    let result = access(f, v, core, false);
-    finish(f, v, core, result);
+    let (f, v, local) = parts(frame);
+    local.counts.reads += 1;
+    let result = access(f, v, local, false);
+    finish(f, v, local, result);
 }
 
 extern "sysv64" fn hop(frame: *mut Frame) {
-    let (f, _, core) = parts(frame);
+    let (f, _, local) = parts(frame);
     f.hops = HOPS;
-    core.hop(f.ret);
+    if close(&mut local.last_hop) {
+        local.shared.lock().hop(f.ret);
+    }
 }
 
 extern "sysv64" fn write(frame: *mut Frame) {
-    let (f, v, core) = parts(frame);
-    core.stats.writes += 1;
-    let result = access(f, v, core, true);
-    finish(f, v, core, result);
+    let (f, v, local) = parts(frame);
+    local.counts.writes += 1;
+    let result = access(f, v, local, true);
+    finish(f, v, local, result);
 }
 
 /// What an access came to.
@@ -88,7 +91,7 @@ enum Outcome {
     Interpret,
 }
 
-fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<Outcome, Exception> {
+fn access(f: &mut Frame, v: &mut Vcpu, local: &Local, write: bool) -> Result<Outcome, Exception> {
     let (size, align) = unpacked(f.packed);
     let lin = f.lin;
     // The common case needs no side table.
@@ -98,7 +101,8 @@ fn access(f: &mut Frame, v: &mut Vcpu, core: &mut Core, write: bool) -> Result<O
     {
         return Ok(Outcome::At(at));
     }
-    let kind = core.side(f.ret).map(|(_, s)| s.kind).unwrap_or_default();
+    let side = local.shared.lock().side(f.ret);
+    let kind = side.map(|(_, s)| s.kind).unwrap_or_default();
     if lin & align != 0 && !kind.locked {
         // CPUs look at this before they look for #SS.
         return Err(Exception::GP0);
@@ -159,7 +163,7 @@ fn hits_code(v: &Vcpu, lin: u64, size: u64) -> bool {
     })
 }
 
-fn finish(f: &mut Frame, v: &mut Vcpu, core: &mut Core, result: Result<Outcome, Exception>) {
+fn finish(f: &mut Frame, v: &mut Vcpu, local: &Local, result: Result<Outcome, Exception>) {
     f.follow(&v.mmu);
     match result {
         Ok(Outcome::At(at)) => f.lin = at,
@@ -171,7 +175,7 @@ fn finish(f: &mut Frame, v: &mut Vcpu, core: &mut Core, result: Result<Outcome, 
         Err(e) => {
             f.lin = 0;
             f.exit = leave::FAULT;
-            to_instruction(f, v, core, f.ret);
+            to_instruction(f, v, &local.shared.lock(), f.ret);
             v.exception = Some(e);
         }
     }
@@ -205,15 +209,14 @@ extern "sysv64" fn x87(frame: *mut Frame) {
 }
 
 extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
-    let (f, v, core) = parts(frame);
-    core.stats.slow_runs += 1;
-    let (end, count) = (core.end, core.count);
-    let Some(slow) = core.slow.get(f.info) else {
+    let (f, v, local) = parts(frame);
+    local.counts.slow_runs += 1;
+    let (end, count) = (local.end, local.count);
+    let Some(slow) = local.slow(f.info) else {
         debug_assert!(false, "no slow op {:#x}", f.info);
         return 1;
     };
-    let info = core.blocks.get(slow.block);
-    let (lin, mode, insns) = (info.key.lin, info.key.mode, i64::from(info.own.insns));
+    let (lin, mode, insns) = (slow.lin, slow.mode, i64::from(slow.insns));
     v.st.rip = lin;
     if let Some(desc) = slow.flags {
         v.flags = desc.evaluate(v);
@@ -228,9 +231,9 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     }
     const PLENTY: i64 = 1 << 40;
     v.budget = PLENTY;
-    let Some((slow, fragment, fragments)) = core.fragment(f.info) else {
+    let Some((fragment, fragments)) = local.fragment(f.info) else {
         tracing::warn!("no handlers for the instruction at {lin:#x}: it is #UD");
-        to_instruction(f, v, core, f.ret);
+        to_instruction(f, v, &local.shared.lock(), f.ret);
         v.exception = Some(Exception::UD);
         f.exit = leave::FAULT;
         return 1;
@@ -262,28 +265,26 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
         let done = if left == Left::Done { done + 1 } else { done };
         f.budget += insns - done;
     }
-    u32::from(f.exit != leave::NEXT || !resume(f, v, core))
+    u32::from(f.exit != leave::NEXT || !resume(f, v, local))
 }
 
 extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
-    let (f, v, core) = parts(frame);
-    core.stats.slow_runs += 1;
-    let (end, count) = (core.end, core.count);
-    let Some(slow) = core.slow.get_mut(f.info) else {
+    let (f, v, local) = parts(frame);
+    local.counts.slow_runs += 1;
+    let (end, count) = (local.end, local.count);
+    let Some(slow) = local.slow(f.info) else {
         debug_assert!(false, "no slow op {:#x}", f.info);
         return 1;
     };
-    slow.runs += 1;
-    let (ord, flags, block) = (i64::from(slow.ord), slow.flags, slow.block);
+    let (ord, flags) = (i64::from(slow.ord), slow.flags);
     let (delta, len) = (u64::from(slow.delta), u64::from(slow.len));
     let Some(what) = slow.direct else {
         debug_assert!(false, "a direct op without its helper");
         return 1;
     };
-    let info = core.blocks.get(block);
-    let insns = i64::from(info.own.insns);
+    let insns = i64::from(slow.insns);
     let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
-    v.ip = info.key.lin.wrapping_add(delta) & mask;
+    v.ip = slow.lin.wrapping_add(delta) & mask;
     v.next_ip = v.ip.wrapping_add(len) & mask;
     v.st.rip = v.ip;
     if let Some(desc) = flags {
@@ -317,17 +318,17 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
     if count {
         f.budget += insns - done;
     }
-    u32::from(f.exit != leave::NEXT || !resume(f, v, core))
+    u32::from(f.exit != leave::NEXT || !resume(f, v, local))
 }
 
 /// Goes on at RIP without a way back to the run loop, where that would find nothing to do: the jump cache knows the code,
 /// and the call returns to it.
-fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
+fn resume(f: &mut Frame, v: &mut Vcpu, local: &mut Local) -> bool {
     let quiet = v.events.pending() & f.event_mask == 0
         && v.mmu.code_hit == 0
-        && v.mmu.ram().code_epoch() == core.epoch();
+        && v.mmu.ram().code_epoch() == local.code_epoch;
     // Counted runs stop where the interpreter would.
-    if !quiet || core.count || v.st.activity != Activity::Active {
+    if !quiet || local.count || v.st.activity != Activity::Active {
         return false;
     }
     if v.st.shadow == Shadow::Sti {
@@ -346,7 +347,7 @@ fn resume(f: &mut Frame, v: &mut Vcpu, core: &mut Core) -> bool {
     if jump.rip != v.st.rip {
         return false;
     }
-    core.stats.resumed += 1;
+    local.counts.resumed += 1;
     f.running = f.modes[set];
     f.ret = jump.code;
     true

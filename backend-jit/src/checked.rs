@@ -2,11 +2,12 @@
 
 use frontend_x86::{Limits, constants};
 use ir::{Block, OpCode};
+use softmmu::GuestRam;
 use system::Vcpu;
 use translation::{BlockId, Key};
 use x86::{Exception, PhysAddr};
 
-use crate::core::{Core, Found, mode_of};
+use crate::core::{Core, Found, Refused, mode_of};
 use crate::vary;
 use crate::x64::emit::Check;
 use crate::x64::flags::Desc;
@@ -96,7 +97,6 @@ impl Core {
     pub fn make_checked(
         &mut self,
         v: &mut Vcpu,
-        frame: &mut Frame,
         source: Source,
         mut block: Block,
         bytes: &[u8],
@@ -148,37 +148,34 @@ impl Core {
             bytes,
             fields: &[],
         };
-        let mut made = None;
+        let mut made = Err(Refused::Ever);
         if let Some((block, fields)) = &general {
             check.fields = fields;
-            made = self.install_checked(frame, block, source, check);
+            made = self.install_checked(ram, block, source, check);
         }
-        if made.is_none() {
+        if made == Err(Refused::Ever) {
             check.fields = &[];
-            made = self.install_checked(frame, &block, source, check);
+            made = self.install_checked(ram, &block, source, check);
         }
         self.spare = Some(block);
         match made {
-            Some(id) => {
+            Ok(id) => {
                 self.line_up(wanted, id);
                 Found::Block(id)
             }
-            None => {
-                self.give_up(wanted);
-                Found::Interpret
-            }
+            Err(refused) => self.refused(refused, wanted),
         }
     }
 
     fn install_checked(
         &mut self,
-        frame: &mut Frame,
+        ram: &GuestRam,
         block: &Block,
         source: Source,
         check: Check<'_>,
-    ) -> Option<BlockId> {
+    ) -> Result<BlockId, Refused> {
         self.install(
-            frame,
+            ram,
             block,
             source.wanted,
             source.flags,

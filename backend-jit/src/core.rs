@@ -1,12 +1,11 @@
-//! The code cache of one vCPU: finds, makes, links and drops blocks.
+//! The code cache: finds and makes blocks.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use backend_interp::{Fragment, Fragments};
 use frontend_x86::{End, Features, Limits, Mode};
 use ir::opt::Switches;
-use softmmu::{CodeSpan, CodeStamp, Fault};
+use softmmu::{CodeHits, CodeSpan, CodeStamp, Fault, GuestRam};
 use system::Vcpu;
 use translation::{BlockId, Blocks, ByRegion, CodeMemory, Info, Key, Perf};
 use x86::{AddressMap, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
@@ -18,6 +17,7 @@ use crate::hops::Hops;
 use crate::links::Exit;
 use crate::pages::PageNumbers;
 use crate::report::{Name, unusual};
+use crate::shared::{Epochs, Gone};
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::{Direct, direct};
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
@@ -71,10 +71,8 @@ pub struct Own {
     /// How often a miss of its page caches was looked at.
     pub hops: u8,
     pub guarded: u32,
-    /// Where the entry leads while the block is stale.
+    /// Where the entry leads when the check fails and there is no other version.
     pub stale: u32,
-    /// What the entry's first bytes are otherwise.
-    pub first: [u8; 5],
     pub flags: Option<Desc>,
     pub insns: u16,
     pub flags_dead: bool,
@@ -97,20 +95,28 @@ pub struct Checked {
 
 /// An instruction for the interpreter.
 pub struct Slow {
-    pub block: BlockId,
+    pub site: Site,
+    /// The op that the interpreter is needed for.
+    pub op: (ir::OpCode, u32),
+    /// The ops.
+    pub from: Box<(ir::Block, Mode)>,
+}
+
+/// Where it is.
+#[derive(Clone, Copy)]
+pub struct Site {
     pub delta: u16,
     pub len: u8,
     pub ord: u16,
     pub flags: Option<Desc>,
     /// It looks at x87 registers, or changes them.
     pub x87: bool,
-    /// The op that the interpreter is needed for.
-    pub op: (ir::OpCode, u32),
     /// It is a helper's call and nothing else.
     pub direct: Option<Direct>,
-    pub runs: u64,
-    block_ir: Option<Box<(ir::Block, Mode)>>,
-    fragment: Option<Fragment>,
+    /// Its block's address and mode, and how many instructions that has.
+    pub lin: u64,
+    pub mode: u64,
+    pub insns: u16,
 }
 
 /// What has been done, for `--stats`.
@@ -123,16 +129,20 @@ pub struct Stats {
     pub cold: u64,
     pub translate_ns: u64,
     pub slow_sites: u64,
-    pub slow_runs: u64,
-    /// Slow ops that changed the mode or went elsewhere, and after which the code went on directly.
-    pub resumed: u64,
     pub variants: u64,
     /// Regions whose blocks were dropped for new ones.
     pub reclaimed: u64,
     /// Blocks that compare their code on entry.
     pub checked: u64,
-    pub reads: u64,
-    pub writes: u64,
+}
+
+/// Why a block was not made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// It cannot be.
+    Ever,
+    /// There is no room until other vCPUs have left the code that is to go.
+    Now,
 }
 
 /// Where the next code comes from.
@@ -150,12 +160,8 @@ pub struct Core {
     pub blocks: Blocks<Own>,
     pub exits: ByRegion<Exit>,
     pub indirects: ByRegion<(BlockId, Indirect)>,
-    pub slow: ByRegion<Slow>,
-    pub fragments: Fragments,
+    pub slow: ByRegion<Arc<Slow>>,
     pub stats: Stats,
-    /// `Vcpu::retired` as it will be when the budget is used up.
-    pub end: u64,
-    pub count: bool,
     /// What is to be shown of blocks.
     pub dump: Dump,
     /// Where perf is told of code.
@@ -170,11 +176,21 @@ pub struct Core {
     pub changing: Changing,
     pub(crate) unsuitable: AddressMap<Key, ()>,
     code_epoch: u64,
+    /// The vCPU that has last looked at code or made some.
+    last: usize,
     pub(crate) hops: Hops,
+    pub(crate) epochs: Arc<Epochs>,
+    /// Rises when a region is retired.
+    pub(crate) generation: u64,
+    /// The generation that each region was last retired in, and whether its blocks are still there.
+    pub(crate) retired: Box<[(u64, bool)]>,
+    /// Blocks that nobody may enter by a jump cache any more.
+    pub gone: Gone,
+    renumbered: u64,
 }
 
 impl Core {
-    pub fn new(memory: CodeMemory, stubs: Stubs, features: Features) -> Self {
+    pub fn new(memory: CodeMemory, stubs: Stubs, features: Features, epochs: Arc<Epochs>) -> Self {
         let regions = memory.regions();
         Self {
             memory,
@@ -183,10 +199,7 @@ impl Core {
             exits: ByRegion::new(regions),
             indirects: ByRegion::new(regions),
             slow: ByRegion::new(regions),
-            fragments: Fragments::default(),
             stats: Stats::default(),
-            end: 0,
-            count: false,
             dump: Dump::default(),
             perf: None,
             features,
@@ -199,24 +212,14 @@ impl Core {
             changing: Changing::default(),
             unsuitable: AddressMap::default(),
             code_epoch: 0,
+            last: 0,
             hops: Hops::default(),
+            epochs,
+            generation: 0,
+            retired: vec![(0, false); regions].into(),
+            gone: Gone::new(),
+            renumbered: 0,
         }
-    }
-
-    /// Forgets all code. None may be running.
-    pub fn clear(&mut self, frame: &mut Frame) {
-        self.blocks.clear();
-        self.exits.clear();
-        self.indirects.clear();
-        self.slow.clear();
-        self.variants.clear();
-        self.changing.clear();
-        self.unsuitable.clear();
-        self.hops.clear();
-        self.memory.reset();
-        self.pages = PageNumbers::default();
-        frame.pages.fill(0);
-        frame.forget_jumps();
     }
 
     /// Finds or makes the block at RIP, for flags in memory, or also where `flags` says. Fetch faults come back as
@@ -295,6 +298,11 @@ impl Core {
         }
         let info = self.blocks.get_mut(id);
         let span = info.span();
+        let waiting = info.stamps.iter().fold(0, |all, s| all | s.waiting);
+        if waiting & 1 << v.mmu.cpu() != 0 {
+            // Another vCPU made it: this one's stores to it must be noticed before it runs it.
+            v.mmu.sync();
+        }
         if !info.stale && span.is_current(&v.mmu, &mut info.stamps, &info.bytes) {
             return true;
         }
@@ -319,8 +327,7 @@ impl Core {
         if !span.holds(&v.mmu, &info.bytes) {
             return false;
         }
-        let (key, entry, first) = (info.key, info.own.entry, info.own.first);
-        self.memory.write(entry, &first);
+        let key = info.key;
         self.blocks.refresh(id);
         self.changing.same(&key);
         true
@@ -346,6 +353,36 @@ impl Core {
                 rip,
                 code: self.memory.address(self.blocks.get(id).own.guarded),
             };
+        }
+    }
+
+    /// What is to be done for a block that was not made.
+    pub fn refused(&mut self, refused: Refused, wanted: Key) -> Found {
+        if refused == Refused::Ever {
+            self.give_up(wanted);
+        }
+        Found::Interpret
+    }
+
+    /// Rises when a region is retired.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether a region was retired after a generation.
+    pub fn retired_since(&self, region: usize, generation: u64) -> bool {
+        self.retired.get(region).is_some_and(|r| r.0 > generation)
+    }
+
+    /// Rises when page numbers are given anew: what frames have of them is worth nothing.
+    pub fn renumbered(&self) -> u64 {
+        self.renumbered
+    }
+
+    /// Page numbers start again once nobody holds any.
+    pub(crate) fn renumber(&mut self) {
+        if self.pages.start_again() {
+            self.renumbered += 1;
         }
     }
 
@@ -378,33 +415,28 @@ impl Core {
         }
     }
 
-    /// The state of code memory that was last looked at.
-    pub fn epoch(&self) -> u64 {
-        self.code_epoch
-    }
-
-    /// Looks for changed code if anybody has written to code since the last look.
-    pub fn check_code(&mut self, v: &mut Vcpu) {
-        v.mmu.take_code_hit();
-        let epoch = v.mmu.ram().code_epoch();
-        let hits = v.mmu.take_hits();
-        if epoch == self.code_epoch {
+    /// Looks for code that was changed up to an epoch, by a vCPU that last looked at another one and has made these
+    /// stores to code since.
+    pub fn check_code(&mut self, v: &Vcpu, hits: CodeHits, seen: u64, epoch: u64) {
+        let cpu = v.mmu.cpu();
+        // Nobody else has looked, made blocks or written to code in between.
+        let alone = self.code_epoch == seen && std::mem::replace(&mut self.last, cpu) == cpu;
+        if epoch <= self.code_epoch {
             return;
         }
-        let ram = Arc::clone(v.mmu.ram());
+        let ram = v.mmu.ram();
         let mut hit = Vec::new();
-        match hits.exactly(epoch.wrapping_sub(self.code_epoch)) {
-            // Nobody else has written to code in between.
+        match hits.exactly(epoch.wrapping_sub(seen)).filter(|_| alone) {
             Some(hits) => {
                 for one in hits {
-                    self.blocks.check_lines(&ram, *one, |id| hit.push(id));
+                    self.blocks.check_lines(ram, *one, |id| hit.push(id));
                 }
             }
-            None => self.blocks.check_pages(&ram, |id| hit.push(id)),
+            None => self.blocks.check_pages(ram, |id| hit.push(id)),
         }
         self.code_epoch = epoch;
         for id in hit {
-            self.divert(id);
+            self.unlink(id);
         }
     }
 
@@ -473,7 +505,7 @@ impl Core {
                 limits,
                 in_page,
             };
-            let found = self.make_checked(v, frame, source, lifted.block, &bytes[..available]);
+            let found = self.make_checked(v, source, lifted.block, &bytes[..available]);
             self.stats.translate_ns += start.elapsed().as_nanos() as u64;
             return Ok(found);
         }
@@ -484,6 +516,7 @@ impl Core {
             second: second.map(PhysAddr),
             len: len as u64,
         };
+        self.last = v.mmu.cpu();
         // Mark first, then look again: a store in between is either seen here or changes the generation.
         let Some(stamps) = span.mark(&mut v.mmu) else {
             return Ok(Found::Interpret);
@@ -495,7 +528,7 @@ impl Core {
         }
         ir::opt::run(&mut block, self.switches);
         let made = self.install(
-            frame,
+            v.mmu.ram(),
             &block,
             wanted,
             flags,
@@ -506,11 +539,10 @@ impl Core {
         );
         self.spare = Some(block);
         self.stats.translate_ns += start.elapsed().as_nanos() as u64;
-        let Some(id) = made else {
-            self.give_up(wanted);
-            return Ok(Found::Interpret);
-        };
-        Ok(Found::Block(id))
+        match made {
+            Ok(id) => Ok(Found::Block(id)),
+            Err(refused) => Ok(self.refused(refused, wanted)),
+        }
     }
 
     pub fn lift(&mut self, bytes: &[u8], limits: &Limits, mode: Mode) -> frontend_x86::Lifted {
@@ -524,7 +556,7 @@ impl Core {
     /// Emits a block's code and puts it in its place.
     pub fn install(
         &mut self,
-        frame: &mut Frame,
+        ram: &GuestRam,
         block: &ir::Block,
         wanted: Key,
         flags: Option<Desc>,
@@ -532,7 +564,7 @@ impl Core {
         stamps: Option<[CodeStamp; 2]>,
         bytes: &[u8],
         check: Option<Check<'_>>,
-    ) -> Option<BlockId> {
+    ) -> Result<BlockId, Refused> {
         let mode = mode_of(wanted.mode);
         let lin = wanted.lin;
         let mut asm = std::mem::take(&mut self.asm);
@@ -540,12 +572,19 @@ impl Core {
         let pages = match self.hold_pages(&wanted, second) {
             Some(pages) => pages,
             None => {
-                // All numbers were used up: from the start again.
-                self.clear(frame);
-                self.hold_pages(&wanted, second)?
+                // All numbers were used up: from the start again when the last holder is gone.
+                self.clear();
+                return Err(Refused::Now);
             }
         };
         let (compiled, place) = loop {
+            while self.retired[self.memory.region()].1 {
+                if !self.turn(ram) {
+                    self.asm = asm;
+                    self.release_pages(&wanted, second);
+                    return Err(Refused::Now);
+                }
+            }
             let region = self.memory.region();
             let context = Context {
                 mode,
@@ -570,7 +609,7 @@ impl Core {
             let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context, parts) else {
                 self.asm = asm;
                 self.release_pages(&wanted, second);
-                return None;
+                return Err(Refused::Ever);
             };
             let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
             if let Some(place) = self.memory.alloc(lens.0, lens.1, compiled.align) {
@@ -579,9 +618,13 @@ impl Core {
             if std::mem::replace(&mut tried, true) {
                 self.asm = asm;
                 self.release_pages(&wanted, second);
-                return None;
+                return Err(Refused::Ever);
             }
-            self.turn(frame);
+            if !self.turn(ram) {
+                self.asm = asm;
+                self.release_pages(&wanted, second);
+                return Err(Refused::Now);
+            }
         };
         let region = self.memory.region();
         let (hot, cold) = place;
@@ -639,20 +682,23 @@ impl Core {
                 vec_temps: block.vec_temps,
             };
             let marker = &ops[0];
-            let slow = Slow {
-                block: id,
+            let site = Site {
                 delta: slow.delta,
                 len: (marker.sub & 15) as u8,
                 ord: slow.ord,
                 flags: slow.flags,
                 x87: slow.x87,
-                op: unusual(ops),
                 direct: direct(ops),
-                runs: 0,
-                block_ir: Some(Box::new((part, mode))),
-                fragment: None,
+                lin,
+                mode: wanted.mode,
+                insns: block.insns as u16,
             };
-            self.slow.push(region, slow);
+            let slow = Slow {
+                site,
+                op: unusual(ops),
+                from: Box::new((part, mode)),
+            };
+            self.slow.push(region, Arc::new(slow));
         }
         self.stats.slow_sites += compiled.slow.len() as u64;
         let sides: Box<[Side]> = {
@@ -671,15 +717,12 @@ impl Core {
             sides.into()
         };
         let entry = at(compiled.entry);
-        let mut first = [0; 5];
-        self.memory.read(entry, &mut first);
         let own = Own {
             entry,
             tlb: self.hops.hop(&wanted),
             hops: 0,
             guarded: at(compiled.guarded),
             stale: at(compiled.stale),
-            first,
             // One that takes flags from anywhere serves all.
             flags: flags.filter(|_| !compiled.flags_dead),
             insns: block.insns as u16,
@@ -734,7 +777,7 @@ impl Core {
             }
             self.replace(old, id);
         }
-        Some(id)
+        Ok(id)
     }
 
     /// The block whose code holds an offset.
@@ -749,17 +792,6 @@ impl Core {
         let sides = &self.blocks.get(id).own.sides;
         let n = sides.binary_search_by_key(&at, |s| s.at).ok()?;
         Some((id, sides[n]))
-    }
-
-    /// The handlers of a slow op.
-    pub fn fragment(&mut self, number: u32) -> Option<(&Slow, &Fragment, &mut Fragments)> {
-        let slow = self.slow.get_mut(number)?;
-        slow.runs += 1;
-        if let Some(from) = slow.block_ir.take() {
-            slow.fragment = self.fragments.make(&from.0, &from.0.ops, from.1);
-        }
-        let slow = self.slow.get(number)?;
-        Some((slow, slow.fragment.as_ref()?, &mut self.fragments))
     }
 }
 

@@ -13,6 +13,9 @@ use x86::Exception;
 
 use crate::callouts;
 use crate::core::{Core, Found, MAX_INSNS, key, mode_of};
+use crate::local::Local;
+use crate::report::slow_kinds;
+use crate::shared::{Cache, Shared};
 use crate::x64::emit::suitable;
 use crate::x64::frame::{Area, Frame, Jump, leave};
 use crate::x64::runtime::{self, Vectors};
@@ -32,6 +35,8 @@ pub struct Options {
     pub dump: crate::Dump,
     /// Where perf is told of translated code.
     pub perf: Option<Arc<Perf>>,
+    /// Whom the code is shared with: the engines that have a clone of this.
+    pub cache: Cache,
 }
 
 impl Default for Options {
@@ -43,6 +48,7 @@ impl Default for Options {
             hops: false,
             dump: crate::Dump::default(),
             perf: None,
+            cache: Cache::default(),
         }
     }
 }
@@ -51,7 +57,7 @@ impl Default for Options {
 pub struct Jit {
     interp: Interp,
     /// `None`: the host lacks something, and everything is interpreted.
-    machine: Option<(Box<Core>, Area)>,
+    machine: Option<(Box<Local>, Area)>,
     /// Single instructions are translated too.
     single: bool,
     exits: [u64; 10],
@@ -102,30 +108,37 @@ impl Jit {
         }
     }
 
-    fn machine(features: Features, options: Options) -> Option<(Box<Core>, Area)> {
+    fn machine(features: Features, options: Options) -> Option<(Box<Local>, Area)> {
         if !available() {
             return None;
         }
-        let mut memory = CodeMemory::new(options.code_cache).ok()?;
-        let stubs = runtime::build(&mut memory, &callouts::ALL, Vectors::of(&features))?;
-        let mut core = Box::new(Core::new(memory, stubs, features));
-        core.dump = options.dump;
-        core.perf = options.perf;
-        core.tell_stubs();
-        core.changing.always = options.changing;
-        core.hops.always = options.hops;
-        Some((core, Area::new().ok()?))
+        let cache = options.cache.clone();
+        let shared = cache.get(|| {
+            let mut memory = CodeMemory::new(options.code_cache).ok()?;
+            let stubs = runtime::build(&mut memory, &callouts::ALL, Vectors::of(&features))?;
+            Some(Shared::new(|epochs| {
+                let mut core = Core::new(memory, stubs, features, epochs);
+                core.dump = options.dump;
+                core.perf = options.perf;
+                core.tell_stubs();
+                core.changing.always = options.changing;
+                core.hops.always = options.hops;
+                core
+            }))
+        })?;
+        Some((Box::new(Local::new(shared)), Area::new().ok()?))
     }
 
     /// Runs translated code from RIP on until it needs something else.
     fn translated(&mut self, v: &mut Vcpu, mode: Mode, bits: u64) -> Result<Ran, Exception> {
-        let Some((core, area)) = &mut self.machine else {
+        let Some((local, area)) = &mut self.machine else {
             return Ok(Ran::Interpret);
         };
+        let shared = Arc::clone(&local.shared);
         let pointer = area.pointer();
         let frame = area.get();
         frame.vcpu = std::ptr::from_mut(v);
-        frame.core = std::ptr::from_mut::<Core>(core);
+        frame.local = std::ptr::from_mut::<Local>(local);
         frame.event_word = v.events.word().as_ptr().addr() as u64;
         frame.event_mask = v.event_mask();
         frame.mxcsr = v.st.mxcsr;
@@ -139,6 +152,7 @@ impl Jit {
             frame.modes[set] = whole;
             frame.jumps[set].fill(Jump::NONE);
         }
+        let mut core = shared.lock();
         let Found::Block(mut id) = core.find(v, frame, whole, None)? else {
             return Ok(Ran::Interpret);
         };
@@ -146,15 +160,21 @@ impl Jit {
             core.know(frame, set, v.st.rip, id);
         }
         loop {
+            let frame = area.get();
             let own = &core.blocks.get(id).own;
             let code = core.memory.address(own.entry);
             let enter = core.memory.address(core.stubs.enter) as usize as *const ();
+            frame.follow(&v.mmu);
+            local.enter(&core, frame);
+            drop(core);
             // SAFETY: `runtime::build` put a function of this type there.
             let enter = unsafe {
                 std::mem::transmute::<*const (), extern "sysv64" fn(*mut Frame, u64)>(enter)
             };
             enter(pointer, code);
             let frame = area.get();
+            core = shared.lock();
+            shared.epochs.leave(local.cpu);
             v.st.mxcsr = frame.mxcsr;
             // It may have gone on in another mode.
             whole = frame.running;
@@ -167,7 +187,7 @@ impl Jit {
                     let exit = core.exits.get(frame.info).copied();
                     let exit = exit.expect("code names its own exits");
                     v.st.rip = exit.target;
-                    if core.count && frame.budget <= 0 {
+                    if local.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
                     let number = frame.info;
@@ -191,12 +211,12 @@ impl Jit {
                         v.st.rip = info.key.lin.wrapping_add(u64::from(indirect.delta));
                         let rsp = &mut v.st.gpr[x86::Gpr::Rsp as usize];
                         *rsp = rsp.wrapping_add_signed(-i64::from(indirect.released));
-                        if core.count {
+                        if local.count {
                             frame.budget += i64::from(info.own.insns) - i64::from(indirect.ord);
                         }
                         return Err(Exception::GP0);
                     }
-                    if core.count && frame.budget <= 0 {
+                    if local.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
                     let rip = frame.ret;
@@ -216,10 +236,10 @@ impl Jit {
                     if why == leave::POLL {
                         return Ok(Ran::Look);
                     }
-                    if core.count && frame.budget <= 0 {
+                    if local.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
-                    if why == leave::STALE && v.mmu.ram().code_epoch() != core.epoch() {
+                    if why == leave::STALE && v.mmu.ram().code_epoch() != local.code_epoch {
                         return Ok(Ran::Look);
                     }
                     let found = core.find(v, frame, its_mode, flags)?;
@@ -239,7 +259,7 @@ impl Jit {
                     return Ok(Ran::Look);
                 }
                 leave::INTERPRET => {
-                    callouts::interpret(frame, v, core);
+                    callouts::interpret(frame, v, &core);
                     return Ok(Ran::Interpret);
                 }
                 _ => return Ok(Ran::Look),
@@ -273,16 +293,17 @@ impl Jit {
                 return self.interp.advance(v, 1);
             }
         }
-        if let Some((core, area)) = &mut self.machine {
-            core.count = bits & key::COUNT != 0;
-            core.end = v.retired.wrapping_add(budget.cast_unsigned());
+        if let Some((local, area)) = &mut self.machine {
+            local.cpu = v.mmu.cpu();
+            local.count = bits & key::COUNT != 0;
+            local.end = v.retired.wrapping_add(budget.cast_unsigned());
             area.get().budget = budget;
         }
         let ran = self.translated(v, mode, bits);
-        if let Some((core, area)) = &mut self.machine {
+        if let Some((local, area)) = &mut self.machine {
             crate::x87::store(area.get(), v);
-            if core.count {
-                v.retired = core.end.wrapping_sub(area.get().budget.cast_unsigned());
+            if local.count {
+                v.retired = local.end.wrapping_sub(area.get().budget.cast_unsigned());
             }
         }
         match ran? {
@@ -293,17 +314,18 @@ impl Jit {
         }
     }
 
-    /// What has been done so far; nothing where the host cannot run translated code.
+    /// What has been done so far, by all that share the code; nothing where the host cannot run translated code.
     pub fn counts(&self) -> Counts {
-        let Some((core, _)) = &self.machine else {
+        let Some((local, _)) = &self.machine else {
             return Counts::default();
         };
+        let core = local.shared.lock();
         Counts {
             blocks: core.stats.blocks,
             checked: core.stats.checked,
             reclaimed: core.stats.reclaimed,
             stale: core.blocks.invalidations,
-            slow_writes: core.stats.writes,
+            slow_writes: local.counts.writes,
             interpreted: self.exits[leave::INTERPRET as usize],
         }
     }
@@ -311,14 +333,26 @@ impl Jit {
     /// Looks into the cache.
     #[cfg(test)]
     pub(crate) fn with_core(&mut self, look: impl FnOnce(&Core, &Frame)) {
-        if let Some((core, area)) = &mut self.machine {
-            look(core, area.get());
+        if let Some((local, area)) = &mut self.machine {
+            let shared = Arc::clone(&local.shared);
+            let core = shared.lock();
+            // As when it goes on.
+            local.enter(&core, area.get());
+            shared.epochs.leave(local.cpu);
+            look(&core, area.get());
         }
     }
 
     fn check_code(&mut self, v: &mut Vcpu) {
-        if let Some((core, _)) = &mut self.machine {
-            core.check_code(v);
+        let Some((local, _)) = &mut self.machine else {
+            return;
+        };
+        v.mmu.take_code_hit();
+        let epoch = v.mmu.ram().code_epoch();
+        let hits = v.mmu.take_hits();
+        if epoch != local.code_epoch {
+            let seen = std::mem::replace(&mut local.code_epoch, epoch);
+            local.shared.lock().check_code(v, hits, seen, epoch);
         }
     }
 }
@@ -375,20 +409,20 @@ impl Engine for Jit {
     }
 
     fn report(&self, v: &Vcpu) -> Vec<String> {
-        let Some((core, _)) = &self.machine else {
+        let Some((local, _)) = &self.machine else {
             return self.interp.report(v);
         };
-        let s = core.stats;
+        let core = local.shared.lock();
+        let (s, c) = (core.stats, local.counts);
         let per = |a: u64, b: u64| a as f64 / b.max(1) as f64;
         let (hot, cold) = core.memory.used();
         let e = self.exits;
-        let kinds: Vec<String> = core
-            .slow_kinds()
+        let kinds: Vec<String> = slow_kinds(local.kinds())
             .into_iter()
             .take(12)
             .map(|(name, runs)| format!("{name} {runs}"))
             .collect();
-        vec![
+        let mut lines = vec![
             format!("slow ops most run: {}", kinds.join(", ")),
             format!("ran {:.3} s", self.run_ns as f64 / 1e9),
             format!(
@@ -428,26 +462,32 @@ impl Engine for Jit {
             ),
             format!(
                 "slow ops {} at {} places, {} went on elsewhere; slow reads {} writes {}; TLB misses {}",
-                s.slow_runs,
+                c.slow_runs,
                 s.slow_sites,
-                s.resumed,
-                s.reads,
-                s.writes,
+                c.resumed,
+                c.reads,
+                c.writes,
                 v.mmu.fills()
             ),
-        ]
+        ];
+        if v.mmu.cpu() != 0 {
+            // They are about what all share.
+            lines.drain(2..4);
+        }
+        lines
     }
 
     fn code(&self, v: &Vcpu) -> Option<String> {
-        let (core, _) = self.machine.as_ref()?;
-        core.listing(v)
+        let (local, _) = self.machine.as_ref()?;
+        local.shared.lock().listing(v)
     }
 
     fn forget(&mut self, v: &mut Vcpu) {
         self.interp.forget(v);
-        if let Some((core, area)) = &mut self.machine {
-            core.clear(area.get());
-            core.check_code(v);
+        if let Some((local, area)) = &mut self.machine {
+            local.shared.lock().clear();
+            area.get().pages.fill(0);
         }
+        self.check_code(v);
     }
 }

@@ -24,7 +24,6 @@ pub struct Hops {
     /// Every place is one of them: for tests.
     pub always: bool,
     places: AddressMap<(u64, u64), ()>,
-    last: Option<Instant>,
 }
 
 impl Hops {
@@ -41,21 +40,18 @@ impl Hops {
     pub fn outdated(&self, info: &Info<Own>) -> bool {
         !info.own.tlb && self.hop(&info.key)
     }
+}
 
-    /// Whether the misses since the last look were close to each other.
-    fn close(&mut self) -> bool {
-        let now = Instant::now();
-        let last = self.last.replace(now);
-        last.is_some_and(|last| now.duration_since(last) < APART * HOPS.unsigned_abs())
-    }
+/// Whether the misses since the last look were close to each other.
+pub fn close(last: &mut Option<Instant>) -> bool {
+    let now = Instant::now();
+    let last = last.replace(now);
+    last.is_some_and(|last| now.duration_since(last) < APART * HOPS.unsigned_abs())
 }
 
 impl Core {
-    /// A look at the miss that came from the code before this address.
+    /// A look at the miss that came from the code before this address, one of many that were close to each other.
     pub fn hop(&mut self, ret: u64) {
-        if !self.hops.close() {
-            return;
-        }
         let offset = self.memory.offset(ret);
         let Some(id) = offset.and_then(|at| self.block_at(at.wrapping_sub(1))) else {
             return;
@@ -74,6 +70,6 @@ impl Core {
     /// Whoever enters the block looks for a better one.
     fn make_again(&mut self, id: BlockId) {
         self.blocks.get_mut(id).stale = true;
-        self.divert(id);
+        self.unlink(id);
     }
 }

@@ -6,6 +6,8 @@
 //! links.rs      how they lead to one another, and how they are dropped
 //! pages.rs      numbers that jumps from page to page are checked by
 //! report.rs     what people are shown of the cache
+//! shared.rs     one cache for all vCPUs: the lock, and when code may go
+//! local.rs      what each vCPU has for itself
 //! emitted.rs    a block's code by itself: for tests
 //! changing.rs   code that keeps changing: places and versions
 //! checked.rs    its translations, which compare it on entry
@@ -24,8 +26,10 @@ mod emitted;
 mod engine;
 mod hops;
 mod links;
+mod local;
 mod pages;
 mod report;
+mod shared;
 mod vary;
 mod x64;
 mod x87;
@@ -34,4 +38,5 @@ pub use dump::Dump;
 #[doc(hidden)]
 pub use emitted::{Emitted, emitted};
 pub use engine::{Counts, Jit, Options, available};
+pub use shared::Cache;
 pub use translation::{Perf, PerfFormat};

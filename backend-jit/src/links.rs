@@ -1,14 +1,13 @@
 //! How blocks lead to one another: direct exits linked and set back, blocks replaced, regions of code memory dropped.
 //!
 //! A block knows the exits that are linked to it, and an exit where it is linked to, so that either may go without the
-//! other. A block that is replaced gives its exits to the new one; what still comes to it (jump caches) finds a jump to
-//! the stub that asks for the block anew.
+//! other. Links are the only code that changes, while others may be running it (see `shared.rs`).
 
+use softmmu::GuestRam;
 use translation::{BlockId, region_of};
 
 use crate::core::{Core, key};
 use crate::x64::flags::Desc;
-use crate::x64::frame::Frame;
 
 /// A direct exit.
 #[derive(Clone, Copy)]
@@ -32,8 +31,6 @@ pub struct Link {
     /// The displacement that was changed, and where it led before.
     place: u32,
     back: u32,
-    /// The flags are neither in memory nor where the block says: it must not look at them.
-    careless: bool,
 }
 
 impl Core {
@@ -59,7 +56,6 @@ impl Core {
                 to,
                 place: exit.hot,
                 back: u32::from_le_bytes(old).wrapping_add(exit.hot + 4),
-                careless: !same,
             }
         } else if own.flags.is_none() {
             Link {
@@ -67,7 +63,6 @@ impl Core {
                 place: exit.stub,
                 // What leaves is right behind.
                 back: exit.stub + 4,
-                careless: false,
             }
         } else {
             return;
@@ -86,28 +81,20 @@ impl Core {
         }
     }
 
-    /// Makes whoever enters a block ask for it anew.
-    pub(crate) fn divert(&mut self, id: BlockId) {
-        let own = &mut self.blocks.get_mut(id).own;
-        let (entry, stale) = (own.entry, own.stale);
-        self.memory.write(entry, &[0xe9]);
-        self.memory.retarget(entry + 1, stale);
-        // Its code may not be what it was, and look at flags now.
-        let exits = &self.exits;
-        let careless = |n: &mut u32| {
-            let link = exits.get(*n).and_then(|exit| exit.link);
-            link.is_some_and(|link| link.careless)
-        };
-        let gone: Vec<u32> = own.incoming.extract_if(.., careless).collect();
-        for number in gone {
+    /// Whoever comes to a block asks for it anew.
+    pub(crate) fn unlink(&mut self, id: BlockId) {
+        let info = self.blocks.get_mut(id);
+        self.gone.add(info.key.lin);
+        for number in std::mem::take(&mut info.own.incoming) {
             self.set_back(number);
         }
     }
 
     /// Whoever is linked to a block comes to another one that serves for the same key.
     pub fn replace(&mut self, old: BlockId, new: BlockId) {
-        self.blocks.get_mut(old).stale = true;
-        self.divert(old);
+        let info = self.blocks.get_mut(old);
+        info.stale = true;
+        self.gone.add(info.key.lin);
         let may_link = self.settled_for_good(new);
         for number in std::mem::take(&mut self.blocks.get_mut(old).own.incoming) {
             self.set_back(number);
@@ -117,30 +104,84 @@ impl Core {
         }
     }
 
-    /// Goes on to the region of code memory whose turn it is, and drops the blocks that are there.
-    ///
-    /// Nothing runs in it: blocks are made by the run loop alone, which has left translated code for that; no callout
-    /// makes one, and so no return address on the host's stack leads there. Whatever else leads there is found here:
-    /// exits linked to its blocks, the versions of checked blocks, the jump caches. Numbers of its blocks, exits and
-    /// slow ops stand in its own code only.
-    pub(crate) fn turn(&mut self, frame: &mut Frame) {
-        let executed = self.memory.turn();
-        let region = self.memory.region();
-        if self.blocks.of(region).is_empty() {
-            return;
+    /// Goes on to the region of code memory whose turn it is, and drops the blocks that are there; false when other
+    /// vCPUs must leave their code first, which they are asked to.
+    pub(crate) fn turn(&mut self, ram: &GuestRam) -> bool {
+        let region = self.memory.next_region();
+        if !self.retired[region].1 && !self.blocks.of(region).is_empty() {
+            self.retire(region);
         }
-        self.stats.reclaimed += 1;
-        let incoming: Vec<u32> = self
-            .blocks
-            .of(region)
-            .iter()
+        let (generation, there) = self.retired[region];
+        if there {
+            let waiting = self.epochs.before(generation);
+            if waiting != 0 {
+                ram.kick(waiting);
+                return false;
+            }
+            self.drop_region(region);
+            self.stats.reclaimed += 1;
+        }
+        self.memory.turn();
+        if region == 0 {
+            // Once around: what was guessed of places may be wrong by now, and not all of them have blocks.
+            self.unsuitable.clear();
+            self.variants.clear();
+            self.hops.clear();
+            self.changing.forget_idle();
+        }
+        true
+    }
+
+    /// Forgets all code, as far as nobody is in it.
+    pub fn clear(&mut self) {
+        for region in 0..self.memory.regions() {
+            if !self.retired[region].1 {
+                self.retire(region);
+            }
+            if self.epochs.before(self.retired[region].0) == 0 {
+                self.drop_region(region);
+            }
+        }
+        if !self.retired[self.memory.next_region()].1 {
+            self.memory.turn();
+        }
+        self.variants.clear();
+        self.changing.clear();
+        self.unsuitable.clear();
+        self.hops.clear();
+    }
+
+    /// Nobody comes to a region's blocks any more who does not yet know of them: exits are set back, keys and versions
+    /// forgotten.
+    fn retire(&mut self, region: usize) {
+        let outside = |number: &u32| region_of(*number) != region;
+        let all = self.blocks.of(region).iter();
+        let incoming: Vec<u32> = all
             .flat_map(|info| &info.own.incoming)
             .copied()
-            .filter(|number| region_of(*number) != region)
+            .filter(outside)
             .collect();
         for number in incoming {
             self.set_back(number);
         }
+        for info in self.blocks.of_mut(region) {
+            info.own.incoming.retain(|number| !outside(number));
+        }
+        self.blocks.retire(region);
+        for key in self.changing.forget_region(region) {
+            self.chain(&key);
+        }
+        self.generation += 1;
+        self.retired[region] = (self.generation, true);
+    }
+
+    /// Forgets a retired region's blocks.
+    ///
+    /// Nothing runs in it: each vCPU was seen outside of translated code since it was retired, and has then taken what
+    /// leads there out of its jump caches. Numbers of its blocks, exits and slow ops stand in its own code only, and
+    /// what the vCPU that is here has brought along from its code was looked up before.
+    fn drop_region(&mut self, region: usize) {
+        self.retired[region].1 = false;
         let links = self.exits.of(region).iter().filter_map(|exit| exit.link);
         let mut targets: Vec<BlockId> = links
             .map(|link| link.to)
@@ -159,28 +200,20 @@ impl Core {
         self.exits.take(region);
         self.indirects.take(region);
         self.slow.take(region);
-        for key in self.changing.forget_region(region) {
-            self.chain(&key);
-        }
-        frame.forget_jumps_to(executed);
-        if region == 0 {
-            // Once around: what was guessed of places may be wrong by now, and not all of them have blocks.
-            self.unsuitable.clear();
-            self.variants.clear();
-            self.hops.clear();
-            self.changing.forget_idle();
-        }
+        self.renumber();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use backend_interp::Interp;
     use frontend_x86::Features;
     use iced_x86::IcedError;
     use iced_x86::code_asm::*;
     use system::testing::{Machine, START};
-    use system::{Engine, Exit};
+    use system::{Engine, Exit, event};
     use x86::PhysAddr;
 
     use crate::core::Core;
@@ -196,15 +229,19 @@ mod tests {
     }
 
     /// One of the places that a program walks through: they jump to one another, call and return, and write to the
-    /// constants of others.
-    fn code(n: u64, random: &mut impl FnMut(u64) -> u64) -> Result<Vec<u8>, IcedError> {
+    /// constants of others, what was there before if `same`.
+    fn code(n: u64, same: bool, random: &mut impl FnMut(u64) -> u64) -> Result<Vec<u8>, IcedError> {
         let mut a = CodeAssembler::new(64)?;
         match n % 5 {
             // The constant of its ADD is what others write to.
             0 => a.add(ebx, 0x0102_0304)?,
             1 => {
                 a.mov(edi, (place(random(PLACES / 5) * 5) + 2) as u32)?;
-                a.mov(byte_ptr(rdi), r8b)?;
+                if same {
+                    a.mov(byte_ptr(rdi), 4)?;
+                } else {
+                    a.mov(byte_ptr(rdi), r8b)?;
+                }
             }
             2 => a.call(place(PLACES))?,
             _ => a.cmp(ebx, r8d)?,
@@ -229,7 +266,7 @@ mod tests {
         a.assemble(place(n))
     }
 
-    fn machine() -> Machine {
+    fn machine(same: bool) -> Machine {
         let mut m = Machine::long(0, true);
         let mut state = 1_u64;
         let mut random = |below: u64| {
@@ -243,7 +280,7 @@ mod tests {
             m.ram.write(PhysAddr(at), bytes).expect("RAM");
         };
         for n in 0..PLACES {
-            lay(place(n), &code(n, &mut random).expect("it assembles"));
+            lay(place(n), &code(n, same, &mut random).expect("it assembles"));
         }
         // ROL EBX, 1; RET; and HLT.
         lay(place(PLACES), &[0xd1, 0xc3, 0xc3]);
@@ -293,17 +330,13 @@ mod tests {
                 let next = version.is_some_and(|to| goal == to.own.entry && to.key == info.key);
                 assert!(goal == own.stale || next, "no way to the next version");
             }
-            let mut first = [0; 1];
-            core.memory.read(own.entry, &mut first);
-            if info.stale {
-                assert_eq!((first, place_of(own.entry + 1)), ([0xe9], own.stale));
-            } else if own.checked.is_none() {
-                assert_eq!(
-                    core.blocks
-                        .find(info.key)
-                        .map(|id| core.blocks.get(id).own.entry),
-                    Some(own.entry)
-                );
+            let there = core.retired.iter().any(|retired| retired.1);
+            if !info.stale && own.checked.is_none() && !there {
+                let found = core
+                    .blocks
+                    .find(info.key)
+                    .map(|id| core.blocks.get(id).own.entry);
+                assert_eq!(found, Some(own.entry));
             }
         }
         for jump in frame.jumps.as_flattened() {
@@ -318,7 +351,7 @@ mod tests {
 
     #[test]
     fn nothing_leads_to_code_that_was_dropped() {
-        let mut plain = machine();
+        let mut plain = machine(false);
         let features = Features::new(&plain.v.model.features_iced());
         assert_eq!(
             Interp::new(features).run(&mut plain.v, 1 << 40),
@@ -331,7 +364,7 @@ mod tests {
             (true, 1 << 18, 1 << 37),
             (false, 1 << 17, 1 << 37),
         ] {
-            let mut m = machine();
+            let mut m = machine(false);
             let mut jit = Jit::new(
                 features,
                 Options {
@@ -347,6 +380,56 @@ mod tests {
             let reclaimed = jit.counts().reclaimed;
             assert!(reclaimed > 10, "{reclaimed} of {code_cache}");
             assert!(m.v.st == plain.v.st, "{}\n{}", m.v.dump(), plain.v.dump());
+        }
+    }
+
+    #[test]
+    fn vcpus_share_code_that_is_dropped_all_the_time() {
+        let mut plain = machine(true);
+        let features = Features::new(&plain.v.model.features_iced());
+        let halted = Interp::new(features).run(&mut plain.v, 1 << 40);
+        assert_eq!(halted, Exit::Halted);
+        for code_cache in [1 << 16, 1 << 17] {
+            let options = Options {
+                code_cache,
+                ..Options::default()
+            };
+            let first = machine(true);
+            let mut others: Vec<_> = (1..3).map(|n| first.beside(n)).collect();
+            for other in &mut others {
+                other.v.load_state(first.v.st.clone());
+            }
+            others.push(first);
+            let told: Vec<_> = [2, 0, 1]
+                .map(|n: usize| Arc::clone(&others[n].events))
+                .into();
+            let ram = Arc::clone(&others[0].ram);
+            ram.set_kick(Box::new(move |cpu| told[cpu].raise(event::CODE)));
+            let reclaimed = std::thread::scope(|scope| {
+                let all: Vec<_> = others
+                    .into_iter()
+                    .map(|mut m| {
+                        let mut jit = Jit::new(features, options.clone());
+                        let expected = &plain.v.st;
+                        scope.spawn(move || {
+                            // A stack for each.
+                            let down = 0x100 * m.v.mmu.cpu() as u64;
+                            m.v.st.gpr[x86::Gpr::Rsp as usize] -= down;
+                            let halted = jit.run(&mut m.v, 1 << 40);
+                            m.v.mmu.park();
+                            assert_eq!(halted, Exit::Halted);
+                            m.v.st.gpr[x86::Gpr::Rsp as usize] += down;
+                            assert_eq!(m.v.st.gpr, expected.gpr, "{}", m.v.dump());
+                            jit.with_core(look);
+                            jit.counts().reclaimed
+                        })
+                    })
+                    .collect();
+                all.into_iter()
+                    .map(|thread| thread.join().expect("it ends well"))
+                    .max()
+            });
+            assert!(reclaimed > Some(10), "{reclaimed:?} of {code_cache}");
         }
     }
 }

@@ -57,16 +57,11 @@ impl Core {
             .take(MAX_LISTINGS)
             .map(|info| {
                 let own = &info.own;
-                let [mut hot, cold] = [info.hot, info.cold].map(|(at, len)| {
+                let [hot, cold] = [info.hot, info.cold].map(|(at, len)| {
                     let mut bytes = vec![0; len as usize];
                     self.memory.read(at, &mut bytes);
                     bytes
                 });
-                // As it was made, even if it is stale.
-                let entry = (own.entry - info.hot.0) as usize;
-                if let Some(first) = hot.get_mut(entry..entry + own.first.len()) {
-                    first.copy_from_slice(&own.first);
-                }
                 let (hot, cold) = (
                     (self.memory.address(info.hot.0), hot.as_slice()),
                     (self.memory.address(info.cold.0), cold.as_slice()),
@@ -79,33 +74,30 @@ impl Core {
             .collect();
         (!listings.is_empty()).then(|| listings.concat())
     }
+}
 
-    /// How often slow ops have run, by what they are, the most frequent first.
-    pub fn slow_kinds(&self) -> Vec<(String, u64)> {
-        let mut kinds: HashMap<(ir::OpCode, u32), u64> = HashMap::new();
-        for slow in self.slow.iter() {
-            *kinds.entry(slow.op).or_default() += slow.runs;
-        }
-        let mut kinds: Vec<_> = kinds
-            .into_iter()
-            .map(|((code, sub), runs)| {
-                let name = match code {
-                    ir::OpCode::Call => {
-                        ir::HelperId::from_index(sub).map_or("?".into(), |h| h.name().into())
-                    }
-                    ir::OpCode::Vec | ir::OpCode::X87 => ir::VecInsn::decode(sub)
-                        .map_or("?".into(), |insn| format!("{:?}", insn.code)),
-                    ir::OpCode::String => ir::StringOp::decode(sub).map_or("?".into(), |s| {
-                        format!("{} {}", s.rep.name(), s.kind.name()).trim().into()
-                    }),
-                    other => other.info().name.into(),
-                };
-                (name, runs)
-            })
-            .collect();
-        kinds.sort_by_key(|(_, runs)| std::cmp::Reverse(*runs));
-        kinds
-    }
+/// How often slow ops have run, by what they are, the most frequent first.
+pub fn slow_kinds(kinds: HashMap<(ir::OpCode, u32), u64>) -> Vec<(String, u64)> {
+    let mut kinds: Vec<_> = kinds
+        .into_iter()
+        .map(|((code, sub), runs)| {
+            let name = match code {
+                ir::OpCode::Call => {
+                    ir::HelperId::from_index(sub).map_or("?".into(), |h| h.name().into())
+                }
+                ir::OpCode::Vec | ir::OpCode::X87 => {
+                    ir::VecInsn::decode(sub).map_or("?".into(), |insn| format!("{:?}", insn.code))
+                }
+                ir::OpCode::String => ir::StringOp::decode(sub).map_or("?".into(), |s| {
+                    format!("{} {}", s.rep.name(), s.kind.name()).trim().into()
+                }),
+                other => other.info().name.into(),
+            };
+            (name, runs)
+        })
+        .collect();
+    kinds.sort_by_key(|(_, runs)| std::cmp::Reverse(*runs));
+    kinds
 }
 
 /// A block's name for perf: the guest's address and mode.

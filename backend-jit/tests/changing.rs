@@ -10,7 +10,7 @@ mod support;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use backend_interp::Interp;
-use backend_jit::{Counts, Jit, Options};
+use backend_jit::{Cache, Counts, Jit, Options};
 use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -456,6 +456,16 @@ fn code_that_a_device_writes() {
 
 #[test]
 fn code_that_another_vcpu_changes() {
+    another_vcpu_changes(Cache::default);
+}
+
+#[test]
+fn code_that_another_vcpu_with_the_same_cache_changes() {
+    let cache = Cache::default();
+    another_vcpu_changes(|| cache.clone());
+}
+
+fn another_vcpu_changes(cache: impl Fn() -> Cache) {
     // One patches the number in a function, then tells; the other waits for that, serialises, and must run the new one.
     const TOLD: u64 = START + 0x3000;
     const SEEN: u64 = TOLD + 0x40;
@@ -520,8 +530,14 @@ fn code_that_another_vcpu_changes() {
     std::thread::scope(|scope| {
         for m in [&mut first, &mut second] {
             let (failed, checked) = (&failed, &checked);
+            let mut engine = Jit::new(
+                Features::new(&m.v.model.features_iced()),
+                Options {
+                    cache: cache(),
+                    ..Options::default()
+                },
+            );
             scope.spawn(move || {
-                let mut engine = jit(m);
                 // A wrong number leaves the writer waiting: it must not do so for ever.
                 for _ in 0..2_000_000 {
                     std::thread::yield_now();

@@ -15,7 +15,7 @@ use softmmu::{Bus, GuestRam, Mmu, RamError};
 use system::{CpuModel, Platform, Vcpu, event};
 use thiserror::Error;
 use vcpu::lockstep::{Difference, Lockstep, LockstepConfig, Log};
-use vcpu::{Cpu, EngineKind, EngineOptions, Stopped};
+use vcpu::{Cache, Cpu, EngineKind, EngineOptions, Stopped};
 use x86::{CpuState, PhysAddr};
 
 use crate::clock::Clock;
@@ -214,6 +214,7 @@ impl Machine {
         let bus = Arc::clone(&platform) as Arc<dyn Bus>;
         let options = EngineOptions {
             single: config.verify.is_some(),
+            cache: Cache::default(),
             ..config.options.clone()
         };
         let seed = |n: usize| {

@@ -610,6 +610,11 @@ impl GuestRam {
             .is_some_and(|frame| self.track.is_dirty(frame.index()))
     }
 
+    /// Makes vCPUs (a bit each) come out of translated code, to their next `Mmu::sync`.
+    pub fn kick(&self, cpus: u64) {
+        self.track.kick(cpus);
+    }
+
     /// Says how to tell a vCPU that it must call `Mmu::sync` before its next guest instruction. Can be set once;
     /// false if it was set before.
     pub fn set_kick(&self, kick: Kick) -> bool {

@@ -318,7 +318,7 @@ impl Track {
 
     // Synchronising the vCPUs.
 
-    fn kick(&self, cpus: u64) {
+    pub(crate) fn kick(&self, cpus: u64) {
         if let Some(kick) = self.kick.get() {
             bits(cpus).for_each(kick);
         }

@@ -120,6 +120,11 @@ impl<T> Blocks<T> {
         self.all.of(region)
     }
 
+    /// As [`Blocks::of`].
+    pub fn of_mut(&mut self, region: usize) -> &mut [Info<T>] {
+        self.all.of_mut(region)
+    }
+
     /// The number that the next block of a region will have.
     pub fn next_id(&self, region: usize) -> BlockId {
         BlockId(self.all.next(region))
@@ -170,15 +175,20 @@ impl<T> Blocks<T> {
         within(all.get(cold)?.cold).then(|| id(cold))
     }
 
-    /// Forgets the blocks of a region, and returns what was known of them.
-    pub fn take(&mut self, region: usize) -> Vec<Info<T>> {
-        let gone = self.all.take(region);
-        let of_region = |id: &BlockId| id.region() == region;
-        for info in &gone {
-            if self.by_key.get(&info.key).is_some_and(of_region) {
+    /// The blocks of a region are not found by their keys any more.
+    pub fn retire(&mut self, region: usize) {
+        for info in self.all.of(region) {
+            let id = self.by_key.get(&info.key);
+            if id.is_some_and(|id| id.region() == region) {
                 self.by_key.remove(&info.key);
             }
         }
+    }
+
+    /// Forgets the blocks of a retired region, and returns what was known of them.
+    pub fn take(&mut self, region: usize) -> Vec<Info<T>> {
+        let gone = self.all.take(region);
+        let of_region = |id: &BlockId| id.region() == region;
         let mut pages: Vec<u64> = gone
             .iter()
             .flat_map(|info| [Some(info.key.phys), info.second])
@@ -206,13 +216,6 @@ impl<T> Blocks<T> {
         }
     }
 
-    /// Forgets all blocks.
-    pub fn clear(&mut self) {
-        self.all.clear();
-        self.by_key.clear();
-        self.pages.clear();
-    }
-
     /// Looks for pages that were written where they hold code; their blocks become stale, and `f` hears of each.
     pub fn check_pages(&mut self, ram: &GuestRam, mut f: impl FnMut(BlockId)) {
         let mut hit = Vec::new();
@@ -233,7 +236,11 @@ impl<T> Blocks<T> {
         let Some(page) = self.pages.get_mut(&number) else {
             return;
         };
-        page.generation = ram.code_generation(hit.page);
+        // Only this hit: there may be another that is not in the lines, to be looked for later.
+        let generation = ram.code_generation(hit.page);
+        if generation == page.generation.wrapping_add(1) {
+            page.generation = generation;
+        }
         let all = &self.all;
         let stale = page
             .blocks

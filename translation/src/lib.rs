@@ -9,4 +9,4 @@ mod regions;
 pub use blocks::{BlockId, Blocks, Info, Key};
 pub use memory::CodeMemory;
 pub use perf::{Perf, PerfFormat};
-pub use regions::{ByRegion, MAX_REGIONS, region_of};
+pub use regions::{ByRegion, MAX_REGIONS, index_of, region_of};

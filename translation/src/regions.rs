@@ -11,6 +11,11 @@ pub fn region_of(number: u32) -> usize {
     (number >> SHIFT) as usize
 }
 
+/// Its place among those of its region.
+pub fn index_of(number: u32) -> usize {
+    (number & ((1 << SHIFT) - 1)) as usize
+}
+
 /// A list for each region. Numbers of a region are used again after [`ByRegion::take`].
 #[derive(Debug)]
 pub struct ByRegion<T>(Vec<Vec<T>>);
@@ -41,23 +46,22 @@ impl<T> ByRegion<T> {
 
     /// A thing by number.
     pub fn get(&self, number: u32) -> Option<&T> {
-        self.0.get(region_of(number))?.get(Self::index(number))
+        self.0.get(region_of(number))?.get(index_of(number))
     }
 
     /// A thing by number.
     pub fn get_mut(&mut self, number: u32) -> Option<&mut T> {
-        self.0
-            .get_mut(region_of(number))?
-            .get_mut(Self::index(number))
-    }
-
-    fn index(number: u32) -> usize {
-        (number & ((1 << SHIFT) - 1)) as usize
+        self.0.get_mut(region_of(number))?.get_mut(index_of(number))
     }
 
     /// The things of a region, in the order of their numbers.
     pub fn of(&self, region: usize) -> &[T] {
         self.0.get(region).map_or(&[], Vec::as_slice)
+    }
+
+    /// As [`ByRegion::of`].
+    pub fn of_mut(&mut self, region: usize) -> &mut [T] {
+        self.0.get_mut(region).map_or(&mut [], Vec::as_mut_slice)
     }
 
     /// Takes all things of a region out.
@@ -66,11 +70,6 @@ impl<T> ByRegion<T> {
             .get_mut(region)
             .map(std::mem::take)
             .unwrap_or_default()
-    }
-
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.0.iter_mut().for_each(Vec::clear);
     }
 
     /// All things, region by region.

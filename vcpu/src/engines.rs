@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use backend_interp::Interp;
 use backend_jit::Jit;
-pub use backend_jit::{Dump, Perf, PerfFormat};
+pub use backend_jit::{Cache, Dump, Perf, PerfFormat};
 use frontend_x86::Features;
 use system::{CpuModel, Engine};
 
@@ -67,6 +67,7 @@ impl EngineKind {
                     single: options.single,
                     dump: options.dump,
                     perf: options.perf.clone(),
+                    cache: options.cache.clone(),
                     code_cache: options.code_cache.unwrap_or(whole.code_cache),
                     ..whole
                 };
@@ -103,4 +104,6 @@ pub struct EngineOptions {
     pub perf: Option<Arc<Perf>>,
     /// Bytes of the translator's code cache; `None`: its own choice.
     pub code_cache: Option<usize>,
+    /// The cache itself: the vCPUs of a machine are created with the same options, and share it.
+    pub cache: Cache,
 }

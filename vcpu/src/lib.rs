@@ -7,5 +7,5 @@ pub mod fuzz;
 pub mod lockstep;
 mod thread;
 
-pub use engines::{Dump, EngineKind, EngineOptions, Perf, PerfFormat};
+pub use engines::{Cache, Dump, EngineKind, EngineOptions, Perf, PerfFormat};
 pub use thread::{Cpu, Stopped, Times, run, turn};

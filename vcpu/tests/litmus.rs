@@ -487,6 +487,8 @@ fn run(test: &Litmus, engine: EngineKind, batches: u64, until: u64) -> (u64, u64
     let told: Vec<_> = machines.iter().map(|m| Arc::clone(&m.events)).collect();
     ram.set_kick(Box::new(move |cpu| told[cpu].raise(event::CODE)));
     let initial = machines[0].v.st.clone();
+    // One cache for all.
+    let options = EngineOptions::default();
     for index in 0..cpus {
         let code = program(test, index);
         ram.load_bytes(PhysAddr(START + 0x1000 * index as u64), &code)
@@ -497,9 +499,10 @@ fn run(test: &Litmus, engine: EngineKind, batches: u64, until: u64) -> (u64, u64
     std::thread::scope(|scope| {
         for (index, machine) in machines.into_iter().enumerate() {
             let (ram, barrier, done, initial) = (&ram, &barrier, &done, &initial);
+            let options = &options;
             scope.spawn(move || {
                 spread(index);
-                let engine = engine.create(&machine.v.model, &EngineOptions::default());
+                let engine = engine.create(&machine.v.model, options);
                 let mut cpu = Cpu::new(machine.v, engine);
                 let mut bytes = Vec::new();
                 for epoch in 1..=batches {

@@ -104,8 +104,8 @@ pub struct Frame {
     pub stack: [PageCache; 2],
 
     pub vcpu: *mut Vcpu,
-    /// The engine whose code runs.
-    pub core: *mut crate::core::Core,
+    /// The vCPU's part of the engine.
+    pub local: *mut crate::local::Local,
     pub host_rsp: u64,
     /// Instructions that may still be completed, where they are counted.
     pub budget: i64,
@@ -285,15 +285,6 @@ impl Frame {
     pub fn forget_jumps(&mut self) {
         for set in &mut self.jumps {
             set.fill(Jump::NONE);
-        }
-    }
-
-    /// Takes from the jump caches what leads to code in a range of addresses.
-    pub fn forget_jumps_to(&mut self, range: std::ops::Range<u64>) {
-        for jump in self.jumps.as_flattened_mut() {
-            if range.contains(&jump.code) {
-                *jump = Jump::NONE;
-            }
         }
     }
 

@@ -77,7 +77,7 @@ impl Emit<'_> {
         }
         let old = self.a.section(Section::Cold);
         self.a.bind(fail);
-        let place = self.a.jmp(stale);
+        let place = self.a.jmp_link(stale);
         self.a.section(old);
         place
     }

@@ -10,9 +10,6 @@ use crate::x64::asm::{Alu, Label, Mem, RSP, Rm, Section, Shift};
 use crate::x64::flags::{Compared, Desc, State};
 use crate::x64::frame::{Frame, JUMPS, Jump, S0, S1, field};
 
-/// Bytes at a block's entry that are a jump while it is stale.
-const FIRST: u32 = 5;
-
 /// A direct exit.
 #[derive(Clone, Copy, Debug)]
 pub struct Exit {
@@ -55,7 +52,6 @@ impl Emit<'_> {
             self.a.jcc(Cond::Ne, miss);
             any = true;
         }
-        self.entry_at = self.a.here();
         self.a.bind(self.entry);
         let old = self.a.section(Section::Cold);
         if any {
@@ -121,10 +117,6 @@ impl Emit<'_> {
     pub(super) fn way_out(&mut self, target: u64, branch: impl FnOnce(&mut Self, Label) -> u32) {
         let left = self.block.insns as i32 - i32::from(self.insn.ord) - 1;
         let counts = self.cx.count && left > 0;
-        // The first bytes are overwritten when the block becomes stale: no displacement may lie there.
-        while self.a.here() < self.entry_at + FIRST {
-            self.a.byte(0x90);
-        }
         let stub = self.a.label();
         let flags = self.flags();
         let state = self.state;
@@ -141,7 +133,7 @@ impl Emit<'_> {
             self.a.alu_imm(Alu::Add, Width::B64, budget, left);
         }
         let unlinked = self.a.label();
-        let place = self.a.jmp(unlinked);
+        let place = self.a.jmp_link(unlinked);
         self.a.bind(unlinked);
         self.a.mov_imm(S1, u64::from(number));
         self.a.jmp(self.stubs.link);
@@ -167,7 +159,7 @@ impl Emit<'_> {
         self.spill();
         let number = self.cx.first[0] + self.exits.len() as u32;
         let unlinked = self.a.label();
-        let stub = self.a.jmp(unlinked);
+        let stub = self.a.jmp_link(unlinked);
         self.a.bind(unlinked);
         self.a.mov_imm(S1, u64::from(number));
         self.a.jmp(self.stubs.link);
@@ -203,7 +195,7 @@ impl Emit<'_> {
 
     pub(super) fn jump(&mut self, op: &Op) -> Option<()> {
         let target = self.exit_target(op.a, op.width)?;
-        self.way_out(target, |e, stub| e.a.jmp(stub));
+        self.way_out(target, |e, stub| e.a.jmp_link(stub));
         Some(())
     }
 
@@ -214,15 +206,15 @@ impl Emit<'_> {
         if self.loop_branch(op, cond).is_some() {
             return Some(());
         }
-        self.way_out(taken, |e, stub| e.a.jcc(cond, stub));
-        self.way_out(other, |e, stub| e.a.jmp(stub));
+        self.way_out(taken, |e, stub| e.a.jcc_link(cond, stub));
+        self.way_out(other, |e, stub| e.a.jmp_link(stub));
         Some(())
     }
 
     pub(super) fn side_exit(&mut self, op: &Op) -> Option<()> {
         let taken = self.exit_target(op.a, op.width)?;
         let cond = self.condition(op.cond());
-        self.way_out(taken, |e, stub| e.a.jcc(cond, stub));
+        self.way_out(taken, |e, stub| e.a.jcc_link(cond, stub));
         Some(())
     }
 
@@ -235,8 +227,8 @@ impl Emit<'_> {
             Rm::R(r) => self.a.test(op.width, Rm::R(r), r),
             memory @ Rm::M(_) => self.a.alu_imm(Alu::Cmp, op.width, memory, 0),
         }
-        self.way_out(taken, |e, stub| e.a.jcc(Cond::Ne, stub));
-        self.way_out(other, |e, stub| e.a.jmp(stub));
+        self.way_out(taken, |e, stub| e.a.jcc_link(Cond::Ne, stub));
+        self.way_out(other, |e, stub| e.a.jmp_link(stub));
         Some(())
     }
 

@@ -203,7 +203,6 @@ pub(super) struct Emit<'a> {
     /// For each register, the range that has been checked.
     checked: [Option<merge::Checked>; 16],
     /// Where the entry is in hot code.
-    entry_at: u32,
     /// What S0 holds.
     held: merge::Held,
     /// The loop whose copy without checks is being emitted.
@@ -284,7 +283,6 @@ pub fn emit(
             },
         ),
         checked: [None; 16],
-        entry_at: 0,
         held: merge::Held::default(),
         repeat: None,
         align: ALIGN,

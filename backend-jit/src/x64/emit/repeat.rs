@@ -140,7 +140,7 @@ impl Emit<'_> {
         let (back, ready, again) = (self.a.label(), self.a.label(), self.a.label());
         let (top, last) = (self.a.label(), self.a.label());
         self.a.jcc(stay, back);
-        self.way_out(leave, |e, stub| e.a.jmp(stub));
+        self.way_out(leave, |e, stub| e.a.jmp_link(stub));
         self.a.section(Section::Cold);
         self.loop_back(back, ready);
         self.loop_ready(ready, again, top)?;
@@ -174,7 +174,7 @@ impl Emit<'_> {
             self.a.jcc(stay, top);
             self.loop_uncount();
             self.restore();
-            self.way_out(leave, |e, stub| e.a.jmp(stub));
+            self.way_out(leave, |e, stub| e.a.jmp_link(stub));
         }
 
         self.a.section(Section::Cold);

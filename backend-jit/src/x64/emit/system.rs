@@ -219,7 +219,7 @@ impl Emit<'_> {
     /// Goes on where an exit says, without a look at the mode.
     fn go_on(&mut self, exit: &Op) -> Option<()> {
         let target = self.exit_target(exit.a, exit.width)?;
-        self.way_out(target, |e, stub| e.a.jmp(stub));
+        self.way_out(target, |e, stub| e.a.jmp_link(stub));
         Some(())
     }
 
