@@ -4,4 +4,5 @@ pub mod asm;
 pub mod emit;
 pub mod flags;
 pub mod frame;
+mod patch;
 pub mod runtime;
