@@ -40,6 +40,15 @@ impl PageNumbers {
         }
     }
 
+    /// Gives numbers from the start again, if none are left and nobody holds any: true if so.
+    pub fn start_again(&mut self) -> bool {
+        let again = self.last == u32::MAX && self.held.is_empty();
+        if again {
+            self.last = 0;
+        }
+        again
+    }
+
     fn pair(lin: u64, phys: u64) -> (u64, u64) {
         (lin & !PAGE_MASK, phys & !PAGE_MASK)
     }
@@ -65,5 +74,10 @@ mod tests {
         pages.last = u32::MAX;
         assert_eq!(pages.hold(0x1000, 0x6000, true), b);
         assert_eq!(pages.hold(0x9000, 0x6000, true), None);
+        assert!(!pages.start_again(), "some are held");
+        pages.release(0x1000, 0x5000);
+        pages.release(0x1000, 0x6000);
+        pages.release(0x1000, 0x6000);
+        assert!(pages.start_again() && pages.hold(0x1000, 0x5000, true) == a);
     }
 }
