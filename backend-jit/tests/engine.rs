@@ -12,7 +12,7 @@ mod loops;
 mod support;
 
 use iced_x86::code_asm::*;
-use support::{DATA, all, reg};
+use support::{DATA, all, all_at, reg};
 use system::testing::{HANDLER, Machine, START};
 use x86::Gpr;
 
@@ -275,6 +275,9 @@ fn flags_are_saved_by_what_memory_operations_leave() {
         }
         keep!(a.add(qword_ptr(rbp), 1));
         keep!(a.sub(qword_ptr(rbp), -7));
+        keep!(a.add(qword_ptr(rbp), i32::MIN));
+        keep!(a.sub(qword_ptr(rbp), i32::MIN));
+        keep!(a.cmp(qword_ptr(rbp), i32::MIN));
         keep!(a.add(dword_ptr(rbp), ecx));
         keep!(a.sub(dword_ptr(rbp), esi));
         keep!(a.add(word_ptr(rbp), cx));
@@ -297,6 +300,15 @@ fn flags_are_saved_by_what_memory_operations_leave() {
         keep!(a.cmp(di, word_ptr(rbp)));
         keep!(a.cmp(dil, byte_ptr(rbp)));
         keep!(a.cmp(r14, qword_ptr(rbp)));
+        // The register that they go by is written next, by what looks at them.
+        a.sub(di, word_ptr(rbp))?;
+        keep!(a.cmova(edi, ecx));
+        a.cmp(edi, dword_ptr(rbp + 1))?;
+        keep!(a.setl(dil));
+        a.cmp(dword_ptr(rbp + 1), edi)?;
+        keep!(a.cmovs(rdi, rsi));
+        a.cmp(edi, dword_ptr(rbp + 1))?;
+        keep!(a.mov(edi, ecx));
         keep!(a.shl(rdi, 1));
         keep!(a.shr(rdi, 1));
         keep!(a.sar(edi, 1));
@@ -331,6 +343,40 @@ fn cmpxchg16b_leaves_the_flags_of_a_comparison_with_memory() {
         a.jne(top)?;
         a.hlt()
     });
+}
+
+#[test]
+fn constant_addresses_by_page() {
+    // More pages than there are entries: some share one. Devices and two pages at once are among them. HLT faults.
+    let m = all_at(3, |a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 40)?;
+        a.set_label(&mut top)?;
+        for n in 0..44u64 {
+            let at = DATA + n * 0x1000 + 8 * n;
+            a.add(qword_ptr(at), ecx)?;
+            a.add(rax, qword_ptr(at + 0xff0 - 8 * n))?;
+            a.mov(dword_ptr(at + 0x20), eax)?;
+        }
+        a.mov(r14d, dword_ptr(DATA + 0xffe))?;
+        a.mov(qword_ptr(DATA + 0xffb), r14)?;
+        a.lock().add(dword_ptr(DATA + 0x40), ecx)?;
+        a.add(ebx, dword_ptr(MMIO + 8))?;
+        a.mov(dword_ptr(MMIO + 4), r14d)?;
+        a.add(dword_ptr(MMIO), ebx)?;
+        a.mov(eax, dword_ptr(DATA + 0x1008))?;
+        a.movups(xmm1, xmmword_ptr(DATA + 0x2ff8))?;
+        a.paddd(xmm1, xmmword_ptr(DATA + 0x1010))?;
+        a.movaps(xmmword_ptr(DATA + 0x30), xmm1)?;
+        // It comes here as often as that.
+        a.add(dword_ptr(DATA + 0x44), 1)?;
+        a.movd(xmm3, dword_ptr(DATA + 0x44))?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_eq!(vector(&m), u64::from(x86::vector::GP));
+    assert_eq!((reg(&m, Gpr::Rcx), m.v.st.vec[3][0]), (0, 40));
 }
 
 #[test]

@@ -37,6 +37,8 @@ const HIGH_PAGES: usize = 8192;
 pub const SAVED: usize = 12;
 /// Entries of a page cache: one for each register that an access may be based on, and others.
 pub const CACHED: usize = 24;
+/// Entries for constant addresses of user code, by page.
+const CONSTANTS: usize = 32;
 
 /// A guest address and the code for it.
 #[derive(Clone, Copy)]
@@ -144,6 +146,7 @@ pub struct Frame {
     /// Where an access is made that cannot be made in place.
     pub bounce: Bounce,
     pub cached: [[PageCache; CACHED]; 2],
+    pub constants: [PageCache; CONSTANTS],
     /// Addends that checks of ranges found by the TLB, for each register.
     pub addends: [u64; 16],
     /// Misses of page caches until one is looked at: see `Core::hop`.
@@ -278,6 +281,7 @@ impl Frame {
             write_addend: addend,
         };
         self.cached = [[empty; CACHED]; 2];
+        self.constants = [empty; CONSTANTS];
         self.stack = [empty; 2];
     }
 
@@ -360,4 +364,10 @@ pub const fn cached(user: bool, n: usize) -> usize {
         return offset_of!(Frame, stack) + user as usize * size_of::<PageCache>();
     }
     offset_of!(Frame, cached) + (user as usize * CACHED + n) * size_of::<PageCache>()
+}
+
+/// The page cache entry of a constant address of user code.
+pub const fn constant(lin: u64) -> usize {
+    let page = (lin >> 12) as usize;
+    offset_of!(Frame, constants) + (page ^ page >> 5) % CONSTANTS * size_of::<PageCache>()
 }

@@ -48,8 +48,16 @@ pub const WAYS: [Way; 11] = [
 
 /// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
 pub fn machine(program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
+    machine_at(0, program)
+}
+
+/// As [`machine`], at a CPL.
+pub fn machine_at(
+    cpl: u8,
+    program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Machine {
     ir::verify::enable(true);
-    let mut m = Machine::long(0, true);
+    let mut m = Machine::long(cpl, true);
     let mut st = m.v.st.clone();
     st.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
     m.v.load_state(st);
@@ -96,9 +104,14 @@ pub fn run(m: &mut Machine, way: Way) {
 
 /// Runs a program in all ways; they end in the same state, which is returned.
 pub fn all(program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
+    all_at(0, program)
+}
+
+/// As [`all`], at a CPL.
+pub fn all_at(cpl: u8, program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
     let mut first: Option<Machine> = None;
     for way in WAYS {
-        let mut m = machine(&program);
+        let mut m = machine_at(cpl, &program);
         run(&mut m, way);
         let Some(first) = &first else {
             first = Some(m);

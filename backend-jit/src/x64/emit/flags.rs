@@ -456,8 +456,18 @@ impl Emit<'_> {
         self.a.store(Width::B32, word(offset_of!(LazyFlags, c)), S1);
     }
 
+    /// A register is about to be written: host flags can no longer be saved by it.
+    pub(super) fn lose(&mut self, dst: Operand) {
+        if let Operand::Reg(g) | Operand::High(g) = dst
+            && self.compared.is_some_and(|c| c.uses(g))
+        {
+            self.compared = None;
+        }
+    }
+
     /// As [`Emit::condition`], before an op that writes `dst`.
     pub(super) fn condition_before(&mut self, cond: Cond, dst: Operand) -> Cond {
+        self.lose(dst);
         if let (State::Desc(desc), Operand::Reg(g) | Operand::High(g)) = (self.state, dst)
             && desc.uses(g)
         {
@@ -544,7 +554,11 @@ impl Emit<'_> {
     pub(super) fn left(&self, w: Width, operand: Operand) -> Option<Left> {
         match operand {
             Operand::Reg(g) if matches!(home(g), Rm::R(_)) => Some(Left::Reg(g)),
-            Operand::Imm(_) => self.imm(w, operand).map(Left::Imm),
+            // The least has no opposite: see `Emit::first_operand`.
+            Operand::Imm(_) => self
+                .imm(w, operand)
+                .filter(|n| *n != i32::MIN)
+                .map(Left::Imm),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use super::bits::bit_extension;
 use super::{Emit, Kind};
 use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
 use crate::x64::flags::{Left, State};
-use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
+use crate::x64::frame::{self, Frame, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::{packed, tlb_entry};
 use softmmu::TlbEntry;
 use system::FlagOp;
@@ -134,6 +134,9 @@ impl Emit<'_> {
         let kept = self.keeps(hops) && size.is_power_of_two() && !kind.masked;
         if !kept {
             self.clobber();
+            if let Some(lin) = self.fixed(mem, size) {
+                return Some(self.fixed_access(lin, size, write, kind, mem.stack));
+            }
         }
         if let Some(base) = base {
             if !kept {
@@ -272,6 +275,81 @@ impl Emit<'_> {
             self.stored = None;
         }
         Some(bounce)
+    }
+
+    /// The linear address of an access if it is a constant, and the access aligned and within a page. User code's alone: in
+    /// kernels, which switch address spaces all the time, the entries would not last.
+    fn fixed(&self, mem: &Mem, size: u32) -> Option<u64> {
+        if !self.user || mem.index.is_some() || mem.seg != SegBase::None || mem.addr == Width::B16 {
+            return None;
+        }
+        let base = match mem.base {
+            Operand::None => 0,
+            operand => self.constant(operand)?,
+        };
+        let lin = base.wrapping_add(i64::from(mem.disp)).cast_unsigned() & mem.addr.mask();
+        let align = u64::from(mem.align).max(u64::from(size.next_power_of_two()));
+        let within = lin & x86::PAGE_MASK <= x86::PAGE_SIZE - u64::from(size);
+        (within && (mem.align <= 1 && !mem.lock || lin.is_multiple_of(align))).then_some(lin)
+    }
+
+    /// As [`Emit::access`], for a constant address: the page is compared, the place is the addend and a constant.
+    fn fixed_access(
+        &mut self,
+        lin: u64,
+        size: u32,
+        write: bool,
+        kind: Kind,
+        stack: bool,
+    ) -> Option<Label> {
+        let w = Width::B64;
+        let (at, offset) = (lin & !x86::PAGE_MASK, (lin & x86::PAGE_MASK) as i32);
+        let cache = frame::constant(lin);
+        let (minus, addend) = PageCache::fields(write);
+        let (minus, addend) = (Rm::M(field(cache + minus)), Rm::M(field(cache + addend)));
+        let (miss, here, found) = (self.a.label(), self.a.label(), self.a.label());
+        let small = |n: u64| i32::try_from(n.cast_signed()).ok();
+        // What the access adds to S0.
+        let disp = match (small(at.wrapping_neg()), small(lin)) {
+            (Some(page), Some(disp)) if disp != i32::MIN => {
+                self.a.alu_imm(Alu::Cmp, w, minus, page);
+                self.a.jcc(ir::Cond::Ne, miss);
+                self.a.load(w, S0, addend);
+                disp
+            }
+            _ => {
+                self.a.mov_imm(S1, at.wrapping_neg());
+                self.a.alu(Alu::Cmp, w, S1, minus);
+                self.a.jcc(ir::Cond::Ne, miss);
+                self.a.load(w, S0, addend);
+                self.a.alu(Alu::Sub, w, S0, Rm::R(S1));
+                offset
+            }
+        };
+        self.a.bind(here);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(found);
+        self.a.lea(w, S0, asm::Mem::at(S0, disp.wrapping_neg()));
+        self.a.jmp(here);
+        self.a.bind(miss);
+        self.a.mov_imm(S0, lin);
+        let packed = packed(cache, size, 1, false);
+        self.a.mov_imm(S1, u64::from(packed));
+        self.a.call(if write {
+            self.stubs.write
+        } else {
+            self.stubs.read
+        });
+        self.side(Kind { stack, ..kind });
+        self.a.jmp(found);
+        let bounce = (write && !kind.locked).then(|| {
+            let label = self.a.label();
+            self.a.bind(label);
+            label
+        });
+        self.a.section(old);
+        self.here = asm::Mem::at(S0, disp);
+        bounce
     }
 
     /// Whether accesses through a register go by the TLB: where they hop from page to page, what was used last says

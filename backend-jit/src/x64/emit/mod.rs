@@ -734,9 +734,7 @@ impl Emit<'_> {
         let (Operand::Reg(g) | Operand::High(g)) = dst else {
             return None;
         };
-        if self.compared.is_some_and(|c| c.uses(g)) {
-            self.compared = None;
-        }
+        self.lose(dst);
         let State::Desc(desc) = self.state else {
             return None;
         };
