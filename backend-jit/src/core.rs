@@ -277,7 +277,6 @@ impl Core {
             return self.find_checked(v, frame, wanted, flags.filter(|_| wanted.flags != 0));
         }
         if let Some(id) = self.blocks.find(wanted)
-            && !self.hops.outdated(self.blocks.get(id))
             && self.usable(v, id)
         {
             self.know_pages(frame, id);
@@ -306,7 +305,8 @@ impl Core {
         if !info.stale && span.is_current(&v.mmu, &mut info.stamps, &info.bytes) {
             return true;
         }
-        self.refreshed(v, id)
+        // Only a stale block is to be made again.
+        !self.hops.outdated(self.blocks.get(id)) && self.refreshed(v, id)
     }
 
     /// Whether the page behind the first is the one that the block's code goes on in, if it does.
@@ -660,6 +660,7 @@ impl Core {
                 target: e.target,
                 flags: e.flags,
                 direct: e.direct,
+                careless: e.careless,
                 mode: if e.unmerged {
                     wanted.mode | key::UNMERGED
                 } else {

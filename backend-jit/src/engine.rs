@@ -150,7 +150,7 @@ impl Jit {
         frame.running = whole;
         if frame.modes[set] != whole {
             frame.modes[set] = whole;
-            frame.jumps[set].fill(Jump::NONE);
+            Jump::empty(&mut frame.jumps[set]);
         }
         let mut core = shared.lock();
         let Found::Block(mut id) = core.find(v, frame, whole, None)? else {

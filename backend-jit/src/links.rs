@@ -19,6 +19,7 @@ pub struct Exit {
     pub target: u64,
     pub flags: Option<Desc>,
     pub direct: bool,
+    pub careless: bool,
     /// The mode of the block that it leads to.
     pub mode: u64,
     pub link: Option<Link>,
@@ -48,8 +49,10 @@ impl Core {
             && target.second.is_none();
         let own = &target.own;
         let goal = if near { own.entry } else { own.guarded };
-        let same = own.flags == exit.flags;
-        let link = if exit.direct && (same || own.flags_dead) {
+        let same = exit.direct && own.flags == exit.flags;
+        // Another page may come to hold other code, which looks at them.
+        let dead = exit.careless && own.flags_dead && near;
+        let link = if same || dead {
             let mut old = [0; 4];
             self.memory.read(exit.hot, &mut old);
             Link {
@@ -217,7 +220,7 @@ mod tests {
     use x86::PhysAddr;
 
     use crate::core::Core;
-    use crate::x64::frame::{Frame, Jump};
+    use crate::x64::frame::Frame;
     use crate::{Jit, Options};
 
     const PLACES: u64 = 500;
@@ -340,7 +343,7 @@ mod tests {
             }
         }
         for jump in frame.jumps.as_flattened() {
-            if jump.rip != Jump::NONE.rip {
+            if jump.code != 0 {
                 let at = core.memory.offset(jump.code).expect("in code memory");
                 let id = core.block_at(at).expect("a block");
                 let info = core.blocks.get(id);

@@ -137,9 +137,9 @@ impl Local {
                 Some(gone) => {
                     for lin in gone {
                         for set in &mut frame.jumps {
-                            let jump = &mut set[Frame::jump_slot(lin)];
-                            if jump.rip == lin {
-                                *jump = Jump::NONE;
+                            let slot = Frame::jump_slot(lin);
+                            if set[slot].rip == lin {
+                                set[slot] = Jump::none(slot);
                             }
                         }
                     }

@@ -13,7 +13,7 @@ mod support;
 
 use iced_x86::code_asm::*;
 use support::{DATA, all, all_at, reg};
-use system::testing::{HANDLER, Machine, START};
+use system::testing::{HANDLER, Machine, START, TABLES};
 use x86::Gpr;
 
 /// Beyond RAM, inside the first GiB that is mapped: device memory, all ones.
@@ -530,6 +530,81 @@ fn a_return_to_nowhere_leaves_the_stack_pointer() {
         a.ret()
     });
     assert_eq!(vector(&m), 13);
+}
+
+#[test]
+fn what_empty_caches_name_is_no_place() {
+    // What they once held.
+    let nowhere = 0x6a5b_dead_0000_0000_u64;
+    let m = all(|a| {
+        a.mov(rsi, nowhere)?;
+        a.mov(rax, qword_ptr(rsi + 8))?;
+        a.hlt()
+    });
+    assert_eq!(vector(&m), 13);
+    for (address, rip) in [(nowhere, HANDLER + 14), (0, 1), (1, 2)] {
+        let m = all(|a| {
+            a.xor(edi, edi)?;
+            a.mov(dword_ptr(rdi), 0xf4f4_i32)?; // HLT
+            a.mov(rax, address)?;
+            a.push(rax)?;
+            a.ret()
+        });
+        assert_eq!(m.v.st.rip, rip, "{address:#x}");
+    }
+}
+
+#[test]
+fn a_page_that_comes_to_look_at_flags() {
+    // At 1 GiB a page of code, later another, which goes on in the next page. The first replaces all flags: whoever jumps
+    // there need not save them.
+    const FAR: u64 = 1 << 30;
+    const PDPT: u64 = TABLES + 0x1000;
+    const DIRECTORY: u64 = TABLES + 0x20_0000;
+    const PAGES: u64 = DIRECTORY + 0x1000;
+    const FIRST: u64 = PAGES + 0x1000;
+    const SECOND: u64 = FIRST + 0x1000;
+    const NEXT: u64 = SECOND + 0x1000;
+    let m = all(|a| {
+        let (mut top, mut back, mut keep) = (a.create_label(), a.create_label(), a.create_label());
+        for (place, value) in [
+            (PDPT + 8, DIRECTORY | 7),
+            (DIRECTORY, PAGES | 7),
+            (PAGES, FIRST | 7),
+            (PAGES + 8, NEXT | 7),
+            // xor edx, edx; jmp to the next page.
+            (FIRST, 0x0000_000f_f9e9_d231),
+            // setb dl; jmp to the next page.
+            (SECOND, 0x0000_0ff8_e9c2_920f),
+            // jmp rbp.
+            (NEXT, 0xe5ff),
+        ] {
+            a.mov(rax, value)?;
+            a.mov(rdi, place)?;
+            a.mov(qword_ptr(rdi), rax)?;
+        }
+        a.lea(rbp, qword_ptr(back))?;
+        a.mov(ecx, 40)?;
+        a.set_label(&mut top)?;
+        a.cmp(ecx, 30)?;
+        a.jmp(FAR)?;
+        a.set_label(&mut back)?;
+        a.add(rbx, rdx)?;
+        a.dec(ecx)?;
+        a.cmp(ecx, 20)?;
+        a.jne(keep)?;
+        a.mov(rdi, PAGES)?;
+        a.mov(rax, SECOND | 7)?;
+        a.mov(qword_ptr(rdi), rax)?;
+        a.mov(rdi, FAR)?;
+        a.invlpg(byte_ptr(rdi))?;
+        a.set_label(&mut keep)?;
+        a.test(ecx, ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    // Twenty rounds of zero, then twenty in which ECX is below 30.
+    assert_eq!(reg(&m, Gpr::Rbx), 20);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 #![expect(unsafe_code, reason = "the stack and the frame are one mapping")]
 // UNSAFETY: the frame must lie just above a stack of its own, which only mmap gives.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem::{offset_of, size_of};
 
 use softmmu::Mmu;
@@ -49,11 +50,18 @@ pub struct Jump {
 }
 
 impl Jump {
-    /// Found by no jump: its address is not canonical.
-    pub const NONE: Self = Self {
-        rip: NO_PAGE,
-        code: 0,
-    };
+    /// What a slot holds that no jump finds: an address that has another slot.
+    pub fn none(slot: usize) -> Self {
+        let rip = u64::from(slot == Frame::jump_slot(0));
+        Self { rip, code: 0 }
+    }
+
+    /// Empties a cache.
+    pub fn empty(slots: &mut [Self; JUMPS]) {
+        for (n, jump) in slots.iter_mut().enumerate() {
+            *jump = Self::none(n);
+        }
+    }
 }
 
 /// The translation last used through a base register.
@@ -84,8 +92,11 @@ impl PageCache {
     }
 }
 
-/// The page that an empty entry names: not canonical in any paging mode. An access to it goes to [`Frame::nowhere`].
-const NO_PAGE: u64 = 0x6a5b_dead_0000_0000;
+/// The page that empty entries name, canonical in no paging mode, but for the bits that are chosen by chance. An access to it
+/// would go to [`Frame::nowhere`] in place of #GP: a comparison of distances cannot be made to fail for all addresses.
+const NO_PAGE: u64 = 0x4000_0000_0000_0000;
+/// The bits that are chosen.
+const BY_CHANCE: u64 = 0x3fff_ffff_ffff_f000;
 
 /// A buffer for any access: instructions that want alignment find it.
 #[repr(C, align(64))]
@@ -171,6 +182,8 @@ pub struct Frame {
     pub odd: [u64; 7],
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
+    /// The page that empty entries name: see [`NO_PAGE`].
+    no_page: u64,
 }
 
 /// See [`Frame::whole`].
@@ -240,6 +253,7 @@ impl Area {
         let nowhere = area.nowhere.as_mut_ptr().expose_provenance() as u64;
         let f = area.get();
         f.nowhere = nowhere;
+        f.no_page = NO_PAGE | RandomState::new().build_hasher().finish() & BY_CHANCE;
         for (n, bits) in f.odd.iter_mut().enumerate() {
             *bits = !x86::PAGE_MASK | ((1 << n) - 1);
         }
@@ -273,11 +287,12 @@ impl Drop for Area {
 impl Frame {
     /// Empties the page caches.
     pub fn forget_data(&mut self) {
-        let addend = self.nowhere.wrapping_sub(NO_PAGE);
+        let addend = self.nowhere.wrapping_sub(self.no_page);
+        let minus = self.no_page.wrapping_neg();
         let empty = PageCache {
-            read_minus: NO_PAGE.wrapping_neg(),
+            read_minus: minus,
             read_addend: addend,
-            write_minus: NO_PAGE.wrapping_neg(),
+            write_minus: minus,
             write_addend: addend,
         };
         self.cached = [[empty; CACHED]; 2];
@@ -288,7 +303,7 @@ impl Frame {
     /// Empties the jump caches.
     pub fn forget_jumps(&mut self) {
         for set in &mut self.jumps {
-            set.fill(Jump::NONE);
+            Jump::empty(set);
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Exit {
     pub flags: Option<Desc>,
     /// The flags are in memory at `hot` or follow from `flags`: a block that wants them so may be linked there.
     pub direct: bool,
+    /// Nothing but flags is saved in the stub: a block that does not look at them may be linked at `hot`.
+    pub careless: bool,
     /// The block that it leads to merges no accesses.
     pub unmerged: bool,
 }
@@ -150,6 +152,7 @@ impl Emit<'_> {
                 State::Memory | State::Host => None,
             },
             direct: state != State::Host && !counts,
+            careless: !counts,
             unmerged: false,
         });
     }
@@ -169,6 +172,7 @@ impl Emit<'_> {
             target,
             flags: None,
             direct: false,
+            careless: false,
             unmerged,
         });
     }
