@@ -134,7 +134,7 @@ impl Emit<'_> {
         let kept = self.keeps(hops) && size.is_power_of_two() && !kind.masked;
         if !kept {
             self.clobber();
-            if let Some(lin) = self.fixed(mem, size) {
+            if let Some(lin) = self.fixed(mem, size).filter(|_| !kind.masked) {
                 return Some(self.fixed_access(lin, size, write, kind, mem.stack));
             }
         }

@@ -7,7 +7,7 @@ use iced_x86::{
     Code, Encoder, EncodingKind, Instruction, OpCodeOperandKind as K, OpKind, Register,
     RoundingControl,
 };
-use ir::{Masked, Op, OpCode, Operand, Rounding, VecInsn, Width};
+use ir::{FlagSet, Masked, Op, OpCode, Operand, Rounding, VecInsn, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind};
@@ -269,6 +269,7 @@ impl Emit<'_> {
                 dst: op.dst,
                 a: op.a,
                 sub: insn.encode(),
+                flags: FlagSet::NONE,
                 ..Op::new(OpCode::Vec, Width::B64)
             };
             return self.writing(&op.mem?, size as u32, kind, |e| {
