@@ -50,8 +50,8 @@ fn usage_errors() {
             "there is no CPU feature `smeb`; did you mean smep?",
         ),
         (
-            "run --kernel x --cpu default,+avx512f",
-            "`avx512f` is not built yet",
+            "run --kernel x --cpu default,+avx512_bf16",
+            "`avx512_bf16` is not built yet",
         ),
         (
             "run --kernel x --serial tcp:1",
