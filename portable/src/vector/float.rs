@@ -10,7 +10,7 @@ use crate::float::flags::PE;
 use crate::float::{self, Class, Env, F32, F64, Float, Out, Rounding, Unpacked, compare};
 
 /// `d[i] = f(a[i], b[i])`; returns what any lane raised.
-fn map2<F: Float + Lane>(
+pub(super) fn map2<F: Float + Lane>(
     env: &Env,
     d: &mut [u8],
     a: &[u8],

@@ -134,11 +134,7 @@ impl Emit<'_> {
             let budget = Rm::M(field(offset_of!(Frame, budget)));
             self.a.alu_imm(Alu::Add, Width::B64, budget, left);
         }
-        let unlinked = self.a.label();
-        let place = self.a.jmp_link(unlinked);
-        self.a.bind(unlinked);
-        self.a.mov_imm(S1, u64::from(number));
-        self.a.jmp(self.stubs.link);
+        let place = self.unlinked(number);
         self.a.section(old);
         self.set_flags(flags);
         // What follows in hot code has not seen the stub.
@@ -157,15 +153,30 @@ impl Emit<'_> {
         });
     }
 
+    /// The jump by which an exit leaves; it leads to what asks for the block until it is linked. Its displacement's place.
+    fn unlinked(&mut self, number: u32) -> u32 {
+        let unlinked = self.a.label();
+        let place = self.a.jmp_link(unlinked);
+        self.a.bind(unlinked);
+        self.a.mov_imm(S1, u64::from(number));
+        self.a.jmp(self.stubs.link);
+        place
+    }
+
+    /// Who comes to `odd` leaves the instruction to the interpreter: nothing of it has happened.
+    pub(super) fn interpret_from(&mut self, odd: Label) {
+        let old = self.a.section(Section::Cold);
+        self.a.bind(odd);
+        self.a.call(self.stubs.interpret);
+        self.side(Kind::default());
+        self.a.section(old);
+    }
+
     /// A way out from the cold section.
     pub(super) fn cold_exit(&mut self, target: u64, unmerged: bool) {
         self.spill();
         let number = self.cx.first[0] + self.exits.len() as u32;
-        let unlinked = self.a.label();
-        let stub = self.a.jmp_link(unlinked);
-        self.a.bind(unlinked);
-        self.a.mov_imm(S1, u64::from(number));
-        self.a.jmp(self.stubs.link);
+        let stub = self.unlinked(number);
         self.exits.push(Exit {
             hot: 0,
             stub,
@@ -347,15 +358,10 @@ impl Emit<'_> {
         self.a.shift_imm(Shift::Shl, w, Rm::R(S0), 16);
         self.a.shift_imm(Shift::Sar, w, Rm::R(S0), 16);
         self.a.alu(Alu::Cmp, w, S0, Rm::R(S1));
-        let (odd, good) = (self.a.label(), self.a.label());
+        let odd = self.a.label();
         self.a.jcc(Cond::Ne, odd);
-        self.a.bind(good);
-        let old = self.a.section(Section::Cold);
-        self.a.bind(odd);
         // The interpreter knows whether it is canonical after all, and what to do if not.
-        self.a.call(self.stubs.interpret);
-        self.side(Kind::default());
-        self.a.section(old);
+        self.interpret_from(odd);
         Some(())
     }
 }

@@ -677,6 +677,27 @@ impl Emit<'_> {
         Some(())
     }
 
+    /// The operation of `op` on the operand in memory, which is known to be `here`.
+    fn alu_here(&mut self, host: Alu, op: &Op, lock: bool) -> Option<()> {
+        let (w, here) = (op.width, Rm::M(self.here));
+        match self.imm(w, op.a) {
+            Some(n) => {
+                if lock {
+                    self.a.lock();
+                }
+                self.a.alu_imm(host, w, here, n);
+            }
+            None => {
+                let reg = self.register(w, S1, op.a)?;
+                if lock {
+                    self.a.lock();
+                }
+                self.a.alu_to(host, w, here, reg);
+            }
+        }
+        Some(())
+    }
+
     pub(super) fn rmw(&mut self, op: &Op) -> Option<()> {
         use OpCode as C;
         let mem = op.mem?;
@@ -740,24 +761,7 @@ impl Emit<'_> {
                     self.flags_left(op, by, Left::Scratch, b, by != FlagOp::Logic);
                     return Some(());
                 }
-                self.writing(&mem, size, kind, |e| {
-                    match imm {
-                        Some(n) => {
-                            if lock {
-                                e.a.lock();
-                            }
-                            e.a.alu_imm(host, w, Rm::M(e.here), n);
-                        }
-                        None => {
-                            let reg = e.register(w, S1, op.a)?;
-                            if lock {
-                                e.a.lock();
-                            }
-                            e.a.alu_to(host, w, Rm::M(e.here), reg);
-                        }
-                    }
-                    Some(())
-                })?;
+                self.writing(&mem, size, kind, |e| e.alu_here(host, op, lock))?;
                 self.flags_set(op, None);
                 Some(())
             }
@@ -768,28 +772,12 @@ impl Emit<'_> {
                     return None;
                 }
                 self.flags_at_hand();
-                let imm = self.imm(w, op.a);
                 self.writing(&mem, size, kind, |e| {
                     // Here and in the other way.
                     let hf = e.hf;
                     e.host_flags_for(FlagSet::C);
                     e.hf = hf;
-                    match imm {
-                        Some(n) => {
-                            if lock {
-                                e.a.lock();
-                            }
-                            e.a.alu_imm(host, w, Rm::M(e.here), n);
-                        }
-                        None => {
-                            let reg = e.register(w, S1, op.a)?;
-                            if lock {
-                                e.a.lock();
-                            }
-                            e.a.alu_to(host, w, Rm::M(e.here), reg);
-                        }
-                    }
-                    Some(())
+                    e.alu_here(host, op, lock)
                 })?;
                 self.state = State::Memory;
                 self.flags_set(op, None);

@@ -233,6 +233,7 @@ impl Emit<'_> {
     fn loop_ready(&mut self, ready: Label, again: Label, top: Label) -> Option<()> {
         let w = Width::B64;
         let plan = self.repeat.take()?;
+        let budget = Rm::M(field(offset_of!(Frame, budget)));
         let odd = self.a.label();
         self.a.bind(ready);
         for (reg, place) in plan.taken() {
@@ -279,15 +280,9 @@ impl Emit<'_> {
         }
         if self.cx.count {
             // All of them at once; what is not used is given back.
-            let insns = u64::from(self.block.insns);
-            let budget = Rm::M(field(offset_of!(Frame, budget)));
+            let shift = self.block.insns.next_power_of_two().trailing_zeros();
             self.a.load(w, S0, budget);
-            self.a.shift_imm(
-                Shift::Sar,
-                w,
-                Rm::R(S0),
-                insns.next_power_of_two().trailing_zeros() as u8,
-            );
+            self.a.shift_imm(Shift::Sar, w, Rm::R(S0), shift as u8);
             self.a.alu_imm(Alu::Sub, w, Rm::R(S0), 1);
             self.a.alu(Alu::Cmp, w, S0, Rm::R(plan.count));
             self.a.cmov(w, Cond::L, plan.count, Rm::R(S0));
@@ -301,10 +296,7 @@ impl Emit<'_> {
         self.a.alu_imm(Alu::And, Width::B32, Rm::R(S1), PATIENCE);
         self.a.store(Width::B32, patience, S1);
         if self.cx.count {
-            self.a.lea(w, S0, asm::Mem::at(plan.count, 1));
-            self.a
-                .imul_imm(w, S0, Rm::R(S0), i32::from(self.block.insns as u16));
-            let budget = Rm::M(field(offset_of!(Frame, budget)));
+            self.loop_insns(plan.count);
             self.a.alu_to(Alu::Sub, w, budget, S0);
         }
         self.a.jmp(top);
@@ -394,12 +386,16 @@ impl Emit<'_> {
             self.spill();
         }
         self.hf = false;
-        let w = Width::B64;
-        let insns = i32::from(self.block.insns as u16);
-        self.a.lea(w, S0, asm::Mem::at(count, 1));
-        self.a.imul_imm(w, S0, Rm::R(S0), insns);
+        self.loop_insns(count);
         let budget = Rm::M(field(offset_of!(Frame, budget)));
-        self.a.alu_to(Alu::Add, w, budget, S0);
+        self.a.alu_to(Alu::Add, Width::B64, budget, S0);
+    }
+
+    /// r14: the instructions of the iterations that `count` stands for, the last one included.
+    fn loop_insns(&mut self, count: Reg) {
+        let w = Width::B64;
+        self.a.lea(w, S0, asm::Mem::at(count, 1));
+        self.a.imul_imm(w, S0, Rm::R(S0), self.block.insns as i32);
     }
 
     /// Brings back the registers that the loop took. Keeps flags.

@@ -5,9 +5,9 @@ use std::mem::offset_of;
 use ir::{Cond, Op, Operand, Width};
 use x86::Seg;
 
+use super::Emit;
 use super::memory::entry;
-use super::{Emit, Kind};
-use crate::x64::asm::{Alu, Rm, Section};
+use crate::x64::asm::{Alu, Rm};
 use crate::x64::frame::{Frame, S1, WHOLE_FS, WHOLE_GS, field};
 
 impl Emit<'_> {
@@ -38,11 +38,7 @@ impl Emit<'_> {
         self.a.alu(Alu::Add, w, S1, Rm::M(field(base)));
         self.finish(Width::B64, op.dst, S1)?;
         self.in_segment = Some((temp, entry));
-        let old = self.a.section(Section::Cold);
-        self.a.bind(odd);
-        self.a.call(self.stubs.interpret);
-        self.side(Kind::default());
-        self.a.section(old);
+        self.interpret_from(odd);
         Some(())
     }
 }

@@ -18,10 +18,11 @@ impl Emit<'_> {
     pub(super) fn string(&mut self, at: usize, to: usize, op: &Op) -> Option<()> {
         let what = StringOp::decode(op.sub)?;
         let movs = what.kind == StringKind::Movs;
+        let reads = !matches!(what.kind, StringKind::Stos | StringKind::Scas);
         let w = if self.code64 { Width::B64 } else { Width::B32 };
         let seg = Seg::from_index(usize::from(what.seg))?;
         let mode = self.cx.mode;
-        if what.addr != w || !mode.flat(Seg::Es) || !mode.flat(seg) {
+        if what.addr != w || !mode.flat(Seg::Es) || (reads && !mode.flat(seg)) {
             return None;
         }
         if what.rep == Rep::None {
@@ -112,11 +113,7 @@ impl Emit<'_> {
         let rflags = Rm::M(vcpu(RFLAGS));
         self.a.test_imm(Width::B32, rflags, flags::DF as i32);
         self.a.jcc(Cond::Ne, odd);
-        let old = self.a.section(Section::Cold);
-        self.a.bind(odd);
-        self.a.call(self.stubs.interpret);
-        self.side(Kind::default());
-        self.a.section(old);
+        self.interpret_from(odd);
 
         if reads {
             self.access(&at(rsi), size, false, Kind::default())?;

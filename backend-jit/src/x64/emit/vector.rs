@@ -11,9 +11,9 @@ use ir::{FlagSet, Masked, Op, OpCode, Operand, Rounding, VecInsn, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind};
-use crate::x64::asm::{Alu, Label, Rm, Section};
+use crate::x64::asm::{Label, Rm};
 use crate::x64::flags::State;
-use crate::x64::frame::{Frame, S1, field};
+use crate::x64::frame::{Frame, S1};
 
 const GPR32: [Register; 16] = [
     Register::EAX,
@@ -180,17 +180,7 @@ impl Emit<'_> {
         if std::mem::replace(&mut self.high_live, true) {
             return Some(());
         }
-        self.clobber();
-        let live = Rm::M(field(offset_of!(Frame, high_live)));
-        self.a.alu_imm(Alu::Cmp, Width::B32, live, 0);
-        let (load, done) = (self.a.label(), self.a.label());
-        self.a.jcc(ir::Cond::E, load);
-        self.a.bind(done);
-        let old = self.a.section(Section::Cold);
-        self.a.bind(load);
-        self.a.call(self.stubs.high);
-        self.a.jmp(done);
-        self.a.section(old);
+        self.live(offset_of!(Frame, high_live), self.stubs.high);
         Some(())
     }
 

@@ -323,15 +323,20 @@ impl Emit<'_> {
         if std::mem::replace(&mut self.x87_live, true) {
             return;
         }
+        self.live(offset_of!(Frame, x87_live), self.stubs.x87);
+    }
+
+    /// Has the stub `load` bring registers into the host's unless the frame's word at `live` says that they are there.
+    /// r14, r11 and the host's flags may be lost.
+    pub(super) fn live(&mut self, live: usize, load: u32) {
         self.clobber();
-        let live = Rm::M(field(offset_of!(Frame, x87_live)));
-        self.a.alu_imm(Alu::Cmp, Width::B32, live, 0);
-        let (load, done) = (self.a.label(), self.a.label());
-        self.a.jcc(ir::Cond::E, load);
+        self.a.alu_imm(Alu::Cmp, Width::B32, Rm::M(field(live)), 0);
+        let (dead, done) = (self.a.label(), self.a.label());
+        self.a.jcc(ir::Cond::E, dead);
         self.a.bind(done);
         let old = self.a.section(Section::Cold);
-        self.a.bind(load);
-        self.a.call(self.stubs.x87);
+        self.a.bind(dead);
+        self.a.call(load);
         self.a.jmp(done);
         self.a.section(old);
     }

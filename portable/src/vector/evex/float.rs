@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use iced_x86::OpCodeOperandKind as K;
 
 use super::super::convert::{direction, to_gpr};
-use super::super::float::{reciprocal_of, reciprocal_root_of};
+use super::super::float::{map2, reciprocal_of, reciprocal_root_of};
 use super::super::lanes::Lane;
 use super::super::{Form, Kernel, VecOperands};
 use super::Spec;
@@ -37,30 +37,7 @@ fn map1<F: Float + Lane>(
     b: &[u8],
     f: impl Fn(&Env, Unpacked) -> Out<F>,
 ) -> u8 {
-    let mut raised = 0;
-    for i in 0..d.len() / F::SIZE {
-        let out = f(env, env.load(F::get(b, i)));
-        raised |= out.flags;
-        out.value.put(d, i);
-    }
-    raised
-}
-
-/// `d[i] = f(a[i], b[i])`.
-fn map2<F: Float + Lane>(
-    env: &Env,
-    d: &mut [u8],
-    a: &[u8],
-    b: &[u8],
-    f: impl Fn(&Env, Unpacked, Unpacked) -> Out<F>,
-) -> u8 {
-    let mut raised = 0;
-    for i in 0..d.len() / F::SIZE {
-        let out = f(env, env.load(F::get(a, i)), env.load(F::get(b, i)));
-        raised |= out.flags;
-        out.value.put(d, i);
-    }
-    raised
+    map2(env, d, b, b, |env, x, _| f(env, x))
 }
 
 /// One, with a sign.

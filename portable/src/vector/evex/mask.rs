@@ -3,7 +3,7 @@
 use iced_x86::{Code, EncodingKind};
 
 use super::super::vex::name;
-use super::super::{Form, Kernel, Row, Table, VecOperands};
+use super::super::{Kernel, Table, VecOperands};
 
 /// The low bits of a mask.
 const fn cut<const BITS: u32>(k: u64) -> u64 {
@@ -80,16 +80,7 @@ pub(in super::super) fn rows(t: &mut Table) {
         let Some(kernel) = kernel else {
             continue;
         };
-        t.put(
-            code,
-            Row {
-                len: 16,
-                active: 16,
-                zero_rest: false,
-                form: Form::Legacy,
-                kernel: Kernel::Special(kernel),
-            },
-        );
+        t.xmm(code, Kernel::Special(kernel));
     }
 }
 
