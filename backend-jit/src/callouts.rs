@@ -130,6 +130,7 @@ fn access(f: &mut Frame, v: &mut Vcpu, local: &Local, write: bool) -> Result<Out
         if kind.rmw {
             v.read_bytes(lin, part)?;
         }
+        f.split.clear();
         f.commit_lin = lin;
         f.commit_size = size;
     } else {

@@ -9,6 +9,8 @@
 mod avx512;
 #[path = "engine/loops.rs"]
 mod loops;
+#[path = "engine/split.rs"]
+mod split;
 mod support;
 
 use iced_x86::code_asm::*;

@@ -20,6 +20,7 @@ use system::{LazyFlags, Vcpu};
 use x86::Gpr;
 
 use super::asm::{Mem, R11, R14, R15, RSP, Reg, Rm};
+use super::split::Split;
 
 /// Scratch: addresses.
 pub const S0: Reg = R14;
@@ -180,6 +181,8 @@ pub struct Frame {
     /// The bits that are zero in the distance of an access from its page, for alignments of 1 to 64: see
     /// `emit/keep.rs`.
     pub odd: [u64; 7],
+    /// Where an access on two pages of RAM is made.
+    pub split: Split,
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
     /// The page that empty entries name: see [`NO_PAGE`].

@@ -6,3 +6,4 @@ pub mod flags;
 pub mod frame;
 mod patch;
 pub mod runtime;
+mod split;

@@ -15,6 +15,7 @@ use super::asm::{
     Alu, Asm, Label, Mem, R11, R14, RAX, RCX, RDI, RDX, RSI, RSP, Rm, Section, Shift,
 };
 use super::frame::{Frame, PageCache, field, home, leave};
+use super::split::{self, Ways};
 
 /// Rust functions that stubs call.
 pub struct Callouts {
@@ -54,7 +55,7 @@ pub struct Stubs {
     /// As these, also for pages that are not to be cached.
     pub place_read: u32,
     pub place_write: u32,
-    /// Writes the bounce buffer where it belongs; keeps flags and registers but r11.
+    /// Writes the bounce buffer where it belongs; keeps flags and registers but r14.
     pub commit: u32,
     /// Runs slow op r11d; loses r14, flags.
     pub slow: u32,
@@ -145,7 +146,7 @@ const fn f(offset: usize) -> Mem {
 }
 
 /// A frame field while `pushed` bytes lie above RSP.
-const fn under(pushed: i32, offset: usize) -> Mem {
+pub(super) const fn under(pushed: i32, offset: usize) -> Mem {
     Mem::at(RSP, offset as i32 + pushed)
 }
 
@@ -425,6 +426,9 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
 
     // The store in the bounce buffer. Flags and r11 stay.
     let commit = bound(&mut a);
+    let rust = a.label();
+    split::scatter(&mut a, rust);
+    a.bind(rust);
     a.store(B64, under(8, offset_of!(Frame, lin)), R11);
     a.byte(0x9c); // PUSHFQ
     a.pop_mem(under(8, offset_of!(Frame, host_flags)));
@@ -609,11 +613,13 @@ fn lookup(
     a.alu(Alu::Add, B64, RDX, Rm::R(RAX));
     a.alu_imm(Alu::Cmp, B64, Rm::R(RDX), 0x1000);
     let in_place = write && matches!(unknown, Unknown::Ask(_));
-    a.jcc(Cond::A, if in_place { beside } else { slow });
+    let (fill, found, two) = (a.label(), a.label(), a.label());
+    a.jcc(Cond::A, if unknown == Unknown::Carry { slow } else { two });
     if unknown != Unknown::Carry {
         a.alu_imm(Alu::Sub, B32, Rm::M(under(32, offset_of!(Frame, hops))), 1);
         a.jcc(Cond::S, sample);
     }
+    a.bind(fill);
     a.load(B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));
     a.load(
         B64,
@@ -621,19 +627,15 @@ fn lookup(
         Rm::M(Mem::at(RCX, TlbEntry::OFFSET_ADDEND as i32)),
     );
     // Into the page cache, if it may.
-    let found = a.label();
     a.load(B32, RCX, Rm::R(R11));
     a.shift_imm(Shift::Shl, B64, Rm::R(RCX), 32);
     // Bit 63: upper half only, and this is the lower.
     a.alu_imm(Alu::Xor, B64, Rm::R(RCX), -1);
     a.alu(Alu::Or, B64, RCX, Rm::R(R14));
     // A group must be in the page cache.
-    let uncached = if unknown == Unknown::NotCached {
-        slow
-    } else {
-        found
-    };
-    a.jcc(Cond::Ns, uncached);
+    let group = unknown == Unknown::NotCached;
+    let place = a.label();
+    a.jcc(Cond::Ns, if group { slow } else { place });
     a.movzx(B16, RCX, Rm::R(R11));
     let (minus, addend) = PageCache::fields(write);
     a.group3(B64, 3, Rm::R(RAX)); // NEG
@@ -648,8 +650,9 @@ fn lookup(
             reg,
         );
     }
-    a.bind(found);
+    a.bind(place);
     a.alu(Alu::Add, B64, R14, Rm::R(RDX));
+    a.bind(found);
     for r in [RDX, RCX, RAX] {
         a.pop(r);
     }
@@ -661,6 +664,12 @@ fn lookup(
         a.byte(0xf8); // CLC
     }
     a.ret();
+    // Not within a page that is known, without flags.
+    a.bind(two);
+    a.alu_imm(Alu::Cmp, B64, Rm::R(RAX), 0xfff);
+    a.jcc(Cond::A, if in_place { beside } else { slow });
+    let fill = group.then_some(fill);
+    split::look(a, write, &Ways { found, fill, slow });
     if in_place {
         a.bind(beside);
         beside_code(a, slow);
@@ -710,7 +719,7 @@ fn lookup(
     entry
 }
 
-/// A store to a page that holds code, or to two pages: rcx is the TLB entry. Goes on at the place in RAM if there is
+/// A store to a page that holds code: rcx is the TLB entry. Goes on at the place in RAM if there is
 /// no code in the lines written.
 fn beside_code(a: &mut Asm, slow: Label) {
     a.load(B64, RAX, Rm::R(R14));

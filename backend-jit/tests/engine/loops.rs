@@ -43,7 +43,7 @@ impl Random {
     }
 }
 
-/// Maps the window's pages to frames in another order; a few are read-only, missing, a device, or the program's own page, read-only.
+/// Maps the window's pages to frames in another order, or the same; a few are read-only, missing, a device, or the program's own page, read-only.
 pub(crate) fn map(m: &mut Machine, random: &mut Random) {
     for vector in [12, 13, 14] {
         // RSP may be anywhere.
@@ -53,9 +53,9 @@ pub(crate) fn map(m: &mut Machine, random: &mut Random) {
     st.cr0 |= cr0::WP;
     m.v.load_state(st);
     open_window(m);
-    let first = random.below(PAGES);
+    let (first, step) = (random.below(PAGES), random.pick(&[1, 7]));
     for page in 0..PAGES {
-        let frame = FRAMES + (first + page * 7) % PAGES * 0x1000;
+        let frame = FRAMES + (first + page * step) % PAGES * 0x1000;
         let entry = match random.below(24) {
             0 => 0,
             1 => frame | PRESENT,
@@ -76,8 +76,13 @@ fn write(m: &Machine, at: u64, value: u64) {
         .expect("RAM");
 }
 
+/// Maps a page of the window.
+pub(crate) fn place(m: &Machine, page: u64, frame: u64) {
+    write(m, TABLE + page * 8, frame | PRESENT | WRITABLE);
+}
+
 /// Gives the window its tables; the last is still empty.
-fn open_window(m: &Machine) {
+pub(crate) fn open_window(m: &Machine) {
     let link = PRESENT | WRITABLE;
     write(m, TABLES + 0x800, UPPER | link);
     write(m, UPPER, (UPPER + 0x1000) | link);
@@ -335,7 +340,7 @@ fn a_loop_that_writes_over_what_follows_it() {
     for way in WAYS {
         let mut m = machine(&program);
         open_window(&m);
-        write(&m, TABLE, START | PRESENT | WRITABLE);
+        place(&m, 0, START);
         run(&mut m, way);
         assert_eq!(reg(&m, Gpr::Rbx), 150, "{way:?}");
     }
