@@ -610,6 +610,40 @@ fn a_page_that_comes_to_look_at_flags() {
 }
 
 #[test]
+fn a_prefetch_of_anything_changes_nothing() {
+    for cpl in [0, 3] {
+        all_at(cpl, |a| {
+            let (mut top, mut less) = (a.create_label(), a.create_label());
+            a.mov(rbp, DATA)?;
+            a.mov(rsi, MMIO)?;
+            a.mov(rdi, 0x7fff_1234_5000_u64)?;
+            a.mov(rbx, 1_u64 << 63)?;
+            a.xor(eax, eax)?;
+            a.mov(ecx, 400)?;
+            a.set_label(&mut top)?;
+            a.add(rax, qword_ptr(rbp + rcx * 8))?;
+            a.prefetcht0(byte_ptr(rbp + rcx * 8 + 64))?;
+            a.mov(qword_ptr(rbp + rcx * 8), rax)?;
+            a.cmp(rax, rcx)?;
+            a.prefetchw(byte_ptr(rbp + rcx * 8))?;
+            a.prefetchnta(byte_ptr(rsi + rcx))?;
+            a.prefetcht1(byte_ptr(rdi))?;
+            a.prefetcht2(byte_ptr(rbx + rcx * 8))?;
+            a.prefetchw(byte_ptr(START))?;
+            a.prefetcht0(byte_ptr(rbp + rcx * 8).fs())?;
+            a.jb(less)?;
+            a.rol(rax, 7)?;
+            a.set_label(&mut less)?;
+            a.adc(rax, rsi)?;
+            a.dec(ecx)?;
+            a.prefetcht0(byte_ptr(rbp - 64))?;
+            a.jnz(top)?;
+            a.hlt()
+        });
+    }
+}
+
+#[test]
 fn rounding_and_sticky_flags_are_the_guests() {
     let m = all(|a| {
         a.mov(rbp, DATA)?;

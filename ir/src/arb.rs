@@ -4,7 +4,7 @@ use iced_x86::Code;
 use x86::Gpr;
 
 use crate::block::{Block, Builder, Op};
-use crate::helper::{Exit, HelperId, Jump, Rep, StringKind, StringOp};
+use crate::helper::{Exit, HelperId, Hint, Jump, Rep, StringKind, StringOp};
 use crate::operand::{Access, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
 use crate::ops::{MemUse, OpCode, Sub};
 
@@ -109,6 +109,7 @@ fn any_sub(rng: &mut Rng, kind: Sub) -> u32 {
         Sub::Seg => 6,
         Sub::Exit => Exit::ALL.len(),
         Sub::Jump => Jump::ALL.len(),
+        Sub::Hint => Hint::ALL.len(),
         Sub::String => {
             let op = StringOp {
                 kind: rng.pick(StringKind::ALL),

@@ -286,6 +286,22 @@ numbered! {
 }
 
 numbered! {
+    /// What a prefetch says about the use of the line.
+    Hint {
+        /// PREFETCHNTA.
+        NonTemporal = "nta",
+        /// PREFETCHT0.
+        Level1 = "t0",
+        /// PREFETCHT1.
+        Level2 = "t1",
+        /// PREFETCHT2.
+        Level3 = "t2",
+        /// PREFETCHW: it will be written.
+        Write = "w",
+    }
+}
+
+numbered! {
     /// Which string instruction.
     StringKind {
         /// MOVS.

@@ -16,6 +16,6 @@ pub mod verify;
 pub use block::{Block, Builder, Op};
 pub use effect::may_store;
 pub use evex::{Chosen, Masked, Rounding, VecInsn};
-pub use helper::{Elements, Exit, HelperId, Jump, Rep, StringKind, StringOp};
+pub use helper::{Elements, Exit, HelperId, Hint, Jump, Rep, StringKind, StringOp};
 pub use operand::{Access, Cond, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
 pub use ops::{MemUse, OpCode, OpInfo, Sub};

@@ -23,6 +23,8 @@ pub enum Sub {
     Exit,
     /// A [`crate::Jump`].
     Jump,
+    /// A [`crate::Hint`].
+    Hint,
     /// A [`crate::StringOp`].
     String,
     /// A plain number.
@@ -310,6 +312,8 @@ ops! {
     /// Leave the block for a = Pc(offset) if the condition holds, else go on with the next instruction in it. Width as of
     /// the ends of blocks.
     SideExit "sideexit" dsts 0 args 1 sub Cond; faults effect,
+    /// The line of [mem] will be used as `sub` says: a hint, which never faults.
+    Prefetch "prefetch" dsts 0 args 0 mem Address sub Hint; effect,
 }
 
 impl OpCode {

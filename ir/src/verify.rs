@@ -29,7 +29,7 @@ use iced_x86::Code;
 use crate::block::{Block, Op};
 use crate::effect::{arg_width, commits};
 use crate::evex::VecInsn;
-use crate::helper::{Exit, HelperId, Jump, StringOp};
+use crate::helper::{Exit, HelperId, Hint, Jump, StringOp};
 use crate::operand::{Mem, Operand, Width};
 use crate::ops::{MemUse, OpCode, Sub};
 
@@ -308,9 +308,15 @@ fn widths(code: OpCode) -> u8 {
     const B64: u8 = 8;
     match code {
         C::Setcc => B8,
-        C::Insn | C::GetFlags | C::SetFlags | C::SetDf | C::Cmc | C::Call | C::Raise | C::Fence => {
-            B64
-        }
+        C::Insn
+        | C::GetFlags
+        | C::SetFlags
+        | C::SetDf
+        | C::Cmc
+        | C::Call
+        | C::Raise
+        | C::Fence
+        | C::Prefetch => B64,
         C::CmpxchgPair
         | C::Crc32
         | C::Andn
@@ -349,6 +355,7 @@ fn sub(op: &Op) -> Check {
         Sub::Seg => n < 6,
         Sub::Exit => Exit::from_index(n).is_some(),
         Sub::Jump => Jump::from_index(n).is_some(),
+        Sub::Hint => Hint::from_index(n).is_some(),
         Sub::String => {
             StringOp::decode(n).is_some_and(|s| s.width == op.width && s.addr != Width::B8)
         }

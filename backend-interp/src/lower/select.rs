@@ -582,6 +582,7 @@ impl Lower<'_> {
                 run: sys::fence,
                 ..self.blank()
             }),
+            OpCode::Prefetch => {}
             OpCode::Jump => {
                 let exit = self.exit(op.a, w)?;
                 self.terminal(

@@ -1,7 +1,7 @@
 //! MOV and its kin: moves, extensions, exchanges, address computation.
 
-use iced_x86::{Code, Register};
-use ir::{Cond, HelperId, Mem, Op, OpCode, Operand, Width};
+use iced_x86::{Code, OpKind, Register};
+use ir::{Cond, HelperId, Hint, Mem, Op, OpCode, Operand, Width};
 use x86::{Gpr, Seg};
 
 use super::operand::segment;
@@ -290,5 +290,51 @@ impl Lifter<'_> {
             return self.plain(HelperId::Pause, 0, Flow::Next);
         }
         Ok(Flow::Next)
+    }
+
+    /// PREFETCHh, PREFETCHW; other hints are nothing. No segment is checked for a hint, so only those that need no check count.
+    pub(super) fn prefetch(&mut self) -> Lift {
+        let Some(hint) = self.hint() else {
+            return Ok(Flow::Next);
+        };
+        let ea = self.ea();
+        if self.mode.code64() || (self.mode.flat(ea.seg) && ea.mem.addr == Width::B32) {
+            let mem = self.place(ea, 1, false);
+            self.b.push(Op {
+                mem: Some(mem),
+                sub: hint as u32,
+                ..Op::new(OpCode::Prefetch, Width::B64)
+            });
+        }
+        Ok(Flow::Next)
+    }
+
+    /// What a hint with a memory operand says (SDM vol. 2, PREFETCHh, PREFETCHW; APM vol. 3, PREFETCH).
+    fn hint(&self) -> Option<Hint> {
+        use Code as C;
+        let insn = &self.insn;
+        if insn.op0_kind() != OpKind::Memory {
+            return None;
+        }
+        let extension = insn.op1_register().number() & 7;
+        match insn.code() {
+            C::Reservednop_rm16_r16_0F0D
+            | C::Reservednop_rm32_r32_0F0D
+            | C::Reservednop_rm64_r64_0F0D => match extension {
+                0 => Some(Hint::Level1),
+                1 | 2 => Some(Hint::Write),
+                _ => None,
+            },
+            C::Reservednop_rm16_r16_0F18
+            | C::Reservednop_rm32_r32_0F18
+            | C::Reservednop_rm64_r64_0F18 => match extension {
+                0 => Some(Hint::NonTemporal),
+                1 => Some(Hint::Level1),
+                2 => Some(Hint::Level2),
+                3 => Some(Hint::Level3),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 }

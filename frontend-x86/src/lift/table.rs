@@ -256,15 +256,9 @@ impl Lifter<'_> {
             // Order and caches.
             M::Lfence | M::Sfence | M::Mfence => self.fence(),
             M::Clflush | M::Clflushopt | M::Clwb => self.touch(),
-            M::Nop
-            | M::Reservednop
-            | M::Prefetch
-            | M::Prefetchw
-            | M::Prefetchwt1
-            | M::Prefetchnta
-            | M::Prefetcht0
-            | M::Prefetcht1
-            | M::Prefetcht2 => self.nop(),
+            M::Nop => self.nop(),
+            // Prefetches are these for the decoder.
+            M::Reservednop => self.prefetch(),
 
             // State images, and what else of vectors and x87 is not one op.
             M::Fxsave | M::Fxsave64 => self.fx_state(H::Fxsave),

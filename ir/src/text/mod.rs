@@ -86,6 +86,7 @@ fn natural_width(code: OpCode, sub: u32) -> Option<Width> {
         | C::Call
         | C::Raise
         | C::Fence
+        | C::Prefetch
         | C::Jump
         | C::Branch
         | C::SideExit

@@ -11,7 +11,7 @@ use super::print::counted;
 use super::{CONDS, GPRS, HIGHS, SEGS, max_args, natural_width};
 use crate::block::{Block, Op};
 use crate::evex::VecInsn;
-use crate::helper::{Exit, HelperId, Jump, Rep, StringKind, StringOp};
+use crate::helper::{Exit, HelperId, Hint, Jump, Rep, StringKind, StringOp};
 use crate::operand::{Access, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
 use crate::ops::{MemUse, OpCode, Sub};
 
@@ -423,6 +423,10 @@ impl<'a> Cursor<'a> {
             Sub::Jump => self.choice(
                 "a jump (jmp, call, ret)",
                 Jump::ALL.iter().map(|j| j.name()),
+            ),
+            Sub::Hint => self.choice(
+                "a hint (nta, t0, t1, t2, w)",
+                Hint::ALL.iter().map(|h| h.name()),
             ),
             Sub::String => self.string(),
             Sub::Number => {

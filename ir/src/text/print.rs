@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::{CONDS, GPRS, HIGHS, SEGS, max_args, natural_width};
 use crate::block::{Block, Op};
 use crate::evex::VecInsn;
-use crate::helper::{Exit, HelperId, Jump, Rep, StringOp};
+use crate::helper::{Exit, HelperId, Hint, Jump, Rep, StringOp};
 use crate::operand::{Access, Mem, Operand, SegBase, Width};
 use crate::ops::{MemUse, OpCode, Sub};
 
@@ -115,6 +115,7 @@ fn sub(op: &Op, f: &mut Formatter<'_>) -> fmt::Result {
         Sub::Seg => SEGS.get(index).map(|s| s.0),
         Sub::Exit => Exit::from_index(n).map(Exit::name),
         Sub::Jump => Jump::from_index(n).map(Jump::name),
+        Sub::Hint => Hint::from_index(n).map(Hint::name),
         Sub::String => match StringOp::decode(n) {
             Some(op) => return string(op, f),
             None => None,

@@ -90,7 +90,7 @@ impl Emit<'_> {
     }
 
     /// Which page cache entry an address goes by.
-    fn cache_entry(&self, mem: &Mem) -> usize {
+    pub(super) fn cache_entry(&self, mem: &Mem) -> usize {
         if let (Some((temp, entry)), Operand::Temp(base)) = (self.in_segment, mem.base)
             && temp == base
         {

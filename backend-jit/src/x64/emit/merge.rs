@@ -257,7 +257,7 @@ impl Emit<'_> {
             .take_while(|op| op.code != OpCode::Insn);
         if before
             .into_iter()
-            .any(|op| op.mem.is_some() && op.code != OpCode::Lea)
+            .any(|op| op.mem.is_some() && op.code.info().mem != MemUse::Address)
         {
             return None;
         }

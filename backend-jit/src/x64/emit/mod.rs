@@ -12,6 +12,7 @@ mod keep;
 mod memory;
 mod merge;
 mod pair;
+mod prefetch;
 mod repeat;
 mod segment;
 mod strings;
@@ -493,6 +494,7 @@ impl Emit<'_> {
             }
             C::Vec => self.vec(&op, None)?,
             C::Fence => self.a.raw(&[0x0f, 0xae, 0xf0]),
+            C::Prefetch => self.prefetch(&op)?,
             C::Call => match self.call(at, to, &op) {
                 Some(n) => return Some(n),
                 None => self.wait(&op)?,

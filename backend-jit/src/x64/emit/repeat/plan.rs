@@ -113,6 +113,7 @@ fn harmless(op: &Op) -> bool {
         | C::Zext
         | C::Sext
         | C::Lea
+        | C::Prefetch
         | C::Select
         | C::Setcc
         | C::Bswap
@@ -246,7 +247,7 @@ impl Plan {
         };
         let mut by = [0; 16];
         for (n, op) in body.iter().enumerate() {
-            if let Some(mem) = op.mem.filter(|_| op.code != OpCode::Lea) {
+            if let Some(mem) = op.mem.filter(|_| op.code.info().mem != MemUse::Address) {
                 plan.member(n, op, &mem, &motions, &by)?;
             }
             if let Some((g, step)) = merge::step(op, Width::B64) {
