@@ -13,6 +13,7 @@ use softmmu::{Place, line_mask};
 use crate::core::{Core, Side, key};
 use crate::hops::{HOPS, close};
 use crate::local::Local;
+use crate::x64::emit::system::Args;
 use crate::x64::frame::{Frame, leave};
 use crate::x64::runtime::{Callouts, unpacked};
 use crate::x87 as registers;
@@ -295,7 +296,10 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
         let left = f.budget + insns - ord;
         v.retired = end.wrapping_sub(left.cast_unsigned());
     }
-    let [a, b, c] = what.args;
+    let [a, b, c] = match what.args {
+        Args::Constant(args) => args,
+        Args::Frame => f.args,
+    };
     let result = system::helper(what.helper)(v, a, b, c);
     f.take_bases(v);
     f.follow(&v.mmu);
@@ -309,6 +313,11 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
             done = ord;
             leave::FAULT
         }
+        (Ok(value), None) if matches!(what.args, Args::Frame) => {
+            f.args[0] = value;
+            f.look = u32::from(!goes_on(f, v));
+            return 0;
+        }
         (Ok(_), None) if v.mmu.code_hit == 0 => return 0,
         (Ok(_), Some(Exit::Helper)) => leave::NEXT,
         (Ok(_), _) => {
@@ -320,6 +329,16 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
         f.budget += insns - done;
     }
     u32::from(f.exit != leave::NEXT || !resume(f, v, local))
+}
+
+/// Whether the next instruction is one of the same mode that nothing holds up, events apart.
+fn goes_on(f: &Frame, v: &mut Vcpu) -> bool {
+    let mode = Mode::of(&v.st).bits() | state_bits(v);
+    v.mmu.code_hit == 0
+        && mode == f.running & !(key::COUNT | key::SINGLE)
+        && v.st.shadow == Shadow::None
+        && v.st.activity == Activity::Active
+        && !v.needs_step()
 }
 
 /// Goes on at RIP without a way back to the run loop, where that would find nothing to do: the jump cache knows the code,

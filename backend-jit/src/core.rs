@@ -19,7 +19,7 @@ use crate::pages::PageNumbers;
 use crate::report::{Name, unusual};
 use crate::shared::{Epochs, Gone};
 use crate::x64::asm::{Asm, Section};
-use crate::x64::emit::system::{Direct, direct};
+use crate::x64::emit::system::Direct;
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
 use crate::x64::flags::Desc;
 use crate::x64::frame::{Frame, Jump, TEMPS};
@@ -689,7 +689,7 @@ impl Core {
                 ord: slow.ord,
                 flags: slow.flags,
                 x87: slow.x87,
-                direct: direct(ops),
+                direct: slow.direct,
                 lin,
                 mode: wanted.mode,
                 insns: block.insns as u16,

@@ -72,6 +72,17 @@ impl Filter {
     }
 }
 
+/// The last GiB of 32 bits by page: a kernel fetches from more pages than a [`Filter`] tells apart, and invalidates its
+/// temporary mappings all the time.
+struct KernelPages(Box<[u64; 4096]>);
+
+impl KernelPages {
+    fn place(lin: u64) -> (usize, u64) {
+        let page = lin >> 12;
+        ((page >> 6 & 0xfff) as usize, 1 << (page & 63))
+    }
+}
+
 type Tables = [Option<TableBox>; MmuIndex::COUNT];
 
 fn each(tables: &mut Tables) -> impl Iterator<Item = &mut TableBox> {
@@ -114,6 +125,8 @@ pub(crate) struct Tlb {
     high: Tables,
     /// As `Context::fetched`, for the shared tables.
     high_fetched: Filter,
+    /// Pages of a kernel's part outside long mode that instructions were fetched from in any context.
+    kernel_fetched: KernelPages,
     long_mode: bool,
     /// The generation of a kernel's part, unless `high_local`.
     high_generation: u64,
@@ -148,6 +161,7 @@ impl Tlb {
             current: 0,
             high: Tables::default(),
             high_fetched: Filter::default(),
+            kernel_fetched: KernelPages(Box::new([0; 4096])),
             long_mode: false,
             high_generation: 2,
             high_local: false,
@@ -204,7 +218,12 @@ impl Tlb {
             (&mut context.low, &mut context.fetched)
         };
         if crate::tlb::tag::is_some(entry.exec_tag) {
-            fetched.add(lin);
+            if is_kernels(lin, self.long_mode) && !is_high(lin) {
+                let (word, bit) = KernelPages::place(lin);
+                self.kernel_fetched.0[word] |= bit;
+            } else {
+                fetched.add(lin);
+            }
             self.high_local |= is_kernels(lin, self.long_mode) && !shared;
         }
         let slot = &mut set[index as usize];
@@ -244,6 +263,7 @@ impl Tlb {
         }
         each(&mut self.high).for_each(|table| table.clear());
         self.high_fetched = Filter::default();
+        self.kernel_fetched.0.fill(0);
         self.high_local = false;
         self.renew_high();
         self.renew_all();
@@ -329,18 +349,23 @@ impl Tlb {
     fn may_be_linked(&self, context: usize, lin: u64) -> bool {
         let context = &self.contexts[context];
         let (set, fetched) = if is_high(lin) {
-            (&self.high, &self.high_fetched)
+            (&self.high, self.high_fetched.has(lin))
+        } else if is_kernels(lin, self.long_mode) {
+            let (word, bit) = KernelPages::place(lin);
+            (&context.low, self.kernel_fetched.0[word] & bit != 0)
         } else {
-            (&context.low, &context.fetched)
+            (&context.low, context.fetched.has(lin))
         };
-        fetched.has(lin) || set.iter().flatten().any(|table| table.may_be_large(lin))
+        fetched || set.iter().flatten().any(|table| table.may_be_large(lin))
     }
 
     /// INVLPG: the page in the current PCID, and global translations of it in all (SDM vol. 3, 5.10.4.1).
     pub(crate) fn invlpg(&mut self, lin: u64) {
         let pcid = self.contexts[self.current].key.pcid;
+        // Outside long mode what was fetched there has a generation of its own, unless contexts differ in it.
+        let apart = is_kernels(lin, self.long_mode) && !is_high(lin) && !self.high_local;
         for index in 0..self.contexts.len() {
-            if self.may_be_linked(index, lin) {
+            if !apart && self.may_be_linked(index, lin) {
                 self.renew(index);
             }
             let context = &mut self.contexts[index];

@@ -183,6 +183,13 @@ pub struct Frame {
     pub odd: [u64; 7],
     /// Where an access on two pages of RAM is made.
     pub split: Split,
+    /// Arguments of a helper that is called in the midst of an instruction; the first is its result afterwards.
+    pub args: [u64; 3],
+    /// Not 0 behind such a call: the next instruction is not to be gone on with before a look at mode and code.
+    pub look: u32,
+    /// Bit 63: code outside long mode may keep any page that it uses in the page caches. It may not while EFLAGS.AC lets a
+    /// supervisor use user pages: they would still be there when it does not.
+    pub keeps_pages: u64,
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
     /// The page that empty entries name: see [`NO_PAGE`].
@@ -313,6 +320,9 @@ impl Frame {
     /// Brings what translated code keeps of the MMU up to date: after anything that may have changed translations.
     pub fn follow(&mut self, mmu: &Mmu) {
         self.tlb = mmu.inline_tables();
+        let state = mmu.state();
+        let open = state.ac && state.cr4 & x86::cr4::SMAP != 0;
+        self.keeps_pages = u64::from(!open && !state.long_mode()) << 63;
         if self.data_gen != mmu.data_gen {
             self.data_gen = mmu.data_gen;
             self.forget_data();

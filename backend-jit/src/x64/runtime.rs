@@ -45,6 +45,7 @@ pub struct Stubs {
     pub stale: u32,
     pub poll: u32,
     pub page: u32,
+    pub next: u32,
     /// r14 = linear address, r11d = [`packed`]; returns r14 = host address, r11 lost.
     pub read: u32,
     /// As `read`. When the access is to be made in the bounce buffer, returns 5 bytes behind.
@@ -77,7 +78,7 @@ pub struct Stubs {
 
 impl Stubs {
     /// Each stub with its name.
-    pub fn names(self) -> [(&'static str, u32); 20] {
+    pub fn names(self) -> [(&'static str, u32); 21] {
         let Self {
             enter,
             link,
@@ -85,6 +86,7 @@ impl Stubs {
             stale,
             poll,
             page,
+            next,
             read,
             write,
             group_read,
@@ -108,6 +110,7 @@ impl Stubs {
             ("stale", stale),
             ("poll", poll),
             ("page", page),
+            ("next", next),
             ("read", read),
             ("write", write),
             ("group_read", group_read),
@@ -127,7 +130,8 @@ impl Stubs {
 }
 
 /// What `read` and `write` are told in r11d: offset of the page cache entry, size, alignment mask. `upper`: pages of the
-/// lower half are not cached (supervisor code may use them while EFLAGS.AC is set only).
+/// lower half are not cached (supervisor code may use them while EFLAGS.AC is set only), outside long mode none are while it is
+/// set.
 pub fn packed(cache: usize, size: u32, align: u32, upper: bool) -> u32 {
     debug_assert!(cache < 1 << 16 && size < 256 && align <= 64);
     cache as u32 | size << 16 | (align.max(1) - 1) << 24 | u32::from(upper) << 31
@@ -398,6 +402,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
         leave::STALE,
         leave::POLL,
         leave::PAGE,
+        leave::NEXT,
     ] {
         labels.push(bound(&mut a));
         a.store_imm(B32, Rm::M(f(offset_of!(Frame, exit))), code.cast_signed());
@@ -521,6 +526,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
         stale: at(labels[2]),
         poll: at(labels[3]),
         page: at(labels[4]),
+        next: at(labels[5]),
         read: at(read),
         write: at(write),
         group_read: at(group_read),
@@ -629,9 +635,15 @@ fn lookup(
     // Into the page cache, if it may.
     a.load(B32, RCX, Rm::R(R11));
     a.shift_imm(Shift::Shl, B64, Rm::R(RCX), 32);
-    // Bit 63: upper half only, and this is the lower.
+    // Bit 63: upper half only, and this is the lower; or not now.
     a.alu_imm(Alu::Xor, B64, Rm::R(RCX), -1);
     a.alu(Alu::Or, B64, RCX, Rm::R(R14));
+    a.alu(
+        Alu::Or,
+        B64,
+        RCX,
+        Rm::M(under(32, offset_of!(Frame, keeps_pages))),
+    );
     // A group must be in the page cache.
     let group = unknown == Unknown::NotCached;
     let place = a.label();

@@ -109,9 +109,14 @@ pub fn all(program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Mac
 
 /// As [`all`], at a CPL.
 pub fn all_at(cpl: u8, program: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
+    alike(|| machine_at(cpl, &program))
+}
+
+/// Runs machines that are made alike in all ways; they end in the same state, which is returned.
+pub fn alike(make: impl Fn() -> Machine) -> Machine {
     let mut first: Option<Machine> = None;
     for way in WAYS {
-        let mut m = machine_at(cpl, &program);
+        let mut m = make();
         run(&mut m, way);
         let Some(first) = &first else {
             first = Some(m);

@@ -167,7 +167,7 @@ impl Emit<'_> {
         let cache = cached(self.user, entry);
         let (minus, addend) = PageCache::fields(write);
         let minus = Rm::M(field(cache + minus));
-        let upper = self.code64 && !self.user;
+        let upper = !self.user;
         let miss = self.a.label();
         let align = if kind.locked && size > 1 {
             size

@@ -366,7 +366,7 @@ impl Emit<'_> {
             self.missed_kept();
         }
         lowest(self, S0);
-        let upper = self.code64 && !self.user;
+        let upper = !self.user;
         self.a
             .mov_imm(S1, u64::from(packed(cache, length as u32, align, upper)));
         self.a.call(if write {

@@ -8,6 +8,7 @@ mod bits;
 mod check;
 mod exits;
 mod flags;
+mod helper;
 mod keep;
 mod memory;
 mod merge;
@@ -29,7 +30,7 @@ use x86::Gpr;
 
 use super::asm::{Asm, Label, Reg, Rm, Section};
 use super::flags::{Compared, Desc, State};
-use super::frame::{self, S1, TEMPS, home};
+use super::frame::{self, TEMPS, home};
 use super::runtime::Stubs;
 
 pub use check::{Check, Field};
@@ -103,6 +104,8 @@ pub struct Slow {
     pub flags: Option<Desc>,
     /// It looks at x87 registers, or changes them.
     pub x87: bool,
+    /// It is a helper's call, or one in its midst.
+    pub direct: Option<system::Direct>,
 }
 
 /// Vectors that one block after the other is translated with.
@@ -186,6 +189,8 @@ pub(super) struct Emit<'a> {
     high_live: bool,
     /// Where the instruction at hand ends, if it may be done otherwise.
     apart: Option<Label>,
+    /// It has called a helper.
+    called: bool,
     /// The flags that are looked at from each op on.
     need: Vec<FlagSet>,
     /// Those of them that the block's own code looks at.
@@ -264,6 +269,7 @@ pub fn emit(
         x87_live: false,
         high_live: false,
         apart: None,
+        called: false,
         need: needs(block, parts.need, |op| op.faults || op.terminal),
         want: needs(block, parts.want, |_| false),
         uses: uses(block, parts.uses),
@@ -425,6 +431,7 @@ impl Emit<'_> {
         self.x87_live = mark.x87_live;
         self.high_live = mark.high_live;
         self.apart = None;
+        self.called = false;
         self.sides.truncate(mark.lens[0]);
         self.exits.truncate(mark.lens[1]);
         self.indirects.truncate(mark.lens[2]);
@@ -451,6 +458,7 @@ impl Emit<'_> {
             at += self.op(at, to)?;
             self.joined(at);
         }
+        self.after_helper(to);
         Some(())
     }
 
@@ -485,6 +493,8 @@ impl Emit<'_> {
             C::Rmw => self.rmw(&op)?,
             C::Cmpxchg => self.cmpxchg(&op)?,
             C::CmpxchgPair => self.cmpxchg_pair(&op)?,
+            C::SetDf => self.set_df(op.sub != 0),
+            C::Exit => self.exit_next(&op)?,
             C::ProbeWrite => self.probe(&op)?,
             C::SegLin => self.segment_linear(&op)?,
             C::VecLoad => return self.vec_load(at, to, &op),
@@ -525,33 +535,10 @@ impl Emit<'_> {
             }
             own.extend([op.dst, op.dst2].iter().filter_map(|o| o.temp()));
         }
-        let x87 = x87::concerns_x87(&self.ops[from..to]);
-        self.x87_live &= !x87;
-        self.high_live = false;
-        self.forget_checks();
-        self.clobber_for_call();
-        let number = self.cx.first[2] + self.slow.len() as u32;
-        self.slow.push(Slow {
-            ops: (from as u32, to as u32),
-            delta: self.insn.delta,
-            ord: self.insn.ord,
-            flags: match self.state {
-                State::Desc(desc) => Some(desc),
-                State::Memory | State::Host => None,
-            },
-            x87,
-        });
-        self.a.mov_imm(S1, u64::from(number));
-        let direct = system::direct(&self.ops[from..to]).is_some();
-        self.a.call(if direct {
-            self.stubs.direct
-        } else {
-            self.stubs.slow
-        });
-        self.side(Kind::default());
-        self.state = State::Memory;
-        self.stored = None;
-        self.hf = false;
+        let ops = &self.ops[from..to];
+        let (x87, direct) = (x87::concerns_x87(ops), system::direct(ops));
+        self.called = false;
+        self.call_out(from, to, x87, direct);
         Ok(())
     }
 

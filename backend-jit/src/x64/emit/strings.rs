@@ -161,7 +161,7 @@ impl Emit<'_> {
             reg: g as Reg,
             minus: field(cache + minus),
             addend: field(cache + addend),
-            packed: packed(cache, 1, 1, self.code64 && !self.user),
+            packed: packed(cache, 1, 1, !self.user),
             stub: if write {
                 self.stubs.place_write
             } else {

@@ -8,6 +8,7 @@ use system::{Vcpu, event};
 use x86::{CpuState, Msrs, Seg, Segment, cr4, flags};
 
 use super::Emit;
+use crate::core::key;
 use crate::x64::asm::{Alu, Mem, Rm, Section};
 use crate::x64::flags::State;
 use crate::x64::frame::{Frame, S0, S1, field};
@@ -16,9 +17,17 @@ use crate::x64::frame::{Frame, S0, S1, field};
 #[derive(Clone, Copy, Debug)]
 pub struct Direct {
     pub helper: HelperId,
-    pub args: [u64; 3],
+    pub args: Args,
     /// What follows; `None`: the next instruction.
     pub exit: Option<Exit>,
+}
+
+/// The arguments of a helper.
+#[derive(Clone, Copy, Debug)]
+pub enum Args {
+    Constant([u64; 3]),
+    /// The code has put them into the frame, which takes the result, too, and whether what is next may be gone on with.
+    Frame,
 }
 
 /// The call that an instruction is, if there is no more to it and it leaves MXCSR and the x87 alone.
@@ -61,7 +70,7 @@ pub fn direct(ops: &[Op]) -> Option<Direct> {
     };
     Some(Direct {
         helper,
-        args: [arg(call.a)?, arg(call.b)?, arg(call.c)?],
+        args: Args::Constant([arg(call.a)?, arg(call.b)?, arg(call.c)?]),
         exit,
     })
 }
@@ -87,7 +96,7 @@ impl Emit<'_> {
     /// A helper's call, with the exit behind it where there is one; how many ops that were.
     pub(super) fn call(&mut self, at: usize, to: usize, op: &Op) -> Option<usize> {
         let helper = HelperId::from_index(op.sub)?;
-        let kernel = self.cx.mode.cpl() == 0 && self.cx.mode.protected();
+        let kernel = self.cx.mode.cpl() == 0;
         let next = self
             .ops
             .get(at + 1)
@@ -102,15 +111,19 @@ impl Emit<'_> {
             }
             // Where instructions are counted the interrupt window opens with the next one, to the instruction.
             HelperId::Sti if kernel && !self.cx.count => self.sti(at, to, &next?),
-            HelperId::SetAc if kernel && self.code64 && !self.cx.count => {
+            HelperId::SetAc if kernel && !self.cx.count => {
                 self.set_ac(at, to, op.a == Operand::Imm(1), &next?)
             }
             HelperId::Swapgs if kernel && self.code64 => {
                 self.swapgs();
                 Some(1)
             }
-            HelperId::PushfImage if kernel && op.c == Operand::Imm(8) => {
+            HelperId::PushfImage if !self.cx.mode.vm86() => {
                 self.pushf(op)?;
+                Some(1)
+            }
+            HelperId::Popf if kernel => {
+                self.popf(at, to, op)?;
                 Some(1)
             }
             HelperId::Syscall => self.syscall(at, to, op),
@@ -125,7 +138,7 @@ impl Emit<'_> {
                 self.finish(Width::B64, op.dst, S1)?;
                 Some(1)
             }
-            _ => None,
+            _ => self.by_helper(at, to, op),
         }
     }
 
@@ -174,9 +187,10 @@ impl Emit<'_> {
         Some(to - at)
     }
 
-    /// STAC and CLAC: other tables, RFLAGS.AC. Page caches hold no user pages in supervisor code.
+    /// STAC and CLAC: other tables, RFLAGS.AC. Page caches hold no user pages of supervisor code that it may use now only.
     fn set_ac(&mut self, at: usize, to: usize, on: bool, next: &Op) -> Option<usize> {
-        if next.sub != Exit::Next as u32 {
+        let legacy = self.cx.key & key::LEGACY != 0;
+        if next.sub != Exit::Next as u32 || !(self.code64 || legacy) {
             return None;
         }
         self.spill();
@@ -200,6 +214,11 @@ impl Emit<'_> {
         let at_index = Rm::M(vcpu(mmu + Mmu::OFFSET_INDEX));
         self.a.store_imm(Width::B8, at_index, index as i32);
         self.use_tables(index);
+        if legacy {
+            self.a.mov_imm(S1, u64::from(!on) << 63);
+            let keeps = field(offset_of!(Frame, keeps_pages));
+            self.a.store(Width::B64, keeps, S1);
+        }
         self.go_on(next)?;
         self.slow_way(slow, at, to)?;
         Some(to - at)
@@ -217,7 +236,7 @@ impl Emit<'_> {
     }
 
     /// Goes on where an exit says, without a look at the mode.
-    fn go_on(&mut self, exit: &Op) -> Option<()> {
+    pub(super) fn go_on(&mut self, exit: &Op) -> Option<()> {
         let target = self.exit_target(exit.a, exit.width)?;
         self.way_out(target, |e, stub| e.a.jmp_link(stub));
         Some(())
@@ -252,6 +271,62 @@ impl Emit<'_> {
         self.a.store(w, kernel, S1);
         self.a.load(w, S1, Rm::M(copy));
         self.a.store(w, base, S1);
+    }
+
+    /// CLD, STD.
+    pub(super) fn set_df(&mut self, down: bool) {
+        self.clobber();
+        self.load_vcpu();
+        let (rflags, bit) = (Rm::M(vcpu(RFLAGS)), flags::DF as i32);
+        if down {
+            self.a.alu_imm(Alu::Or, Width::B32, rflags, bit);
+        } else {
+            self.a.alu_imm(Alu::And, Width::B32, rflags, !bit);
+        }
+    }
+
+    /// POPF at level 0, where it changes no more than status, direction and interrupt flag: the exit that follows looks at
+    /// events.
+    fn popf(&mut self, at: usize, to: usize, op: &Op) -> Option<()> {
+        let d = Width::B32;
+        self.clobber_for_call();
+        let before = self.flags();
+        let (slow, done) = (self.a.label(), self.a.label());
+        let mut others = flags::TF | flags::NT | flags::IOPL;
+        if op.c != Operand::Imm(2) {
+            others |= flags::AC | flags::ID;
+        }
+        self.fetch(Width::B64, S1, op.a)?;
+        self.load_vcpu();
+        let rflags = Rm::M(vcpu(RFLAGS));
+        self.a.alu(Alu::Xor, d, S1, rflags);
+        self.a.test_imm(d, Rm::R(S1), others as i32);
+        self.a.jcc(ir::Cond::Ne, slow);
+        self.a.alu(Alu::Xor, d, S1, rflags);
+        let image = field(offset_of!(Frame, flags) + offset_of!(system::LazyFlags, a));
+        self.a.store(Width::B64, image, S1);
+        self.image_kind();
+        let kept = (flags::DF | flags::IF) as i32;
+        let away = !(kept | flags::RF as i32);
+        self.a.alu_imm(Alu::And, d, Rm::R(S1), kept);
+        self.a.alu_imm(Alu::And, d, rflags, away);
+        self.a.alu_to(Alu::Or, d, rflags, S1);
+        let (mask, intr) = (field(offset_of!(Frame, event_mask)), event::INTR);
+        let off = self.a.label();
+        self.a
+            .alu_imm(Alu::And, d, Rm::M(mask), !intr.cast_signed());
+        self.a.test_imm(d, Rm::R(S1), flags::IF as i32);
+        self.a.jcc(ir::Cond::E, off);
+        self.a.alu_imm(Alu::Or, d, Rm::M(mask), intr.cast_signed());
+        self.a.bind(off);
+        self.a.bind(done);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(slow);
+        self.set_flags(before);
+        self.by_helper(at, to, op)?;
+        self.a.jmp(done);
+        self.a.section(old);
+        Some(())
     }
 
     /// What PUSHF pushes.
