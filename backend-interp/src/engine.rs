@@ -17,8 +17,8 @@ use crate::lower::lower_by;
 const MAX_INSNS: u32 = 64;
 /// Bytes that are fetched for a block at most; more than [`MAX_INSNS`] instructions rarely take.
 const MAX_BYTES: usize = 400;
-/// Bytes of ops in the cache before it is emptied.
-const MAX_CACHE: usize = 96 << 20;
+/// Bytes of ops in the cache before it is emptied, if nothing else is asked for.
+pub const MAX_CACHE: usize = 96 << 20;
 
 /// What the engine has done, for `--stats`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +49,7 @@ pub struct Interp {
     switches: Switches,
     portable: bool,
     cache: Cache,
+    max_cache: usize,
     stubs: Stubs,
     rest: Box<[LOp; REST]>,
     /// A block that can't be kept: its code is not in RAM.
@@ -75,6 +76,7 @@ impl Interp {
             switches: Switches::ALL,
             portable: false,
             cache: Cache::default(),
+            max_cache: MAX_CACHE,
             stubs: Stubs::default(),
             rest: Box::new([LOp::FILL; REST]),
             transient: None,
@@ -89,6 +91,11 @@ impl Interp {
     /// Counts handlers and instructions run, at a small cost. Before anything has run.
     pub fn set_counting(&mut self, on: bool) {
         self.counting = on;
+    }
+
+    /// Bytes of ops in the cache before it is emptied.
+    pub fn set_max_cache(&mut self, bytes: usize) {
+        self.max_cache = bytes;
     }
 
     /// Chooses the IR passes; none is needed for right results.
@@ -160,7 +167,7 @@ impl Interp {
         ram: bool,
     ) -> Result<Found, Exception> {
         let start = Instant::now();
-        if self.cache.bytes() > MAX_CACHE {
+        if self.cache.bytes() > self.max_cache {
             self.cache.clear();
             self.stats.flushes += 1;
         }

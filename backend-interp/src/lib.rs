@@ -11,7 +11,7 @@ mod host;
 mod lower;
 mod x87;
 
-pub use engine::{Interp, Stats};
+pub use engine::{Interp, MAX_CACHE, Stats};
 pub use fragment::{
     Fragment, Fragments, Left, enter, fetch_mxcsr, on_host, uses_mxcsr, writes_flags,
 };

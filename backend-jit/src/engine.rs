@@ -25,6 +25,8 @@ use crate::x64::runtime::{self, Vectors};
 pub struct Options {
     /// Bytes of code memory.
     pub code_cache: usize,
+    /// Bytes of blocks that the interpreter keeps for what is not translated.
+    pub blocks: usize,
     /// Single instructions are translated too, instead of interpreted: for tests.
     pub single: bool,
     /// All code is treated as code that keeps changing: for tests.
@@ -43,6 +45,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             code_cache: 64 << 20,
+            blocks: backend_interp::MAX_CACHE,
             single: false,
             changing: false,
             hops: false,
@@ -94,12 +97,14 @@ impl Jit {
     /// An engine for a CPU with these features.
     pub fn new(features: Features, options: Options) -> Self {
         let single = options.single;
+        let mut interp = Interp::new(features);
+        interp.set_max_cache(options.blocks);
         let machine = Self::machine(features, options);
         if machine.is_none() {
             tracing::warn!("this host cannot run translated code: interpreting");
         }
         Self {
-            interp: Interp::new(features),
+            interp,
             machine,
             single,
             exits: [0; 10],

@@ -7,6 +7,7 @@ mod doctor;
 mod engines;
 mod exec;
 mod failure;
+mod memory;
 mod run;
 mod say;
 mod stdout;
@@ -21,6 +22,7 @@ use args::Command;
 use failure::Failure;
 
 fn main() -> ExitCode {
+    memory::prepare();
     bug::install_hook();
     say::install_warnings();
     let result = usage::parse(std::env::args_os()).and_then(|command| match command {

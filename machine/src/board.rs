@@ -410,10 +410,13 @@ impl Board {
     }
 
     /// Starts the thread that fires timers as host time passes. Without effect on a manual clock.
-    pub fn start_timers(self: &Arc<Self>) {
+    ///
+    /// # Errors
+    /// The host's, when it has no thread for that.
+    pub fn start_timers(self: &Arc<Self>) -> std::io::Result<()> {
         let mut thread = self.thread.lock();
         if self.clock.is_manual() || thread.is_some() {
-            return;
+            return Ok(());
         }
         self.timers.set_stopped(false);
         let (board, timers, clock) = (
@@ -427,10 +430,11 @@ impl Board {
                 timers.fire_due(clock.now(), |slot| board.fire(slot));
             }
         };
-        *thread = std::thread::Builder::new()
+        let started = std::thread::Builder::new()
             .name("timers".into())
-            .spawn(run)
-            .ok();
+            .spawn(run)?;
+        *thread = Some(started);
+        Ok(())
     }
 
     /// Ends the timer thread and waits for its end.

@@ -359,7 +359,7 @@ fn the_timer_thread_fires_what_is_due_and_ends() {
     let (mut config, ..) = config();
     config.clock = Clock::host(1_000_000_000);
     let board = Arc::new(Board::new(config).expect("a board"));
-    board.start_timers();
+    board.start_timers().expect("a thread");
     board.mmio_write(0, PhysAddr(0xfee0_00f0), 4, 0x1ff);
     board.mmio_write(0, PhysAddr(0xfee0_0320), 4, 0x4_0040);
     for _ in 0..20 {
@@ -370,7 +370,7 @@ fn the_timer_thread_fires_what_is_due_and_ends() {
         board.mmio_write(0, PhysAddr(0xfee0_00b0), 4, 0);
     }
     board.stop_timers();
-    board.start_timers();
+    board.start_timers().expect("a thread");
     drop(board);
 }
 

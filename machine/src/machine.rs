@@ -81,11 +81,18 @@ pub enum MachineError {
     /// The host has no memory for it.
     #[error("guest memory: {0}; choose a smaller --mem")]
     Ram(#[from] RamError),
+    /// The host has none left beside that: so many MiB at least.
+    #[error(
+        "the host has no {0} MiB of memory or address space left beside the guest's; choose a smaller --mem or fewer --cpus, or raise `ulimit -v`"
+    )]
+    Memory(u64),
     /// The kernel can't be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A thread could not be started.
-    #[error("cannot start a thread for a vCPU: {0}; choose fewer --cpus")]
+    #[error(
+        "cannot start a thread: {0}; choose fewer --cpus, or raise `ulimit -v` and `ulimit -u`"
+    )]
     Thread(std::io::Error),
     /// A device's host side failed.
     #[error("{0}")]
@@ -212,11 +219,13 @@ impl Machine {
             None => platform,
         };
         let bus = Arc::clone(&platform) as Arc<dyn Bus>;
-        let options = EngineOptions {
+        let mut options = EngineOptions {
             single: config.verify.is_some(),
             cache: Cache::default(),
             ..config.options.clone()
         };
+        let engine =
+            vcpu::fit(config.engine, &mut options, config.cpus).map_err(MachineError::Memory)?;
         let seed = |n: usize| {
             let seed = match config.seed {
                 None if icount => 0,
@@ -242,7 +251,7 @@ impl Machine {
                     Arc::clone(&platform),
                 );
                 vcpu.random = seed(index);
-                Cpu::new(vcpu, config.engine.create(&model, &options))
+                Cpu::new(vcpu, engine.create(&model, &options))
             })
             .collect();
         let mut machine = Self {
@@ -339,7 +348,7 @@ impl Machine {
         for events in self.board.events() {
             events.lower(event::STOP);
         }
-        self.board.start_timers();
+        self.board.start_timers().map_err(MachineError::Thread)?;
         let request = thread::scope(|scope| {
             for (index, cpu) in self.cpus.iter_mut().enumerate() {
                 let (triple, requests) = (&triple, &requests);

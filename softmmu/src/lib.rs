@@ -38,6 +38,7 @@ mod tests;
 pub use access::FetchPage;
 pub use bus::Bus;
 pub use contexts::{MmuIndex, is_kernels};
+pub use map::room;
 pub use mmu::{Mmu, Privilege, Watch};
 pub use paging::{
     Access, AccessKind, BadPdpte, Fault, PageFault, PageSize, PagingMode, PagingState, Translation,

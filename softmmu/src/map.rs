@@ -9,6 +9,25 @@ use std::ptr::NonNull;
 use crate::ram::RamError;
 use crate::raw;
 
+/// Whether the host would give this many bytes of address space and memory besides all that it has given.
+pub fn room(bytes: u64) -> bool {
+    let Ok(size) = usize::try_from(bytes) else {
+        return false;
+    };
+    let (rights, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), size, rights, flags, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return false;
+    }
+    // SAFETY: the mapping just made, which nobody has used.
+    unsafe { libc::munmap(at, size) };
+    true
+}
+
 /// A mapping of `len` bytes of zeros that lives until it is dropped.
 #[derive(Debug)]
 pub(crate) struct HostMap {

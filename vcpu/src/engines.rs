@@ -58,6 +58,7 @@ impl EngineKind {
             Self::Interp => {
                 let mut engine = Interp::new(Features::new(&model.features_iced()));
                 engine.set_counting(options.stats);
+                engine.set_max_cache(options.blocks.unwrap_or(backend_interp::MAX_CACHE));
                 Box::new(engine)
             }
             Self::Jit => {
@@ -69,6 +70,7 @@ impl EngineKind {
                     perf: options.perf.clone(),
                     cache: options.cache.clone(),
                     code_cache: options.code_cache.unwrap_or(whole.code_cache),
+                    blocks: options.blocks.unwrap_or(whole.blocks),
                     ..whole
                 };
                 Box::new(Jit::new(features, jit))
@@ -104,6 +106,8 @@ pub struct EngineOptions {
     pub perf: Option<Arc<Perf>>,
     /// Bytes of the translator's code cache; `None`: its own choice.
     pub code_cache: Option<usize>,
+    /// Bytes of the interpreter's blocks for each vCPU; `None`: its own choice.
+    pub blocks: Option<usize>,
     /// The cache itself: the vCPUs of a machine are created with the same options, and share it.
     pub cache: Cache,
 }

@@ -5,7 +5,9 @@ mod engines;
 pub mod exec;
 pub mod fuzz;
 pub mod lockstep;
+mod room;
 mod thread;
 
 pub use engines::{Cache, Dump, EngineKind, EngineOptions, Perf, PerfFormat};
+pub use room::fit;
 pub use thread::{Cpu, Stopped, Times, run, turn};

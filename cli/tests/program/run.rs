@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::common::{Temporary, doppel, exit, kernel, print, run, run_with, words};
 
@@ -215,5 +215,66 @@ fn signals_end_the_process_by_themselves() {
         assert!(killed.expect("kill starts").success());
         let status = child.wait().expect("doppel ends");
         assert_eq!(status.signal(), Some(number), "{status:?}");
+    }
+}
+
+/// As [`run`], with a limit to the address space in MiB.
+fn limited(mib: u64, arguments: &[&str]) -> Output {
+    let doppel = doppel(arguments);
+    Command::new("sh")
+        .args(["-c", "ulimit -v $0 && ulimit -c 0 && exec \"$@\""])
+        .arg((mib << 10).to_string())
+        .arg(doppel.get_program())
+        .args(doppel.get_args())
+        .stdin(Stdio::null())
+        .output()
+        .expect("there is a shell")
+}
+
+#[test]
+fn little_address_space_means_smaller_caches_or_an_error_and_nothing_else() {
+    let guest = Temporary::new(
+        "little",
+        &kernel(&[print("here I am"), exit(0x31)].concat()),
+    );
+    for cpus in ["1", "3"] {
+        let arguments = [
+            "run",
+            "--engine",
+            "jit",
+            "--kernel",
+            guest.path(),
+            "--debug-exit",
+            "0xf4",
+            "--mem",
+            "64M",
+            "--cpus",
+            cpus,
+        ];
+        let (mut refused, mut smaller, mut whole) = (0, 0, 0);
+        for mib in (64..1024).step_by(16) {
+            let output = limited(mib, &arguments);
+            let said = words(&output);
+            match output.status.code() {
+                Some(4) => {
+                    assert!(said.contains("choose a smaller --mem"), "{mib}: {said}");
+                    refused += 1;
+                }
+                Some(0x63) => {
+                    assert_eq!(output.stdout, b"here I am", "{mib}");
+                    assert!(said.lines().count() <= 1, "{mib}: {said}");
+                    *(if said.contains("little memory") {
+                        &mut smaller
+                    } else {
+                        &mut whole
+                    }) += 1;
+                }
+                _ => panic!("{mib}: {output:?}"),
+            }
+        }
+        assert!(
+            refused > 3 && smaller > 3 && whole > 3,
+            "{refused} {smaller} {whole}"
+        );
     }
 }
