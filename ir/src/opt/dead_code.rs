@@ -29,8 +29,12 @@ pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
             _ => false,
         };
         if !implicit_registers(op.code) && (!info.faults || op.code == OpCode::Rmw) {
+            // A comparison needs no result. Other operations on registers would need another place for theirs.
+            let elsewhere =
+                !op.flags.is_empty() && !matches!(op.code, OpCode::Sub | OpCode::And | OpCode::Rmw);
             for dst in [&mut op.dst, &mut op.dst2] {
-                if dst.is_some() && unused(*dst, live) {
+                let stays = elsewhere && matches!(dst, Operand::Reg(_) | Operand::High(_));
+                if dst.is_some() && !stays && unused(*dst, live) {
                     *dst = Operand::None;
                 }
             }

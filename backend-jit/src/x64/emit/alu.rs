@@ -185,7 +185,7 @@ impl Emit<'_> {
         let alu = host_alu(op.code)?;
         let uses = op.code.info().uses;
         self.before_flags(op, uses);
-        if op.dst == Operand::None {
+        if op.dst == Operand::None && matches!(op.code, OpCode::Sub | OpCode::And) {
             return self.compare(op, alu);
         }
         self.preserve(op.dst);
@@ -338,9 +338,6 @@ impl Emit<'_> {
     /// CMP and TEST.
     fn compare(&mut self, op: &Op, alu: Alu) -> Option<()> {
         let w = op.width;
-        if !matches!(op.code, OpCode::Sub | OpCode::And) {
-            return None;
-        }
         let cmp = alu == Alu::Sub;
         match (self.place(op.a), self.imm(w, op.b)) {
             (Some(first), Some(n)) if cmp => self.a.alu_imm(Alu::Cmp, w, first, n),
