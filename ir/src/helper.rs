@@ -167,7 +167,7 @@ numbered! {
         Pusha = "pusha",
         /// POPA: c = opsize.
         Popa = "popa",
-        /// BOUND: a = index, b = linear address of the bounds, c = opsize.
+        /// BOUND: a = index, b, c = bounds, all sign-extended.
         Bound = "bound",
         /// AAA, AAS, DAA, DAS (a = 0..3), AAM, AAD (a = 4, 5; b = base): AX and flags.
         Bcd = "bcd",

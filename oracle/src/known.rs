@@ -237,6 +237,19 @@ pub const KNOWN: &[Known] = &[
         },
     },
     Known {
+        reason: "LOCK VERW of memory: AMD's CPUs whose microcode has VERW clear buffers do not look at LOCK",
+        amd: true,
+        kinds: ALL,
+        test: |s| {
+            let bytes = &s.case.code[..usize::from(s.case.len)];
+            let verw = bytes
+                .windows(3)
+                .position(|w| w[..2] == [0x0f, 0x00] && w[2] >> 3 & 7 == 5 && w[2] >> 6 != 3);
+            let locked = verw.is_some_and(|at| bytes[..at].contains(&0xf0));
+            s.insn.is_invalid() && locked && s.ours.vector == 6
+        },
+    },
+    Known {
         reason: "a taken branch whose last byte is its segment's last: Zen 5 raises #GP now and then, and not when the \
                  case is repeated",
         amd: true,

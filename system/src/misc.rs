@@ -67,19 +67,10 @@ pub fn bcd(v: &mut Vcpu, a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
     Ok(0)
 }
 
-/// BOUND: index `a`, bounds of `c` bytes each at linear address `b`: #BR unless lower <= index <= upper.
-pub fn bound(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
-    let size = if c == 2 { 2 } else { 4 };
-    let signed = |value: u64| {
-        if size == 2 {
-            i64::from(value as i16)
-        } else {
-            i64::from(value as i32)
-        }
-    };
-    let lower = signed(v.read(b, size)?);
-    let upper = signed(v.read(b.wrapping_add(u64::from(size)) & wrap(v), size)?);
-    if (lower..=upper).contains(&signed(a)) {
+/// BOUND: index `a`, sign-extended like the bounds: #BR unless `b` <= `a` <= `c`.
+pub fn bound(_v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
+    let [index, lower, upper] = [a, b, c].map(u64::cast_signed);
+    if (lower..=upper).contains(&index) {
         Ok(0)
     } else {
         Err(Exception::new(vector::BR))
@@ -93,15 +84,6 @@ pub fn into(v: &mut Vcpu, _a: u64, b: u64, _c: u64) -> Result<u64, Exception> {
     }
     v.st.rip = v.next_ip;
     Ok(0)
-}
-
-/// The bits of a linear address.
-fn wrap(v: &Vcpu) -> u64 {
-    if v.st.long_mode() {
-        u64::MAX
-    } else {
-        0xffff_ffff
-    }
 }
 
 /// The bits of the stack pointer that stack instructions use.
@@ -286,19 +268,11 @@ mod tests {
     #[test]
     fn bound_compares_signed() {
         let mut m = Machine::protected(0);
-        m.write(0x3_0000, 4, 0x0005_fffe);
         let br = Err(Exception::new(vector::BR));
-        for (index, result) in [
-            (0xfffd, br),
-            (0xfffe, Ok(0)),
-            (0, Ok(0)),
-            (5, Ok(0)),
-            (6, br),
-        ] {
-            assert_eq!(bound(&mut m.v, index, 0x3_0000, 2), result, "{index:#x}");
+        for (index, result) in [(-3_i64, br), (-2, Ok(0)), (0, Ok(0)), (5, Ok(0)), (6, br)] {
+            let [index, lower, upper] = [index, -2, 5].map(i64::cast_unsigned);
+            assert_eq!(bound(&mut m.v, index, lower, upper), result, "{index:#x}");
         }
-        m.write(0x3_0000, 8, 0x7fff_ffff_8000_0000);
-        assert_eq!(bound(&mut m.v, 0x8000_0000, 0x3_0000, 4), Ok(0));
     }
 
     #[test]

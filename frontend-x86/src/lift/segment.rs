@@ -3,6 +3,7 @@
 use ir::{HelperId, Mem, Op, OpCode, Operand, Width};
 use x86::Seg;
 
+use super::address::Ea;
 use super::operand::width_of;
 use super::{Flow, GP0, Lift, Lifter, UD};
 
@@ -217,17 +218,33 @@ impl Lifter<'_> {
 
     pub(super) fn bound(&mut self) -> Lift {
         let w = self.width(0);
+        let size = u32::from(w.bytes());
         let index = self.reg(0);
-        let index = self.zext(w, index);
-        let bounds = self.linear_operand(2 * u32::from(w.bytes()), false);
-        self.b.call(
-            HelperId::Bound,
-            NONE,
-            index,
-            bounds,
-            Operand::Imm(i64::from(w.bytes())),
-        );
+        let index = self.signed(w, index);
+        // Each bound is an access of its own.
+        let ea = self.ea();
+        let lower = self.place(ea, size, false);
+        let lower = self.bound_at(w, lower);
+        let upper = Ea {
+            mem: self.plus(ea.mem, size as i32),
+            ..ea
+        };
+        let upper = self.place(upper, size, false);
+        let upper = self.bound_at(w, upper);
+        self.b.call(HelperId::Bound, NONE, index, lower, upper);
         Ok(Flow::Next)
+    }
+
+    fn bound_at(&mut self, w: Width, mem: Mem) -> Operand {
+        let bound = self.b.temp();
+        self.b.load(w, bound, mem);
+        self.signed(w, bound)
+    }
+
+    fn signed(&mut self, from: Width, value: Operand) -> Operand {
+        let wide = self.b.temp();
+        self.b.extend(OpCode::Sext, Width::B64, from, wide, value);
+        wide
     }
 
     /// The general register width that a decoder operand of `bytes` bytes has, as a helper's operand size.
