@@ -7,7 +7,7 @@ use system::Vcpu;
 use translation::{BlockId, Key};
 use x86::{Exception, PhysAddr};
 
-use crate::core::{Core, Found, Refused, mode_of};
+use crate::core::{Code, Core, Found, Refused, mode_of};
 use crate::vary;
 use crate::x64::emit::Check;
 use crate::x64::flags::Desc;
@@ -176,7 +176,7 @@ impl Core {
     ) -> Result<BlockId, Refused> {
         self.install(
             ram,
-            block,
+            Code::Block { block, keep: false },
             source.wanted,
             source.flags,
             source.second,

@@ -12,6 +12,7 @@ use x86::{AddressMap, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::changing::{self, Changing};
 use crate::checked::Source;
+use crate::copies::{Copies, Original, SlowPart};
 use crate::dump::Dump;
 use crate::hops::Hops;
 use crate::links::Exit;
@@ -99,7 +100,7 @@ pub struct Slow {
     /// The op that the interpreter is needed for.
     pub op: (ir::OpCode, u32),
     /// The ops.
-    pub from: Box<(ir::Block, Mode)>,
+    pub from: Arc<(ir::Block, Mode)>,
 }
 
 /// Where it is.
@@ -134,6 +135,18 @@ pub struct Stats {
     pub reclaimed: u64,
     /// Blocks that compare their code on entry.
     pub checked: u64,
+}
+
+/// What a block's code comes from.
+#[derive(Clone, Copy)]
+pub enum Code<'a> {
+    /// Its ops; `keep` an original for copies.
+    Block { block: &'a ir::Block, keep: bool },
+    /// A copy; with `block`, of which emission must make the same.
+    Original {
+        original: &'a Original,
+        block: Option<&'a ir::Block>,
+    },
 }
 
 /// Why a block was not made.
@@ -179,6 +192,7 @@ pub struct Core {
     /// The vCPU that has last looked at code or made some.
     last: usize,
     pub(crate) hops: Hops,
+    pub copies: Copies,
     pub(crate) epochs: Arc<Epochs>,
     /// Rises when a region is retired.
     pub(crate) generation: u64,
@@ -214,6 +228,7 @@ impl Core {
             code_epoch: 0,
             last: 0,
             hops: Hops::default(),
+            copies: Copies::default(),
             epochs,
             generation: 0,
             retired: vec![(0, false); regions].into(),
@@ -457,6 +472,7 @@ impl Core {
         } else {
             (MAX_BYTES, MAX_INSNS)
         };
+        let copied = !checked && !self.dump.on() && Copies::suit(&wanted);
         let in_page = ((PAGE_SIZE - (lin & x86::PAGE_MASK)) as usize).min(max_bytes);
         let mut bytes = [0; MAX_BYTES + 16];
         let mut available = v
@@ -464,6 +480,20 @@ impl Core {
             .fetch_bytes(LinAddr(lin), &mut bytes[..in_page])
             .map_err(fault)?;
         let single = wanted.mode & key::SINGLE != 0;
+        let mut original = None;
+        if copied {
+            let tlb = self.hops.hop(&wanted);
+            original = self.copies.find(&wanted, tlb, &bytes[..available]);
+            if let Some(original) = original.as_ref().filter(|_| !ir::verify::enabled()) {
+                let code = Code::Original {
+                    original,
+                    block: None,
+                };
+                let found = self.place(v, frame, code, wanted, flags, None, &original.bytes);
+                self.stats.translate_ns += start.elapsed().as_nanos() as u64;
+                return Ok(found);
+            }
+        }
         let mut limits = Limits {
             max_insns: if single { 1 } else { max_insns },
             page: in_page as u32,
@@ -510,38 +540,53 @@ impl Core {
             return Ok(found);
         }
         let mut block = lifted.block;
-        let len = block.len as usize;
+        let bytes = &bytes[..block.len as usize];
+        ir::opt::run(&mut block, self.switches);
+        let code = match &original {
+            Some(original) => Code::Original {
+                original,
+                block: Some(&block),
+            },
+            None => Code::Block {
+                block: &block,
+                keep: copied && second.is_none() && self.copies.seen_elsewhere(&wanted),
+            },
+        };
+        let found = self.place(v, frame, code, wanted, flags, second, bytes);
+        self.spare = Some(block);
+        self.stats.translate_ns += start.elapsed().as_nanos() as u64;
+        Ok(found)
+    }
+
+    /// Installs a block that was made of these bytes, if memory still holds them.
+    fn place(
+        &mut self,
+        v: &mut Vcpu,
+        frame: &mut Frame,
+        code: Code<'_>,
+        wanted: Key,
+        flags: Option<Desc>,
+        second: Option<u64>,
+        bytes: &[u8],
+    ) -> Found {
         let span = CodeSpan {
             start: PhysAddr(wanted.phys),
             second: second.map(PhysAddr),
-            len: len as u64,
+            len: bytes.len() as u64,
         };
         self.last = v.mmu.cpu();
         // Mark first, then look again: a store in between is either seen here or changes the generation.
         let Some(stamps) = span.mark(&mut v.mmu) else {
-            return Ok(Found::Interpret);
+            return Found::Interpret;
         };
         frame.follow(&v.mmu);
-        if !span.holds(&v.mmu, &bytes[..len]) {
-            self.spare = Some(block);
-            return Ok(Found::Interpret);
+        if !span.holds(&v.mmu, bytes) {
+            return Found::Interpret;
         }
-        ir::opt::run(&mut block, self.switches);
-        let made = self.install(
-            v.mmu.ram(),
-            &block,
-            wanted,
-            flags,
-            second,
-            Some(stamps),
-            &bytes[..len],
-            None,
-        );
-        self.spare = Some(block);
-        self.stats.translate_ns += start.elapsed().as_nanos() as u64;
-        match made {
-            Ok(id) => Ok(Found::Block(id)),
-            Err(refused) => Ok(self.refused(refused, wanted)),
+        let ram = v.mmu.ram();
+        match self.install(ram, code, wanted, flags, second, Some(stamps), bytes, None) {
+            Ok(id) => Found::Block(id),
+            Err(refused) => self.refused(refused, wanted),
         }
     }
 
@@ -557,7 +602,7 @@ impl Core {
     pub fn install(
         &mut self,
         ram: &GuestRam,
-        block: &ir::Block,
+        code: Code<'_>,
         wanted: Key,
         flags: Option<Desc>,
         second: Option<u64>,
@@ -577,7 +622,7 @@ impl Core {
                 return Err(Refused::Now);
             }
         };
-        let (compiled, place) = loop {
+        let (compiled, place, context) = loop {
             while self.retired[self.memory.region()].1 {
                 if !self.turn(ram) {
                     self.asm = asm;
@@ -606,14 +651,20 @@ impl Core {
                 check,
             };
             let parts = std::mem::take(&mut self.parts);
-            let Ok(compiled) = emit::emit(&mut asm, &self.stubs, block, context, parts) else {
+            let emitted = match code {
+                Code::Block { block, .. } => {
+                    emit::emit(&mut asm, &self.stubs, block, context, parts)
+                }
+                Code::Original { original, .. } => Ok(original.copy(&mut asm, &context, parts)),
+            };
+            let Ok(compiled) = emitted else {
                 self.asm = asm;
                 self.release_pages(&wanted, second);
                 return Err(Refused::Ever);
             };
             let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
             if let Some(place) = self.memory.alloc(lens.0, lens.1, compiled.align) {
-                break (compiled, place);
+                break (compiled, place, context);
             }
             if std::mem::replace(&mut tried, true) {
                 self.asm = asm;
@@ -629,10 +680,19 @@ impl Core {
         let region = self.memory.region();
         let (hot, cold) = place;
         let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
+        if let Code::Original {
+            block: Some(block), ..
+        } = code
+        {
+            self.copies
+                .check(&self.stubs, block, context, &mut asm, place);
+        }
         let (hot_bytes, cold_bytes) = asm.link(hot, cold);
         self.memory.write(hot, hot_bytes);
         self.memory.write(cold, cold_bytes);
-        if self.dump.wants(lin, bytes.len() as u64) {
+        if let Code::Block { block, .. } = code
+            && self.dump.wants(lin, bytes.len() as u64)
+        {
             let code = (self.memory.address(hot), hot_bytes);
             let side = (self.memory.address(cold), cold_bytes);
             eprint!(
@@ -673,32 +733,28 @@ impl Core {
         for indirect in &compiled.indirects {
             self.indirects.push(region, (id, *indirect));
         }
-        for slow in &compiled.slow {
-            let ops = &block.ops[slow.ops.0 as usize..slow.ops.1 as usize];
-            let part = ir::Block {
-                ops: ops.to_vec(),
-                len: block.len,
-                insns: 1,
-                temps: block.temps,
-                vec_temps: block.vec_temps,
+        let insns = match code {
+            Code::Block { block, .. } => block.insns,
+            Code::Original { original, .. } => original.insns,
+        };
+        let first_slow = context.first[2];
+        for (n, slow) in compiled.slow.iter().enumerate() {
+            let (op, len, from) = match code {
+                Code::Block { block, .. } => slow_part(block, slow.ops, mode),
+                Code::Original { original, .. } => original.slow[n].clone(),
             };
-            let marker = &ops[0];
             let site = Site {
                 delta: slow.delta,
-                len: (marker.sub & 15) as u8,
+                len,
                 ord: slow.ord,
                 flags: slow.flags,
                 x87: slow.x87,
                 direct: slow.direct,
                 lin,
                 mode: wanted.mode,
-                insns: block.insns as u16,
+                insns: insns as u16,
             };
-            let slow = Slow {
-                site,
-                op: unusual(ops),
-                from: Box::new((part, mode)),
-            };
+            let slow = Slow { site, op, from };
             self.slow.push(region, Arc::new(slow));
         }
         self.stats.slow_sites += compiled.slow.len() as u64;
@@ -726,7 +782,7 @@ impl Core {
             stale: at(compiled.stale),
             // One that takes flags from anywhere serves all.
             flags: flags.filter(|_| !compiled.flags_dead),
-            insns: block.insns as u16,
+            insns: insns as u16,
             flags_dead: compiled.flags_dead,
             checked: check.zip(compiled.fail).map(|(check, fail)| Checked {
                 fail: cold + fail,
@@ -736,6 +792,22 @@ impl Core {
             sides,
             pages,
         };
+        if let Code::Block { block, keep: true } = code {
+            let slow = (first_slow..self.slow.next(region))
+                .filter_map(|n| self.slow.get(n))
+                .map(|slow| (slow.op, slow.site.len, Arc::clone(&slow.from)))
+                .collect();
+            self.copies.keep(
+                &self.stubs,
+                block,
+                &wanted,
+                &context,
+                &asm,
+                place,
+                bytes,
+                slow,
+            );
+        }
         self.asm = asm;
         self.parts = compiled.recycle();
         let key = if own.flags_dead {
@@ -746,7 +818,8 @@ impl Core {
         self.stats.variants += u64::from(key.flags != 0);
         self.stats.checked += u64::from(own.checked.is_some());
         self.stats.blocks += 1;
-        self.stats.insns += u64::from(block.insns);
+        self.copies.copied += u64::from(matches!(code, Code::Original { .. }));
+        self.stats.insns += u64::from(insns);
         self.stats.bytes += bytes.len() as u64;
         self.stats.hot += u64::from(lens.0);
         self.stats.cold += u64::from(lens.1);
@@ -794,6 +867,20 @@ impl Core {
         let n = sides.binary_search_by_key(&at, |s| s.at).ok()?;
         Some((id, sides[n]))
     }
+}
+
+/// An instruction of a block for the interpreter.
+fn slow_part(block: &ir::Block, ops: (u32, u32), mode: Mode) -> SlowPart {
+    let ops = &block.ops[ops.0 as usize..ops.1 as usize];
+    let part = ir::Block {
+        ops: ops.to_vec(),
+        len: block.len,
+        insns: 1,
+        temps: block.temps,
+        vec_temps: block.vec_temps,
+    };
+    let len = (ops[0].sub & 15) as u8;
+    (unusual(ops), len, Arc::new((part, mode)))
 }
 
 /// Bounds what is remembered of places without blocks: the guest could go on making them.

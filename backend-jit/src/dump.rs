@@ -21,9 +21,14 @@ pub struct Dump {
 }
 
 impl Dump {
+    /// Whether anything may be shown.
+    pub fn on(&self) -> bool {
+        self.ir || self.asm
+    }
+
     /// Whether the block of `len` bytes at `lin` is to be shown.
     pub fn wants(&self, lin: u64, len: u64) -> bool {
-        (self.ir || self.asm) && self.filter.is_none_or(|at| at.wrapping_sub(lin) < len)
+        self.on() && self.filter.is_none_or(|at| at.wrapping_sub(lin) < len)
     }
 
     /// A block as text; its hot and its cold code with their addresses.

@@ -431,13 +431,16 @@ impl Engine for Jit {
             format!("slow ops most run: {}", kinds.join(", ")),
             format!("ran {:.3} s", self.run_ns as f64 / 1e9),
             format!(
-                "blocks {} ({} instructions, {} guest bytes) made in {:.3} s: {:.2} us an instruction; {} for flags in registers",
+                "blocks {} ({} instructions, {} guest bytes) made in {:.3} s: {:.2} us an instruction; {} for flags in registers; {} copied from {} originals ({} others differ by place)",
                 s.blocks,
                 s.insns,
                 s.bytes,
                 s.translate_ns as f64 / 1e9,
                 per(s.translate_ns, s.insns) / 1e3,
                 s.variants,
+                core.copies.copied,
+                core.copies.kept,
+                core.copies.unlike,
             ),
             format!(
                 "host code {} bytes hot ({:.2} a guest byte), {} cold ({:.2}); cache {} KiB of {} KiB in {} regions, reclaimed {}",

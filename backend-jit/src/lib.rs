@@ -3,6 +3,7 @@
 //! ```text
 //! engine.rs     run loop: where the next block comes from, what to do when code is left
 //! core.rs       the cache: finding and making blocks
+//! copies.rs     code that is mapped at several addresses: translated once, then copied
 //! links.rs      how they lead to one another, and how they are dropped
 //! pages.rs      numbers that jumps from page to page are checked by
 //! report.rs     what people are shown of the cache
@@ -20,6 +21,7 @@
 mod callouts;
 mod changing;
 mod checked;
+mod copies;
 mod core;
 mod dump;
 mod emitted;

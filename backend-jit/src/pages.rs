@@ -5,6 +5,9 @@ use x86::{AddressMap, PAGE_MASK};
 
 use crate::x64::frame::Frame;
 
+/// The last number that would take one byte in code: all take four, so that code can be copied for other pages.
+const LAST_SHORT: u32 = 0x7f;
+
 /// The pairs that blocks were made for. A number stands for the same pair for ever: a frame may still have it when the
 /// last block of the pair is long gone.
 #[derive(Default)]
@@ -24,7 +27,7 @@ impl PageNumbers {
             *count += 1;
             return Some((slot, *number));
         }
-        self.last = self.last.checked_add(1)?;
+        self.last = self.last.max(LAST_SHORT).checked_add(1)?;
         self.held.insert(pair, (self.last, 1));
         Some((slot, self.last))
     }

@@ -7,6 +7,8 @@
 
 #[path = "engine/avx512.rs"]
 mod avx512;
+#[path = "engine/copies.rs"]
+mod copies;
 #[path = "engine/legacy.rs"]
 mod legacy;
 #[path = "engine/loops.rs"]

@@ -4,6 +4,10 @@
 //! encoding (SDM vol. 2, chapter 2) serves all of them. Code goes to one of two sections: `Hot`, what runs every time, and
 //! `Cold`, what runs when something misses or faults.
 
+mod notes;
+
+pub use notes::{Base, Field, Saved};
+
 use ir::{Cond, Width};
 
 /// A host register by encoding.
@@ -117,6 +121,7 @@ pub struct Mark {
     bytes: [usize; 2],
     labels: usize,
     fixups: usize,
+    notes: usize,
     current: usize,
 }
 
@@ -146,6 +151,14 @@ impl Bytes {
     fn get(&self) -> &[u8] {
         &self.room[..self.len]
     }
+
+    fn set(&mut self, bytes: &[u8]) {
+        if bytes.len() > self.room.len() {
+            self.grow(bytes.len());
+        }
+        self.room[..bytes.len()].copy_from_slice(bytes);
+        self.len = bytes.len();
+    }
 }
 
 /// The parts of one instruction: prefixes and opcode (at most 8 bytes), ModRM, SIB, displacement.
@@ -169,6 +182,7 @@ pub struct Asm {
     current: usize,
     labels: Vec<Option<(Section, u32)>>,
     fixups: Vec<Fixup>,
+    notes: Vec<notes::Note>,
     /// See [`Asm::moment`].
     touched: [u32; 2],
 }
@@ -179,6 +193,7 @@ impl Asm {
         self.bytes.iter_mut().for_each(|b| b.len = 0);
         self.labels.clear();
         self.fixups.clear();
+        self.notes.clear();
         self.current = 0;
     }
 
@@ -210,6 +225,7 @@ impl Asm {
             bytes: [self.bytes[0].len, self.bytes[1].len],
             labels: self.labels.len(),
             fixups: self.fixups.len(),
+            notes: self.notes.len(),
             current: self.current,
         }
     }
@@ -221,6 +237,7 @@ impl Asm {
         }
         self.labels.truncate(mark.labels);
         self.fixups.truncate(mark.fixups);
+        self.notes.truncate(mark.notes);
         self.current = mark.current;
         self.touch_all();
     }

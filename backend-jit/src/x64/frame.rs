@@ -394,6 +394,9 @@ pub const fn cached(user: bool, n: usize) -> usize {
     offset_of!(Frame, cached) + (user as usize * CACHED + n) * size_of::<PageCache>()
 }
 
+/// Bytes from one entry of [`Frame::pages`] to the next.
+pub const PAGE_SLOT: usize = size_of::<u32>();
+
 /// The page cache entry of a constant address of user code.
 pub const fn constant(lin: u64) -> usize {
     let page = (lin >> 12) as usize;

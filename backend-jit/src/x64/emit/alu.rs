@@ -49,6 +49,7 @@ impl Emit<'_> {
             if let Some(n) = self.constant(op.a) {
                 if w >= Width::B32 {
                     self.a.mov_imm(r, n.cast_unsigned() & w.mask());
+                    self.note_pc(op.a);
                 } else {
                     self.a.store_imm(w, Rm::R(r), n as i32);
                 }

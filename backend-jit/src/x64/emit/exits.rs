@@ -6,9 +6,9 @@ use ir::{Cond, Op, OpCode, Operand, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind};
-use crate::x64::asm::{Alu, Label, Mem, RSP, Rm, Section, Shift};
+use crate::x64::asm::{Alu, Field, Label, Mem, RSP, Rm, Section, Shift};
 use crate::x64::flags::{Compared, Desc, State};
-use crate::x64::frame::{Frame, JUMPS, Jump, S0, S1, field};
+use crate::x64::frame::{Frame, JUMPS, Jump, PAGE_SLOT, S0, S1, field};
 
 /// A direct exit.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +48,11 @@ impl Emit<'_> {
         let miss = self.a.label();
         let mut any = false;
         for (slot, number) in self.cx.guards.into_iter().flatten() {
-            let at = field(offset_of!(Frame, pages) + slot * 4);
+            let at = field(offset_of!(Frame, pages) + slot * PAGE_SLOT);
             self.a
                 .alu_imm(Alu::Cmp, Width::B32, Rm::M(at), number.cast_signed());
+            self.a.note(4, Field::Slot);
+            self.a.note(0, Field::Page);
             self.a.jcc(Cond::Ne, miss);
             any = true;
         }
@@ -58,13 +60,19 @@ impl Emit<'_> {
         let old = self.a.section(Section::Cold);
         if any {
             self.a.bind(miss);
-            self.a.mov_imm(S1, u64::from(self.cx.id));
+            self.number(0, self.cx.id);
             self.a.jmp(self.stubs.page);
         }
         self.a.bind(stale);
-        self.a.mov_imm(S1, u64::from(self.cx.id));
+        self.number(0, self.cx.id);
         self.a.jmp(self.stubs.stale);
         self.a.section(old);
+    }
+
+    /// r11: the block's number (`what` 0), or that of one of its exits, indirect exits, slow ops (1, 2, 3).
+    pub(super) fn number(&mut self, what: u8, number: u32) {
+        self.a.mov_imm(S1, u64::from(number));
+        self.a.note(0, Field::Number(what));
     }
 
     /// At the start of blocks that can close a cycle: is an event up, or the budget used up?
@@ -98,7 +106,7 @@ impl Emit<'_> {
             if back {
                 self.a.bind(stop);
             }
-            self.a.mov_imm(S1, u64::from(self.cx.id));
+            self.number(0, self.cx.id);
             self.a.jmp(self.stubs.poll);
             self.a.section(old);
         }
@@ -158,7 +166,7 @@ impl Emit<'_> {
         let unlinked = self.a.label();
         let place = self.a.jmp_link(unlinked);
         self.a.bind(unlinked);
-        self.a.mov_imm(S1, u64::from(number));
+        self.number(1, number);
         self.a.jmp(self.stubs.link);
         place
     }
@@ -276,7 +284,7 @@ impl Emit<'_> {
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
         self.a.store(Width::B64, field(offset_of!(Frame, ret)), S1);
-        self.a.mov_imm(S1, u64::from(number));
+        self.number(2, number);
         self.a.jmp(self.stubs.indirect);
         self.a.section(old);
     }

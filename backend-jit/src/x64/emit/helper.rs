@@ -8,7 +8,7 @@ use x86::CpuState;
 
 use super::system::{Args, Direct, st, vcpu};
 use super::{Emit, Kind, Slow};
-use crate::x64::asm::{Alu, Label, Rm, Section};
+use crate::x64::asm::{Alu, Field, Label, Rm, Section};
 use crate::x64::flags::{Desc, State};
 use crate::x64::frame::{Frame, S1, field};
 
@@ -89,7 +89,7 @@ impl Emit<'_> {
             x87,
             direct,
         });
-        self.a.mov_imm(S1, u64::from(number));
+        self.number(3, number);
         self.a.call(if direct.is_some() {
             self.stubs.direct
         } else {
@@ -170,6 +170,7 @@ impl Emit<'_> {
         self.a.store_imm(Width::B32, flag, 0);
         self.load_vcpu();
         self.a.mov_imm(S1, self.pc(next));
+        self.a.note(0, Field::Address);
         self.a
             .store(Width::B64, vcpu(st(offset_of!(CpuState, rip))), S1);
         self.a.jmp(self.stubs.next);

@@ -8,7 +8,7 @@ use x86::Gpr;
 use super::alu::{host_alu, host_shift};
 use super::bits::bit_extension;
 use super::{Emit, Kind};
-use crate::x64::asm::{self, Alu, Label, RAX, Reg, Rm, Section};
+use crate::x64::asm::{self, Alu, Field, Label, RAX, Reg, Rm, Section};
 use crate::x64::flags::{Left, State};
 use crate::x64::frame::{self, Frame, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::{packed, tlb_entry};
@@ -34,6 +34,7 @@ impl Emit<'_> {
             let sum = n.wrapping_add(i64::from(disp)).cast_unsigned();
             if mem.index == Operand::None {
                 self.a.mov_imm(to, sum & w.mask());
+                self.note_pc(mem.base);
                 return Some(());
             }
             disp = i32::try_from(sum.cast_signed()).ok()?;
@@ -305,6 +306,7 @@ impl Emit<'_> {
         let w = Width::B64;
         let (at, offset) = (lin & !x86::PAGE_MASK, (lin & x86::PAGE_MASK) as i32);
         let cache = frame::constant(lin);
+        let entry = Field::Entry(lin.wrapping_sub(self.cx.lin).cast_signed());
         let (minus, addend) = PageCache::fields(write);
         let (minus, addend) = (Rm::M(field(cache + minus)), Rm::M(field(cache + addend)));
         let (miss, here, found) = (self.a.label(), self.a.label(), self.a.label());
@@ -319,9 +321,12 @@ impl Emit<'_> {
             }
             _ => {
                 self.a.mov_imm(S1, at.wrapping_neg());
+                self.a.note(0, Field::MinusPage);
                 self.a.alu(Alu::Cmp, w, S1, minus);
+                self.a.note(0, entry);
                 self.a.jcc(ir::Cond::Ne, miss);
                 self.a.load(w, S0, addend);
+                self.a.note(0, entry);
                 self.a.alu(Alu::Sub, w, S0, Rm::R(S1));
                 offset
             }
@@ -333,8 +338,10 @@ impl Emit<'_> {
         self.a.jmp(here);
         self.a.bind(miss);
         self.a.mov_imm(S0, lin);
+        self.a.note(0, Field::Address);
         let packed = packed(cache, size, 1, false);
         self.a.mov_imm(S1, u64::from(packed));
+        self.a.note(0, entry);
         self.a.call(if write {
             self.stubs.write
         } else {

@@ -28,7 +28,7 @@ use ir::effect::{kills, reads};
 use ir::{Block, FlagSet, Op, OpCode, OpInfo, Operand, Temp, Width};
 use x86::Gpr;
 
-use super::asm::{Asm, Label, Reg, Rm, Section};
+use super::asm::{Asm, Field as Noted, Label, Reg, Rm, Section};
 use super::flags::{Compared, Desc, State};
 use super::frame::{self, TEMPS, home};
 use super::runtime::Stubs;
@@ -141,6 +141,33 @@ pub struct Compiled {
 }
 
 impl Compiled {
+    /// The same for a block that lies `moved` bytes further up, made with these vectors.
+    pub fn copy(&self, moved: u64, mut parts: Parts) -> Self {
+        parts.sides.clone_from(&self.sides);
+        parts.exits.clone_from(&self.exits);
+        parts.indirects.clone_from(&self.indirects);
+        parts.slow.clone_from(&self.slow);
+        for exit in &mut parts.exits {
+            exit.target = exit.target.wrapping_add(moved);
+        }
+        Self {
+            sides: std::mem::take(&mut parts.sides),
+            exits: std::mem::take(&mut parts.exits),
+            indirects: std::mem::take(&mut parts.indirects),
+            slow: std::mem::take(&mut parts.slow),
+            rest: parts,
+            ..*self
+        }
+    }
+
+    /// About how much memory it takes, beside itself.
+    pub fn size(&self) -> usize {
+        size_of_val(&*self.sides)
+            + size_of_val(&*self.exits)
+            + size_of_val(&*self.indirects)
+            + size_of_val(&*self.slow)
+    }
+
     /// What the next block may be translated with.
     pub fn recycle(self) -> Parts {
         let mut parts = Parts {
@@ -585,6 +612,13 @@ impl Emit<'_> {
         }
     }
 
+    /// Notes that the constant just brought into a register is a linear address, if the operand says so.
+    fn note_pc(&mut self, operand: Operand) {
+        if let Operand::Pc(_) = operand {
+            self.a.note(0, Noted::Address);
+        }
+    }
+
     /// A constant operand that an instruction of a width takes as it is.
     fn imm(&self, w: Width, operand: Operand) -> Option<i32> {
         let n = self.constant(operand)?;
@@ -600,6 +634,7 @@ impl Emit<'_> {
     fn fetch(&mut self, w: Width, reg: Reg, operand: Operand) -> Option<()> {
         if let Some(n) = self.constant(operand) {
             self.a.mov_imm(reg, n.cast_unsigned() & w.mask());
+            self.note_pc(operand);
         } else if let Operand::High(g) = operand {
             let Rm::R(r) = home(g) else { return None };
             self.a.rorx(Width::B64, reg, Rm::R(r), 8);

@@ -355,6 +355,7 @@ impl Emit<'_> {
             Folded::Base => match self.constant(range.base) {
                 Some(n) => {
                     self.a.mov_imm(S1, n.cast_unsigned());
+                    self.note_pc(range.base);
                     self.a.alu(Alu::Add, w, to, Rm::R(S1));
                 }
                 None if range.base.is_some() => {

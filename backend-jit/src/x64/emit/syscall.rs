@@ -14,7 +14,7 @@ use x86::{CpuState, Gpr, Msrs, Seg, Segment, cr4, efer};
 use super::Emit;
 use super::system::{CR4, RFLAGS, segment, st, vcpu};
 use crate::core::key;
-use crate::x64::asm::{Alu, Label, Mem, RCX, Rm, Shift};
+use crate::x64::asm::{Alu, Field, Label, Mem, RCX, Rm, Shift};
 use crate::x64::flags::State;
 use crate::x64::frame::{Frame, S1, field, home};
 
@@ -62,6 +62,7 @@ impl Emit<'_> {
         self.set_segment(Seg::Ss, &fast_stack(0, 0));
         self.interrupt_flag(false);
         self.a.mov_imm(RCX, next);
+        self.a.note(0, Field::Address);
         self.set_privilege(0, MmuIndex::SuperSmap);
         self.a
             .load(q, S1, Rm::M(vcpu(msr(offset_of!(Msrs, lstar)))));
