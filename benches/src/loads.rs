@@ -37,9 +37,9 @@ pub struct Load {
     pub command: &'static str,
 }
 
-/// All loads. Those whose work is integer arithmetic, or translation itself, are there as well as those that use
-/// floating point and vectors.
-pub const LOADS: [Load; 14] = [
+/// All loads. Those whose work is integer arithmetic, translation itself, or to start, are there as well as those that
+/// use floating point and vectors.
+pub const LOADS: [Load; 15] = [
     Load {
         name: "mawk",
         command: "/bin/mawk '{for(i=1;i<=NF;i++)n[$i]++} END{for(k in n){t+=n[k]*length(k);s+=n[k]*n[k]} \
@@ -106,6 +106,11 @@ pub const LOADS: [Load; 14] = [
     Load {
         name: "python",
         command: "/bin/python3 /bench/nbody.py",
+    },
+    Load {
+        name: "processes",
+        // Libraries at other addresses each time.
+        command: "for i in $(seq 60); do /bin/perl -e \"print $i*$i, ' '\"; echo $i | /bin/mawk '{print $1+1}'; done",
     },
 ];
 
