@@ -10,9 +10,10 @@ use backend_interp::{Left, fetch_mxcsr};
 use ir::{Exit, Width};
 use softmmu::{Place, line_mask};
 
-use crate::core::{Core, Side, key};
+use crate::core::{Core, Side, code_segment, key, linear_ip};
 use crate::hops::{HOPS, close};
 use crate::local::Local;
+use crate::x64::emit::suitable;
 use crate::x64::emit::system::Args;
 use crate::x64::frame::{Frame, leave};
 use crate::x64::runtime::{Callouts, unpacked};
@@ -45,7 +46,7 @@ fn parts<'a>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Vcpu, &'a mut Local) 
 fn to_instruction(f: &mut Frame, v: &mut Vcpu, core: &Core, ret: u64) -> Option<Side> {
     let (id, side) = core.side(ret)?;
     let info = core.blocks.get(id);
-    v.st.rip = info.key.lin.wrapping_add(u64::from(side.delta));
+    v.st.rip = info.key.ip().wrapping_add(u64::from(side.delta));
     if let Some(desc) = side.flags {
         v.flags = desc.evaluate(v);
     }
@@ -218,7 +219,7 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
         debug_assert!(false, "no slow op {:#x}", f.info);
         return 1;
     };
-    let (lin, mode, insns) = (slow.lin, slow.mode, i64::from(slow.insns));
+    let (lin, mode, insns) = (slow.ip, slow.mode, i64::from(slow.insns));
     v.st.rip = lin;
     if let Some(desc) = slow.flags {
         v.flags = desc.evaluate(v);
@@ -286,7 +287,7 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
     };
     let insns = i64::from(slow.insns);
     let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
-    v.ip = slow.lin.wrapping_add(delta) & mask;
+    v.ip = slow.ip.wrapping_add(delta) & mask;
     v.next_ip = v.ip.wrapping_add(len) & mask;
     v.st.rip = v.ip;
     if let Some(desc) = flags {
@@ -359,16 +360,19 @@ fn resume(f: &mut Frame, v: &mut Vcpu, local: &mut Local) -> bool {
         return false;
     }
     let mode = Mode::of(&v.st);
-    let set = usize::from(mode.cpl() == 3);
-    if f.modes[set] != mode.bits() | state_bits(v) {
+    let (set, whole) = (usize::from(mode.cpl() == 3), mode.bits() | state_bits(v));
+    let tag = local.tag(f, code_segment(v, whole), whole);
+    if tag == 0 && f.modes[set] != whole {
         return false;
     }
-    let jump = f.jumps[set][Frame::jump_slot(v.st.rip)];
-    if jump.rip != v.st.rip {
+    let rip = tag | if tag == 0 { v.st.rip } else { linear_ip(v) };
+    let jump = f.jumps[Frame::jump_set(mode)][Frame::jump_slot(rip)];
+    if jump.rip != rip || !suitable(mode) {
         return false;
     }
     local.counts.resumed += 1;
-    f.running = f.modes[set];
+    f.running = whole;
+    f.tag = tag;
     f.ret = jump.code;
     true
 }

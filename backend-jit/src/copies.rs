@@ -46,7 +46,7 @@ impl Original {
     /// What emission would have made of it in this context.
     pub fn copy(&self, asm: &mut Asm, context: &Context<'_>, parts: emit::Parts) -> Compiled {
         asm.load_saved(&self.code, &self.base, &base(context));
-        let moved = context.lin.wrapping_sub(self.base.lin);
+        let moved = context.ip.wrapping_sub(self.base.lin);
         self.compiled.copy(moved, parts)
     }
 
@@ -115,7 +115,7 @@ impl Copies {
         let emitted = emit::emit(&mut self.asm, stubs, block, context, parts);
         self.asm.link(at.0, at.1);
         asm.link(at.0, at.1);
-        let (lin, same) = (context.lin, self.asm.same(asm));
+        let (lin, same) = (context.ip, self.asm.same(asm));
         assert!(
             emitted.is_ok() && same,
             "the copy for {lin:#x} is another block"
@@ -144,7 +144,7 @@ impl Copies {
             return;
         };
         let elsewhere = Context {
-            lin: LIN | wanted.lin & x86::PAGE_MASK,
+            ip: LIN | wanted.lin & x86::PAGE_MASK,
             id: NUMBERS[0],
             first: [NUMBERS[1], NUMBERS[2], NUMBERS[3]],
             guards: [Some(PAGE), None],
@@ -192,7 +192,7 @@ fn place(wanted: &Key, tlb: bool) -> Place {
 fn base(context: &Context<'_>) -> Base {
     let [exits, indirects, slow] = context.first;
     Base {
-        lin: context.lin,
+        lin: context.ip,
         numbers: [context.id, exits, indirects, slow],
         page: context.guards[0].unwrap_or_default(),
     }

@@ -114,8 +114,8 @@ pub struct Site {
     pub x87: bool,
     /// It is a helper's call and nothing else.
     pub direct: Option<Direct>,
-    /// Its block's address and mode, and how many instructions that has.
-    pub lin: u64,
+    /// Its block's instruction pointer and mode, and how many instructions that has.
+    pub ip: u64,
     pub mode: u64,
     pub insns: u16,
 }
@@ -246,19 +246,20 @@ impl Core {
         mode: u64,
         flags: Option<Desc>,
     ) -> Result<Found, Exception> {
-        let lin = v.st.rip;
         if mode_of(mode).code64() {
-            if !v.is_canonical(lin) {
+            if !v.is_canonical(v.st.rip) {
                 return Err(Exception::GP0);
             }
-        } else if lin > u64::from(v.seg(Seg::Cs).limit) {
+        } else if v.st.rip > u64::from(v.seg(Seg::Cs).limit) {
             return Err(Exception::GP0);
         }
+        let (lin, cs) = (linear_ip(v), code_segment(v, mode));
         let page = v.mmu.fetch_page(LinAddr(lin)).map_err(fault)?;
         frame.follow(&v.mmu);
         let phys = page.page.0 | lin & x86::PAGE_MASK;
         let plain = Key {
             lin,
+            cs,
             phys,
             mode,
             flags: 0,
@@ -362,8 +363,10 @@ impl Core {
     }
 
     /// Puts a block that was found for RIP into the jump cache.
-    pub fn know(&self, frame: &mut Frame, set: usize, rip: u64, id: BlockId) {
+    pub fn know(&self, frame: &mut Frame, id: BlockId) {
         if self.settled_for_good(id) {
+            let key = &self.blocks.get(id).key;
+            let (set, rip) = (Frame::jump_set(mode_of(key.mode)), frame.tag | key.lin);
             frame.jumps[set][Frame::jump_slot(rip)] = Jump {
                 rip,
                 code: self.memory.address(self.blocks.get(id).own.guarded),
@@ -473,7 +476,14 @@ impl Core {
             (MAX_BYTES, MAX_INSNS)
         };
         let copied = !checked && !self.dump.on() && Copies::suit(&wanted);
+        let to_limit = if mode.code64() {
+            usize::MAX
+        } else {
+            let end = u64::from(v.seg(Seg::Cs).limit) + 1;
+            usize::try_from(end.saturating_sub(v.st.rip)).unwrap_or(usize::MAX)
+        };
         let in_page = ((PAGE_SIZE - (lin & x86::PAGE_MASK)) as usize).min(max_bytes);
+        let in_page = in_page.min(to_limit);
         let mut bytes = [0; MAX_BYTES + 16];
         let mut available = v
             .mmu
@@ -502,6 +512,9 @@ impl Core {
         let mut second = None;
         let mut lifted = self.lift(&bytes[..available], &limits, mode);
         if let End::FetchFault(_) = lifted.end {
+            if available >= to_limit {
+                return Err(Exception::GP0);
+            }
             // The first instruction reaches into the next page: that page is fetched only now that it is needed.
             let next = (lin & !x86::PAGE_MASK).wrapping_add(PAGE_SIZE);
             if !mode.code64() && next > 0xffff_ffff {
@@ -512,9 +525,10 @@ impl Core {
                 return Ok(Found::Interpret);
             }
             second = Some(page.page.0);
+            let more = 15.min(to_limit - available);
             available += v
                 .mmu
-                .fetch_bytes(LinAddr(next), &mut bytes[available..available + 15])
+                .fetch_bytes(LinAddr(next), &mut bytes[available..available + more])
                 .map_err(fault)?;
             limits.max_insns = 1;
             lifted = self.lift(&bytes[..available], &limits, mode);
@@ -634,7 +648,8 @@ impl Core {
             let context = Context {
                 mode,
                 key: wanted.mode & !mode.bits() & !key::UNMERGED,
-                lin,
+                ip: wanted.ip(),
+                cs: emit::segmented(mode).then_some((wanted.cs as u32, (wanted.cs >> 32) as u32)),
                 flags,
                 count: wanted.mode & key::COUNT != 0,
                 id: self.blocks.next_id(region).0,
@@ -750,7 +765,7 @@ impl Core {
                 flags: slow.flags,
                 x87: slow.x87,
                 direct: slow.direct,
-                lin,
+                ip: wanted.ip(),
                 mode: wanted.mode,
                 insns: insns as u16,
             };
@@ -894,6 +909,25 @@ fn make_room<K, V>(notes: &mut AddressMap<K, V>) {
 /// The frontend's mode of a block's.
 pub fn mode_of(mode: u64) -> Mode {
     Mode::from_bits(mode & 0xffff_ffff)
+}
+
+/// The linear address of the instruction at RIP.
+pub fn linear_ip(v: &Vcpu) -> u64 {
+    if v.st.code64() {
+        v.st.rip
+    } else {
+        v.seg(Seg::Cs).base.wrapping_add(v.st.rip) & 0xffff_ffff
+    }
+}
+
+/// [`Key::cs`] of code in a mode.
+pub fn code_segment(v: &Vcpu, mode: u64) -> u64 {
+    if emit::segmented(mode_of(mode)) {
+        let cs = v.seg(Seg::Cs);
+        cs.base & 0xffff_ffff | u64::from(cs.limit) << 32
+    } else {
+        0
+    }
 }
 
 fn fault(f: Fault) -> Exception {

@@ -10,7 +10,7 @@ use crate::callouts;
 use crate::core::{MAX_BRANCHES, MAX_INSNS};
 use crate::dump::{Names, lines};
 use crate::x64::asm::{Asm, Section};
-use crate::x64::emit::{Context, Parts, emit};
+use crate::x64::emit::{Context, Parts, emit, segmented};
 use crate::x64::runtime::{self, Vectors};
 
 /// Linear address that the guest's code is translated for.
@@ -44,7 +44,8 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
     let mut context = Context {
         mode,
         key: 0,
-        lin: LIN,
+        ip: LIN,
+        cs: segmented(mode).then_some((0x1230, 0xffff)),
         flags: None,
         count: false,
         id: 0,

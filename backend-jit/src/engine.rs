@@ -12,7 +12,7 @@ use translation::{BlockId, CodeMemory, Perf};
 use x86::Exception;
 
 use crate::callouts;
-use crate::core::{Core, Found, MAX_INSNS, key, mode_of};
+use crate::core::{Core, Found, MAX_INSNS, code_segment, key, mode_of};
 use crate::local::Local;
 use crate::report::slow_kinds;
 use crate::shared::{Cache, Shared};
@@ -153,7 +153,8 @@ impl Jit {
         let mut whole = mode.bits() | bits | callouts::state_bits(v);
         let mut set = usize::from(mode.cpl() == 3);
         frame.running = whole;
-        if frame.modes[set] != whole {
+        frame.tag = local.tag(frame, code_segment(v, whole), whole);
+        if frame.tag == 0 && frame.modes[set] != whole {
             frame.modes[set] = whole;
             Jump::empty(&mut frame.jumps[set]);
         }
@@ -162,7 +163,7 @@ impl Jit {
             return Ok(Ran::Interpret);
         };
         if bits & key::SINGLE == 0 {
-            core.know(frame, set, v.st.rip, id);
+            core.know(frame, id);
         }
         loop {
             let frame = area.get();
@@ -211,9 +212,13 @@ impl Jit {
                     let exit = core.indirects.get(frame.info).copied();
                     let (block, indirect) = exit.expect("code names its own exits");
                     v.st.rip = frame.ret;
+                    if frame.tag != 0 {
+                        let base = v.seg(x86::Seg::Cs).base;
+                        v.st.rip = frame.ret.wrapping_sub(base) & 0xffff_ffff;
+                    }
                     if mode.code64() && !v.is_canonical(frame.ret) {
                         let info = core.blocks.get(block);
-                        v.st.rip = info.key.lin.wrapping_add(u64::from(indirect.delta));
+                        v.st.rip = info.key.ip().wrapping_add(u64::from(indirect.delta));
                         let rsp = &mut v.st.gpr[x86::Gpr::Rsp as usize];
                         *rsp = rsp.wrapping_add_signed(-i64::from(indirect.released));
                         if local.count {
@@ -224,16 +229,15 @@ impl Jit {
                     if local.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
-                    let rip = frame.ret;
                     let found = core.find(v, frame, whole, None)?;
                     if let Found::Block(to) = found {
-                        core.know(frame, set, rip, to);
+                        core.know(frame, to);
                     }
                     found
                 }
                 leave::STALE | leave::POLL | leave::PAGE => {
                     let info = core.blocks.get(BlockId(frame.info));
-                    v.st.rip = info.key.lin;
+                    v.st.rip = info.key.ip();
                     let (flags, its_mode) = (info.own.flags, info.key.mode);
                     if let Some(desc) = flags {
                         v.flags = desc.evaluate(v);
@@ -252,9 +256,9 @@ impl Jit {
                     if let Found::Block(to) = found
                         && why == leave::STALE
                         && flags.is_none()
-                        && frame.modes[set] == its_mode
+                        && (frame.modes[set] == its_mode || frame.tag != 0 && whole == its_mode)
                     {
-                        core.know(frame, set, v.st.rip, to);
+                        core.know(frame, to);
                     }
                     found
                 }

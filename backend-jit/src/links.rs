@@ -41,7 +41,11 @@ impl Core {
             return;
         };
         let (from, target) = (self.blocks.get(exit.block), self.blocks.get(to));
-        if from.key.mode & key::SINGLE != 0 || exit.mode != target.key.mode || exit.link.is_some() {
+        if from.key.mode & key::SINGLE != 0
+            || exit.mode != target.key.mode
+            || from.key.cs != target.key.cs
+            || exit.link.is_some()
+        {
             return;
         }
         let near = (from.key.lin ^ target.key.lin) & !x86::PAGE_MASK == 0
@@ -347,7 +351,8 @@ mod tests {
                 let at = core.memory.offset(jump.code).expect("in code memory");
                 let id = core.block_at(at).expect("a block");
                 let info = core.blocks.get(id);
-                assert_eq!((info.own.guarded, info.key.lin), (at, jump.rip));
+                let lin = jump.rip & u64::from(u32::MAX) | info.key.lin >> 32 << 32;
+                assert_eq!((info.own.guarded, info.key.lin), (at, lin));
             }
         }
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use backend_interp::{Fragment, Fragments};
 use translation::{index_of, region_of};
 
-use crate::core::{Core, Site, Slow};
+use crate::core::{Core, Site, Slow, mode_of};
 use crate::shared::Shared;
+use crate::x64::emit::segmented;
 use crate::x64::frame::{Frame, Jump};
 
 /// A slow op, with the handlers for it if it has run.
@@ -48,7 +49,13 @@ pub struct Local {
     generation: u64,
     renumbered: u64,
     gone: u64,
+    /// Code segment, mode, tag.
+    tags: [(u64, u64, u32); TAGS],
+    last_tag: u32,
 }
+
+/// Pairs of code segment and mode that keep their tag.
+const TAGS: usize = 512;
 
 impl Local {
     pub fn new(shared: Arc<Shared>) -> Self {
@@ -66,7 +73,30 @@ impl Local {
             generation: 0,
             renumbered: 0,
             gone: 0,
+            tags: [(0, 0, 0); TAGS],
+            last_tag: 0,
         }
+    }
+
+    /// What tells apart the code of a mode and a code segment ([`translation::Key::cs`]) in the jump caches, in the upper
+    /// half; 0 for flat code, which has caches of its own ([`Frame::modes`]).
+    pub fn tag(&mut self, frame: &mut Frame, cs: u64, mode: u64) -> u64 {
+        if !segmented(mode_of(mode)) {
+            return 0;
+        }
+        let hash = (cs ^ cs >> 32 ^ mode).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let known = &mut self.tags[(hash >> 32) as usize % TAGS];
+        if (known.0, known.1) != (cs, mode) || known.2 == 0 {
+            if self.last_tag == u32::MAX {
+                self.tags = [(0, 0, 0); TAGS];
+                self.last_tag = 0;
+                frame.forget_jumps();
+            }
+            self.last_tag += 1;
+            self.tags[(hash >> 32) as usize % TAGS] = (cs, mode, self.last_tag);
+            return u64::from(self.last_tag) << 32;
+        }
+        u64::from(known.2) << 32
     }
 
     /// A slow op by number, which is to run.
@@ -138,7 +168,8 @@ impl Local {
                     for lin in gone {
                         for set in &mut frame.jumps {
                             let slot = Frame::jump_slot(lin);
-                            if set[slot].rip == lin {
+                            // Whatever the tag.
+                            if (set[slot].rip ^ lin) << 32 == 0 {
                                 set[slot] = Jump::none(slot);
                             }
                         }

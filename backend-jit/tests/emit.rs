@@ -1,7 +1,7 @@
 //! File tests of emission: `tests/emit/*.txt`, guest code and the host code made of it, so that a change of its size shows
 //! in review. `BLESS=1 cargo test -p backend-jit --test emit` accepts what comes out.
 //!
-//! A file begins with `emit BITS user|kernel [hops|avx512]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
+//! A file begins with `emit 64|32|16 user|kernel [hops|avx512]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
 //! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time.
 #![cfg(target_arch = "x86_64")]
 #![expect(
@@ -29,6 +29,8 @@ fn state(header: &str) -> Option<CpuState> {
     let machine = match header.split(' ').nth(1)? {
         "64" => Machine::long(cpl, true),
         "32" => Machine::protected(cpl),
+        // Real mode: it has no levels.
+        "16" => Machine::real(),
         _ => return None,
     };
     let mut st = machine.v.st.clone();
@@ -106,7 +108,7 @@ fn files() {
             .lines()
             .next()
             .unwrap_or_default();
-        let st = state(header).unwrap_or_else(|| panic!("{name}:1: emit 64|32 user|kernel"));
+        let st = state(header).unwrap_or_else(|| panic!("{name}:1: emit 64|32|16 user|kernel"));
         if avx512(header) && !is_x86_feature_detected!("avx512bw") {
             eprintln!("{name} skipped: the host lacks AVX-512, without which it is interpreted");
             continue;

@@ -10,12 +10,26 @@ use crate::regions::{ByRegion, region_of};
 pub struct Key {
     /// Linear address of the first byte: instruction addresses are constants in the code.
     pub lin: u64,
+    /// Base (low half) and limit (high half) of the code segment, outside flat code: instruction pointers are constants in
+    /// the code. 0: the instruction pointer is the linear address.
+    pub cs: u64,
     /// Physical address of the first byte.
     pub phys: u64,
     /// The frontend's mode bits, and the engine's in bits 63:32.
     pub mode: u64,
     /// Where the status flags are on entry, as the engine packs that; 0: in the context.
     pub flags: u64,
+}
+
+impl Key {
+    /// The instruction pointer at the first byte.
+    pub fn ip(&self) -> u64 {
+        if self.cs == 0 {
+            self.lin
+        } else {
+            self.lin.wrapping_sub(self.cs) & 0xffff_ffff
+        }
+    }
 }
 
 /// A block's number. Those of a region are used again after [`Blocks::take`].

@@ -20,6 +20,7 @@ use system::{LazyFlags, Vcpu};
 use x86::Gpr;
 
 use super::asm::{Mem, R11, R14, R15, RSP, Reg, Rm};
+use super::emit::segmented;
 use super::split::Split;
 
 /// Scratch: addresses.
@@ -42,7 +43,7 @@ pub const CACHED: usize = 24;
 /// Entries for constant addresses of user code, by page.
 const CONSTANTS: usize = 32;
 
-/// A guest address and the code for it.
+/// A guest address, linear and with [`Frame::tag`], and the code for it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Jump {
@@ -99,6 +100,34 @@ const NO_PAGE: u64 = 0x4000_0000_0000_0000;
 /// The bits that are chosen.
 const BY_CHANCE: u64 = 0x3fff_ffff_ffff_f000;
 
+/// A segment register outside 64-bit code.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Bounds {
+    pub base: u64,
+    /// Offsets may be read, and written, below these; 0 where there is more to it.
+    pub read_end: u64,
+    pub write_end: u64,
+}
+
+impl Bounds {
+    fn of(segment: &x86::Segment, protected: bool) -> Self {
+        use x86::attr::{CODE, DC, RW, UNUSABLE};
+        let is = |bits| segment.attr & bits != 0;
+        let end = u64::from(segment.limit) + 1;
+        let down = !is(CODE) && is(DC);
+        let hidden = protected && is(CODE) && !is(RW);
+        let read = !(is(UNUSABLE) || down || hidden);
+        let fixed = protected && (is(CODE) || !is(RW));
+        let write = read && !fixed;
+        Self {
+            base: segment.base,
+            read_end: if read { end } else { 0 },
+            write_end: if write { end } else { 0 },
+        }
+    }
+}
+
 /// A buffer for any access: instructions that want alignment find it.
 #[repr(C, align(64))]
 pub struct Bounce(pub [u64; 8]);
@@ -140,8 +169,6 @@ pub struct Frame {
     pub commit_size: u64,
     pub fs_base: u64,
     pub gs_base: u64,
-    /// Bits of [`WHOLE_FS`] and [`WHOLE_GS`]: the segment is writable data of 4 GiB.
-    pub whole: u32,
     /// Not 0: the guest's x87 registers are in the host's x87, and the context's are old.
     pub x87_live: u32,
     /// Not 0: the guest's ZMM16-31 and mask registers are in the host's, and the context's are old.
@@ -165,8 +192,9 @@ pub struct Frame {
     pub hops: i32,
     /// For each linear page (by hash, low and high half): the number of the page pair that it is known to stand for.
     pub pages: [u32; LOW_PAGES + HIGH_PAGES],
-    pub jumps: [[Jump; JUMPS]; 2],
-    /// What they are good for: the modes of supervisor and of user code.
+    /// Those of supervisor code, of user code, and of code that is not flat, whatever its level: see `Emit::leave_to`.
+    pub jumps: [[Jump; JUMPS]; 3],
+    /// What the first two are good for: the modes of supervisor and of user code.
     pub modes: [u64; 2],
     /// The mode of the code that runs.
     pub running: u64,
@@ -183,6 +211,11 @@ pub struct Frame {
     pub odd: [u64; 7],
     /// Where an access on two pages of RAM is made.
     pub split: Split,
+    /// The segment registers, by number, outside 64-bit code.
+    pub bounds: [Bounds; 6],
+    /// What the addresses of the jump caches hold beside the linear address, in their upper half, where code is not flat: see
+    /// `Local::tag`.
+    pub tag: u64,
     /// Arguments of a helper that is called in the midst of an instruction; the first is its result afterwards.
     pub args: [u64; 3],
     /// Not 0 behind such a call: the next instruction is not to be gone on with before a look at mode and code.
@@ -195,11 +228,6 @@ pub struct Frame {
     /// The page that empty entries name: see [`NO_PAGE`].
     no_page: u64,
 }
-
-/// See [`Frame::whole`].
-pub const WHOLE_FS: u32 = 1;
-/// See [`Frame::whole`].
-pub const WHOLE_GS: u32 = 2;
 
 /// Why translated code was left.
 pub mod leave {
@@ -347,6 +375,15 @@ impl Frame {
         }
     }
 
+    /// The jump cache of code in a mode.
+    pub fn jump_set(mode: frontend_x86::Mode) -> usize {
+        if segmented(mode) {
+            2
+        } else {
+            usize::from(mode.cpl() == 3)
+        }
+    }
+
     /// The slot of the jump caches for a guest address.
     pub fn jump_slot(rip: u64) -> usize {
         ((rip ^ rip >> 12) & (JUMPS as u64 - 1)) as usize
@@ -356,12 +393,12 @@ impl Frame {
     pub fn take_bases(&mut self, v: &Vcpu) {
         self.fs_base = v.seg(x86::Seg::Fs).base;
         self.gs_base = v.seg(x86::Seg::Gs).base;
-        let whole = |seg| {
-            let seg = v.seg(seg);
-            seg.is_whole() && seg.is_writable_data()
-        };
-        self.whole = if whole(x86::Seg::Fs) { WHOLE_FS } else { 0 }
-            | if whole(x86::Seg::Gs) { WHOLE_GS } else { 0 };
+        if !v.st.code64() {
+            let protected = v.st.cr0 & x86::cr0::PE != 0 && !v.st.vm86();
+            for (bounds, segment) in self.bounds.iter_mut().zip(&v.st.seg) {
+                *bounds = Bounds::of(segment, protected);
+            }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Exit {
     pub hot: u32,
     /// Place of the displacement in the stub (offset in the cold section), behind what brings the flags into memory.
     pub stub: u32,
-    /// Linear address where the guest goes on.
+    /// Instruction pointer where the guest goes on.
     pub target: u64,
     /// Where the flags are at `hot`; `None`: in memory.
     pub flags: Option<Desc>,
@@ -208,12 +208,8 @@ impl Emit<'_> {
         let Operand::Pc(delta) = operand else {
             return None;
         };
-        let pc = self.pc(delta);
-        match width {
-            Width::B64 => Some(pc),
-            Width::B32 => Some(pc & 0xffff_ffff),
-            Width::B8 | Width::B16 => None,
-        }
+        let cut = self.code64 && width < Width::B32;
+        (!cut).then(|| self.pc(delta) & width.mask())
     }
 
     pub(super) fn jump(&mut self, op: &Op) -> Option<()> {
@@ -255,7 +251,7 @@ impl Emit<'_> {
         Some(())
     }
 
-    /// Goes on at the guest address in r11, in user or supervisor mode.
+    /// Goes on at the instruction pointer in r11, in user or supervisor mode.
     pub(super) fn leave_to(&mut self, released: i32, user: bool) {
         let number = self.cx.first[1] + self.indirects.len() as u32;
         self.indirects.push(Indirect {
@@ -263,6 +259,14 @@ impl Emit<'_> {
             delta: self.insn.delta,
             ord: self.insn.ord,
         });
+        if let Some((base, _)) = self.cx.cs {
+            if base != 0 {
+                let base = base.cast_signed();
+                self.a.alu_imm(Alu::Add, Width::B32, Rm::R(S1), base);
+            }
+            let tag = Rm::M(field(offset_of!(Frame, tag)));
+            self.a.alu(Alu::Add, Width::B64, S1, tag);
+        }
         // See `Frame::jump_slot`.
         self.a.rorx(Width::B64, S0, Rm::R(S1), 12);
         self.a.alu(Alu::Xor, Width::B32, S0, Rm::R(S1));
@@ -270,7 +274,12 @@ impl Emit<'_> {
             .alu_imm(Alu::And, Width::B32, Rm::R(S0), JUMPS as i32 - 1);
         // Two words an entry.
         self.a.alu(Alu::Add, Width::B32, S0, Rm::R(S0));
-        let set = offset_of!(Frame, jumps) + usize::from(user) * JUMPS * size_of::<Jump>();
+        let which = if self.cx.cs.is_some() {
+            2
+        } else {
+            usize::from(user)
+        };
+        let set = offset_of!(Frame, jumps) + which * JUMPS * size_of::<Jump>();
         let slot = |offset: usize| Mem {
             base: RSP,
             index: Some((S0, 3)),
@@ -291,7 +300,7 @@ impl Emit<'_> {
 
     /// Whether an instruction pointer of this width is one that the jump cache knows.
     pub(super) fn whole_pc(&self, w: Width) -> bool {
-        w == Width::B64 || (w == Width::B32 && !self.code64)
+        w == Width::B64 || !self.code64
     }
 
     pub(super) fn jump_to(&mut self, op: &Op, released: Option<i32>) -> Option<()> {
@@ -302,8 +311,8 @@ impl Emit<'_> {
         self.spill();
         self.hf = false;
         self.fetch(w, S1, op.a)?;
-        if w == Width::B32 {
-            self.a.load(Width::B32, S1, Rm::R(S1));
+        if w < Width::B64 {
+            self.a.movzx(w, S1, Rm::R(S1));
         }
         self.leave_to(released.unwrap_or(0), self.user);
         Some(())
@@ -352,12 +361,11 @@ impl Emit<'_> {
 
     /// A near transfer's target must be canonical.
     pub(super) fn check_pc(&mut self, op: &Op) -> Option<()> {
+        if !self.code64 {
+            return self.check_limit(op);
+        }
         if op.b.is_some() {
             return None;
-        }
-        if !self.code64 {
-            // Every 32-bit offset is inside.
-            return (op.width == Width::B32).then_some(());
         }
         self.clobber();
         let w = Width::B64;
@@ -369,6 +377,43 @@ impl Emit<'_> {
         let odd = self.a.label();
         self.a.jcc(Cond::Ne, odd);
         // The interpreter knows whether it is canonical after all, and what to do if not.
+        self.interpret_from(odd);
+        Some(())
+    }
+
+    /// A near transfer's target must be inside the code segment.
+    fn check_limit(&mut self, op: &Op) -> Option<()> {
+        let limit = self.cx.cs.map_or(u32::MAX, |(_, limit)| limit);
+        let most = op.width.mask().min(u64::from(u32::MAX));
+        if most <= u64::from(limit) {
+            return Some(());
+        }
+        let target = self.constant(op.a).map(i64::cast_unsigned);
+        if target.is_some_and(|target| target & most <= u64::from(limit)) {
+            return Some(());
+        }
+        let odd = self.a.label();
+        self.clobber();
+        if target.is_some() {
+            // Whoever goes there faults.
+            if op.b.is_some() {
+                self.fetch(Width::B64, S1, op.b)?;
+                self.a.test(Width::B64, Rm::R(S1), S1);
+                self.a.jcc(Cond::Ne, odd);
+            } else {
+                self.a.jmp(odd);
+            }
+            self.interpret_from(odd);
+            return Some(());
+        }
+        if op.b.is_some() {
+            return None;
+        }
+        self.fetch(op.width, S1, op.a)?;
+        self.a.movzx(op.width.min(Width::B32), S1, Rm::R(S1));
+        self.a
+            .alu_imm(Alu::Cmp, Width::B32, Rm::R(S1), limit.cast_signed());
+        self.a.jcc(Cond::A, odd);
         self.interpret_from(odd);
         Some(())
     }

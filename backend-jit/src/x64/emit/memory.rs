@@ -27,7 +27,23 @@ impl Emit<'_> {
     /// Computes an effective address, segment not added, into a register, cut to `w`. r11 is lost.
     pub(super) fn address_into(&mut self, mem: &Mem, to: Reg, w: Width) -> Option<()> {
         if mem.addr == Width::B16 {
-            return None;
+            // Cut behind the sum.
+            let wide = Mem {
+                addr: Width::B32,
+                ..*mem
+            };
+            self.address_into(&wide, to, Width::B32)?;
+            self.a.movzx(Width::B16, to, Rm::R(to));
+            return Some(());
+        }
+        if self.linear_at_hand(mem.base)? {
+            if to != S0 || mem.index.is_some() {
+                return None;
+            }
+            if mem.disp != 0 {
+                self.a.lea(w, to, asm::Mem::at(S0, mem.disp));
+            }
+            return Some(());
         }
         let mut disp = mem.disp;
         if let Some(n) = self.constant(mem.base) {
@@ -306,7 +322,7 @@ impl Emit<'_> {
         let w = Width::B64;
         let (at, offset) = (lin & !x86::PAGE_MASK, (lin & x86::PAGE_MASK) as i32);
         let cache = frame::constant(lin);
-        let entry = Field::Entry(lin.wrapping_sub(self.cx.lin).cast_signed());
+        let entry = Field::Entry(lin.wrapping_sub(self.cx.ip).cast_signed());
         let (minus, addend) = PageCache::fields(write);
         let (minus, addend) = (Rm::M(field(cache + minus)), Rm::M(field(cache + addend)));
         let (miss, here, found) = (self.a.label(), self.a.label(), self.a.label());

@@ -42,8 +42,10 @@ pub struct Context<'a> {
     pub mode: Mode,
     /// The engine's bits in the block's mode that blocks in other modes have too.
     pub key: u64,
-    /// Linear address of the first byte.
-    pub lin: u64,
+    /// Instruction pointer of the first byte: the linear address where code is flat.
+    pub ip: u64,
+    /// Base and limit of the code segment where it is not.
+    pub cs: Option<(u32, u32)>,
     /// Where the flags are on entry.
     pub flags: Option<Desc>,
     /// Count instructions and stop when the budget is used up.
@@ -244,6 +246,8 @@ pub(super) struct Emit<'a> {
     align: u32,
     /// The temporary that holds an address in FS or GS, and the page cache entry for it.
     in_segment: Option<(Temp, usize)>,
+    /// The temporary whose value S0 holds since a moment, and whether it has it, too.
+    linear: Option<(Temp, u32, bool)>,
     /// What the host's flags can be saved by.
     compared: Option<Compared>,
     /// Where in hot code the host's flags are the guest's but for the carry.
@@ -254,15 +258,17 @@ pub(super) struct Emit<'a> {
 
 /// Whether blocks of a mode can be translated.
 pub fn suitable(mode: Mode) -> bool {
-    if mode.align_check() {
-        return false;
-    }
+    !mode.align_check()
+}
+
+/// Whether a mode's instruction pointers are no linear addresses, or have a limit.
+pub fn segmented(mode: Mode) -> bool {
     match mode.code() {
-        CodeSize::B64 => true,
+        CodeSize::B64 => false,
         CodeSize::B32 => {
-            mode.flat_cs() && mode.cs_limit() == CsLimit::Full && !mode.vm86() && mode.protected()
+            !mode.flat_cs() || mode.cs_limit() != CsLimit::Full || mode.vm86() || mode.real()
         }
-        CodeSize::B16 => false,
+        CodeSize::B16 => true,
     }
 }
 
@@ -321,6 +327,7 @@ pub fn emit(
         repeat: None,
         align: ALIGN,
         in_segment: None,
+        linear: None,
         compared: None,
         no_carry: None,
         stored: None,
@@ -474,6 +481,7 @@ impl Emit<'_> {
             return self.x87(from, to, from + n);
         }
         self.at = from;
+        self.linear = None;
         self.high_registers(from, to)?;
         let mut at = from;
         while at < to {
@@ -497,6 +505,11 @@ impl Emit<'_> {
             C::Insn => {}
             C::Mov => self.mov(&op)?,
             C::Zext | C::Sext => self.extend(&op)?,
+            C::Lea if self.is_offset(at, to) => {
+                self.at = at + 1;
+                self.segment_linear(at + 1, to, op.mem.as_ref())?;
+                return Some(2);
+            }
             C::Lea => self.lea(&op)?,
             C::Select => self.select(&op)?,
             C::Setcc => self.setcc(&op)?,
@@ -523,7 +536,7 @@ impl Emit<'_> {
             C::SetDf => self.set_df(op.sub != 0),
             C::Exit => self.exit_next(&op)?,
             C::ProbeWrite => self.probe(&op)?,
-            C::SegLin => self.segment_linear(&op)?,
+            C::SegLin => self.segment_linear(at, to, None)?,
             C::VecLoad => return self.vec_load(at, to, &op),
             C::VecStore => self.vec_store(&op)?,
             C::Vec if self.for_memory(at, to, &op) => {
@@ -597,9 +610,9 @@ impl Emit<'_> {
         }
     }
 
-    /// The linear address that `Pc(delta)` stands for.
+    /// The instruction pointer that `Pc(delta)` stands for.
     fn pc(&self, delta: i32) -> u64 {
-        let pc = self.cx.lin.wrapping_add_signed(i64::from(delta));
+        let pc = self.cx.ip.wrapping_add_signed(i64::from(delta));
         if self.code64 { pc } else { pc & 0xffff_ffff }
     }
 

@@ -1,44 +1,92 @@
-//! Addresses in FS and GS of 32-bit code: their bases are anything, the rest is flat as a rule.
+//! Addresses in segments that are not flat: base and limit are in the frame, and looked at for each access.
 
 use std::mem::offset_of;
 
-use ir::{Cond, Op, Operand, Width};
+use ir::{Cond, Mem, OpCode, Operand, Width};
 use x86::Seg;
 
 use super::Emit;
 use super::memory::entry;
-use crate::x64::asm::{Alu, Rm};
-use crate::x64::frame::{Frame, S1, WHOLE_FS, WHOLE_GS, field};
+use crate::x64::asm::{self, Alu, Rm};
+use crate::x64::frame::{Bounds, Frame, S0, S1, field};
 
 impl Emit<'_> {
-    /// The linear address of an access; the interpreter makes it where the segment is not whole, or the access not inside.
-    pub(super) fn segment_linear(&mut self, op: &Op) -> Option<()> {
-        let (bit, base, entry) = match Seg::from_index(op.sub as usize)? {
-            Seg::Fs => (WHOLE_FS, offset_of!(Frame, fs_base), entry::FS),
-            Seg::Gs => (WHOLE_GS, offset_of!(Frame, gs_base), entry::GS),
-            _ => return None,
-        };
-        let w = Width::B32;
+    /// The linear address of an access, whose offset is `mem`'s address where that was not computed before; the interpreter
+    /// makes the access where the segment has more to it, or it is not inside.
+    pub(super) fn segment_linear(&mut self, at: usize, to: usize, mem: Option<&Mem>) -> Option<()> {
+        let op = self.ops[at];
+        let seg = Seg::from_index(op.sub as usize)?;
         let (Operand::Temp(temp), Operand::Imm(size @ 1..=64)) = (op.dst, op.b) else {
             return None;
         };
-        if self.code64 || op.width != w {
+        let w = op.width;
+        if self.code64 || w == Width::B64 {
             return None;
         }
         self.clobber();
+        match (mem, self.place(op.a)) {
+            (Some(mem), _) => self.address_into(mem, S0, w)?,
+            (None, Some(place)) => self.a.movzx(w, S0, place),
+            (None, None) => self.fetch(w, S0, op.a)?,
+        }
+        let bounds = offset_of!(Frame, bounds) + seg as usize * size_of::<Bounds>();
+        let end = if op.c.is_some() {
+            offset_of!(Bounds, write_end)
+        } else {
+            offset_of!(Bounds, read_end)
+        };
         let odd = self.a.label();
-        let whole = Rm::M(field(offset_of!(Frame, whole)));
-        self.a.test_imm(w, whole, bit.cast_signed());
-        self.a.jcc(Cond::E, odd);
-        self.fetch(w, S1, op.a)?;
-        if size > 1 {
-            self.a.alu_imm(Alu::Cmp, w, Rm::R(S1), -size as i32);
+        let (end, q) = (Rm::M(field(bounds + end)), Width::B64);
+        if size == 1 {
+            self.a.alu(Alu::Cmp, q, S0, end);
+            self.a.jcc(Cond::Ae, odd);
+        } else {
+            self.a.lea(q, S1, asm::Mem::at(S0, size as i32));
+            self.a.alu(Alu::Cmp, q, S1, end);
             self.a.jcc(Cond::A, odd);
         }
-        self.a.alu(Alu::Add, w, S1, Rm::M(field(base)));
-        self.finish(Width::B64, op.dst, S1)?;
-        self.in_segment = Some((temp, entry));
+        let base = Rm::M(field(bounds + offset_of!(Bounds, base)));
+        self.a.alu(Alu::Add, Width::B32, S0, base);
         self.interpret_from(odd);
+        let next = self.ops.get(at + 1).filter(|_| at + 1 < to);
+        let once = self.uses.get(usize::from(temp.0)) == Some(&1)
+            && next.and_then(|op| op.mem).is_some_and(|m| m.base == op.dst);
+        if !once {
+            self.finish(q, op.dst, S0)?;
+        }
+        self.linear = Some((temp, self.a.moment(), !once));
+        let through = mem.map_or([op.a, Operand::None], |mem| [mem.base, mem.index]);
+        let register = through.into_iter().find_map(Self::gpr);
+        let entry = match (seg, register) {
+            (Seg::Fs, _) => entry::FS,
+            (Seg::Gs, _) => entry::GS,
+            (_, Some(g)) => g as usize,
+            _ => entry::TEMP,
+        };
+        self.in_segment = Some((temp, entry));
         Some(())
+    }
+
+    /// Whether the address that an op computes is for the segment alone that the next op looks at.
+    pub(super) fn is_offset(&self, at: usize, to: usize) -> bool {
+        let (op, next) = (&self.ops[at], self.ops.get(at + 1).filter(|_| at + 1 < to));
+        let once = op
+            .dst
+            .temp()
+            .is_some_and(|t| self.uses.get(usize::from(t.0)) == Some(&1));
+        once && next.is_some_and(|next| {
+            next.code == OpCode::SegLin && next.a == op.dst && next.width == op.width
+        })
+    }
+
+    /// Where S0 holds an address in a segment, or else a temporary does, and neither is to be computed. `None`: it is lost.
+    pub(super) fn linear_at_hand(&self, operand: Operand) -> Option<bool> {
+        match self.linear {
+            Some((temp, moment, stored)) if operand == Operand::Temp(temp) => {
+                let here = moment == self.a.moment();
+                (here || stored).then_some(here)
+            }
+            _ => Some(false),
+        }
     }
 }

@@ -234,7 +234,8 @@ impl Emit<'_> {
         self.at = from;
         self.x87_live();
         let data_pointer = self.data_pointer(from, at);
-        for n in from..at {
+        let mut n = from;
+        while n < at {
             let before = self.ops[n];
             let skip = match before.code {
                 OpCode::Insn => true,
@@ -244,12 +245,15 @@ impl Emit<'_> {
                 OpCode::VecLoad => memory && n + 1 == at && before.dst == op.a,
                 _ => false,
             };
+            let mut done = 1;
             if !skip {
                 self.at = n;
-                if self.op(n, at)? != 1 {
+                done = self.op(n, at)?;
+                if done != 1 && before.code != OpCode::Lea {
                     return None;
                 }
             }
+            n += done;
         }
         self.at = at;
         let mut next = at + 1;
@@ -423,7 +427,8 @@ mod tests {
             let context = Context {
                 mode,
                 key: 0,
-                lin: 0x8000,
+                ip: 0x8000,
+                cs: None,
                 flags: None,
                 count: false,
                 id: 0,
