@@ -216,7 +216,12 @@ impl Jit {
                         let base = v.seg(x86::Seg::Cs).base;
                         v.st.rip = frame.ret.wrapping_sub(base) & 0xffff_ffff;
                     }
-                    if mode.code64() && !v.is_canonical(frame.ret) {
+                    let inside = if mode.code64() {
+                        v.is_canonical(v.st.rip)
+                    } else {
+                        v.st.rip <= u64::from(v.seg(x86::Seg::Cs).limit)
+                    };
+                    if !inside {
                         let info = core.blocks.get(block);
                         v.st.rip = info.key.ip().wrapping_add(u64::from(indirect.delta));
                         let rsp = &mut v.st.gpr[x86::Gpr::Rsp as usize];

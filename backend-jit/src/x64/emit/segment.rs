@@ -2,8 +2,8 @@
 
 use std::mem::offset_of;
 
-use ir::{Cond, Mem, OpCode, Operand, Width};
-use x86::Seg;
+use ir::{Cond, Mem, OpCode, Operand, Temp, Width};
+use x86::{Gpr, Seg};
 
 use super::Emit;
 use super::memory::entry;
@@ -29,8 +29,22 @@ impl Emit<'_> {
             (None, Some(place)) => self.a.movzx(w, S0, place),
             (None, None) => self.fetch(w, S0, op.a)?,
         }
+        self.add_base(seg, size as i32, op.c.is_some());
+        let next = self.ops.get(at + 1).filter(|_| at + 1 < to);
+        let once = self.uses.get(usize::from(temp.0)) == Some(&1)
+            && next.and_then(|op| op.mem).is_some_and(|m| m.base == op.dst);
+        if !once {
+            self.finish(Width::B64, op.dst, S0)?;
+        }
+        let through = mem.map_or([op.a, Operand::None], |mem| [mem.base, mem.index]);
+        self.at_hand(temp, seg, through.into_iter().find_map(Self::gpr), !once);
+        Some(())
+    }
+
+    /// Looks whether the offset in S0 is inside a segment, and adds its base.
+    fn add_base(&mut self, seg: Seg, size: i32, write: bool) {
         let bounds = offset_of!(Frame, bounds) + seg as usize * size_of::<Bounds>();
-        let end = if op.c.is_some() {
+        let end = if write {
             offset_of!(Bounds, write_end)
         } else {
             offset_of!(Bounds, read_end)
@@ -41,30 +55,49 @@ impl Emit<'_> {
             self.a.alu(Alu::Cmp, q, S0, end);
             self.a.jcc(Cond::Ae, odd);
         } else {
-            self.a.lea(q, S1, asm::Mem::at(S0, size as i32));
+            self.a.lea(q, S1, asm::Mem::at(S0, size));
             self.a.alu(Alu::Cmp, q, S1, end);
             self.a.jcc(Cond::A, odd);
         }
         let base = Rm::M(field(bounds + offset_of!(Bounds, base)));
         self.a.alu(Alu::Add, Width::B32, S0, base);
         self.interpret_from(odd);
-        let next = self.ops.get(at + 1).filter(|_| at + 1 < to);
-        let once = self.uses.get(usize::from(temp.0)) == Some(&1)
-            && next.and_then(|op| op.mem).is_some_and(|m| m.base == op.dst);
-        if !once {
-            self.finish(q, op.dst, S0)?;
-        }
-        self.linear = Some((temp, self.a.moment(), !once));
-        let through = mem.map_or([op.a, Operand::None], |mem| [mem.base, mem.index]);
-        let register = through.into_iter().find_map(Self::gpr);
-        let entry = match (seg, register) {
+    }
+
+    /// S0 is what a temporary stands for; `stored`: it has it, too. `through`: the register that the address goes by.
+    fn at_hand(&mut self, temp: Temp, seg: Seg, through: Option<Gpr>, stored: bool) {
+        self.linear = Some((temp, self.a.moment(), stored));
+        let entry = match (seg, through) {
             (Seg::Fs, _) => entry::FS,
             (Seg::Gs, _) => entry::GS,
             (_, Some(g)) => g as usize,
             _ => entry::TEMP,
         };
         self.in_segment = Some((temp, entry));
-        Some(())
+    }
+
+    /// The place of a string instruction's operand of `size` bytes.
+    pub(super) fn string_operand(
+        &mut self,
+        (seg, g): (Seg, Gpr),
+        addr: Width,
+        size: u32,
+        write: bool,
+    ) -> Option<Mem> {
+        let offset = Mem {
+            addr,
+            ..Mem::at(Operand::Reg(g), 0)
+        };
+        if self.code64 || self.cx.mode.flat(seg) {
+            return Some(offset);
+        }
+        self.clobber();
+        self.address_into(&offset, S0, addr)?;
+        self.add_base(seg, size as i32, write);
+        // No temporary has it, nor is one asked.
+        let temp = Temp(u16::MAX);
+        self.at_hand(temp, seg, Some(g), false);
+        Some(Mem::at(Operand::Temp(temp), 0))
     }
 
     /// Whether the address that an op computes is for the segment alone that the next op looks at.

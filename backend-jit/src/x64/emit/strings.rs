@@ -22,11 +22,11 @@ impl Emit<'_> {
         let w = if self.code64 { Width::B64 } else { Width::B32 };
         let seg = Seg::from_index(usize::from(what.seg))?;
         let mode = self.cx.mode;
+        if what.rep == Rep::None && (what.addr == w || !self.code64) {
+            return self.string_once(op, &what, seg);
+        }
         if what.addr != w || !mode.flat(Seg::Es) || (reads && !mode.flat(seg)) {
             return None;
-        }
-        if what.rep == Rep::None {
-            return self.string_once(op, &what);
         }
         if what.rep != Rep::Rep || !(movs || what.kind == StringKind::Stos) || to != at + 1 {
             return None;
@@ -87,16 +87,13 @@ impl Emit<'_> {
     }
 
     /// A single one; the interpreter does it where it goes downwards.
-    fn string_once(&mut self, op: &Op, what: &StringOp) -> Option<()> {
+    fn string_once(&mut self, op: &Op, what: &StringOp, seg: Seg) -> Option<()> {
         use StringKind as K;
         let [rax, rsi, rdi] = [Gpr::Rax, Gpr::Rsi, Gpr::Rdi].map(Operand::Reg);
         let w = what.width;
         let size = u32::from(w.bytes());
         let kept = field(offset_of!(Frame, string));
-        let at = |base| ir::Mem {
-            addr: what.addr,
-            ..ir::Mem::at(base, 0)
-        };
+        let (from, to, addr) = ((seg, Gpr::Rsi), (Seg::Es, Gpr::Rdi), what.addr);
         let (reads, writes) = match what.kind {
             K::Lods => (true, false),
             K::Stos | K::Scas => (false, true),
@@ -116,31 +113,38 @@ impl Emit<'_> {
         self.interpret_from(odd);
 
         if reads {
-            self.access(&at(rsi), size, false, Kind::default())?;
+            let source = self.string_operand(from, addr, size, false)?;
+            self.access(&source, size, false, Kind::default())?;
             self.a.movzx(w, S1, Rm::M(self.here));
         }
         match what.kind {
             K::Lods => self.finish(w, rax, S1)?,
-            K::Stos => self.writing(&at(rdi), size, Kind::default(), |e| {
-                e.a.store(w, e.here, RAX);
-                Some(())
-            })?,
+            K::Stos => {
+                let place = self.string_operand(to, addr, size, true)?;
+                self.writing(&place, size, Kind::default(), |e| {
+                    e.a.store(w, e.here, RAX);
+                    Some(())
+                })?;
+            }
             K::Movs => {
                 self.a.store(Width::B64, kept, S1);
-                self.writing(&at(rdi), size, Kind::default(), |e| {
+                let place = self.string_operand(to, addr, size, true)?;
+                self.writing(&place, size, Kind::default(), |e| {
                     e.a.load(Width::B64, S1, Rm::M(kept));
                     e.a.store(w, e.here, S1);
                     Some(())
                 })?;
             }
             K::Scas => {
-                self.access(&at(rdi), size, false, Kind::default())?;
+                let place = self.string_operand(to, addr, size, false)?;
+                self.access(&place, size, false, Kind::default())?;
                 self.a.alu(Alu::Cmp, w, RAX, Rm::M(self.here));
                 self.flags_set(op, None);
             }
             _ => {
                 self.a.store(Width::B64, kept, S1);
-                self.access(&at(rdi), size, false, Kind::default())?;
+                let place = self.string_operand(to, addr, size, false)?;
+                self.access(&place, size, false, Kind::default())?;
                 self.a.load(Width::B64, S1, Rm::M(kept));
                 self.a.alu(Alu::Cmp, w, S1, Rm::M(self.here));
                 self.flags_set(op, None);
