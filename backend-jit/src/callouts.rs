@@ -396,3 +396,10 @@ pub fn unmasked(v: &Vcpu) -> u64 {
     }
     bits
 }
+
+/// Where translated code finds what the guest's TSC follows from; 0: nowhere.
+pub fn ticks(v: &Vcpu) -> u64 {
+    let counted = v.tsc_base.is_some() || v.fixed_tsc.is_some();
+    let ticks = v.platform.ticks().filter(|_| !counted);
+    ticks.map_or(0, |t| std::ptr::from_ref(t).addr() as u64)
+}

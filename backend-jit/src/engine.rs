@@ -149,6 +149,7 @@ impl Jit {
         frame.mxcsr = v.st.mxcsr;
         frame.take_bases(v);
         (frame.ram, frame.lines) = v.mmu.ram().line_words();
+        frame.ticks = callouts::ticks(v);
         frame.follow(&v.mmu);
         let mut whole = mode.bits() | bits | callouts::state_bits(v);
         let mut set = usize::from(mode.cpl() == 3);

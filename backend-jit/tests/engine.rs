@@ -16,6 +16,8 @@ mod loops;
 #[path = "engine/split.rs"]
 mod split;
 mod support;
+#[path = "engine/time.rs"]
+mod time;
 
 use iced_x86::code_asm::*;
 use support::{DATA, all, all_at, reg};

@@ -1,6 +1,7 @@
 //! How vCPUs reach the board: ports, device memory, PCI configuration, the local APIC, interrupts, time.
 
 use softmmu::Bus;
+use system::ticks::Ticks;
 use system::{MsrFault, Platform};
 use x86::{PAGE_SIZE, PhysAddr};
 
@@ -220,6 +221,10 @@ impl Bus for Board {
 impl Platform for Board {
     fn tsc(&self) -> u64 {
         self.clock.tsc_at(self.clock.now())
+    }
+
+    fn ticks(&self) -> Option<&Ticks> {
+        self.clock.ticks()
     }
 
     fn tsc_hz(&self) -> u64 {

@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use system::ticks::Ticks;
+
 /// Nanoseconds since the machine was powered on.
 pub type Nanos = u64;
 
@@ -39,7 +41,7 @@ pub fn scale_up(value: u64, mul: u64, div: u64) -> u64 {
 #[derive(Debug)]
 enum Source {
     /// The host's monotonic clock, counted from this instant.
-    Host(Instant),
+    Host(Instant, Option<Ticks>),
     /// Moved by hand: `--icount` and tests.
     Manual(AtomicU64),
 }
@@ -55,7 +57,7 @@ impl Clock {
     /// A clock that follows the host's monotonic time from now on; the TSC runs at `tsc_hz`.
     pub fn host(tsc_hz: u64) -> Self {
         Self {
-            source: Source::Host(Instant::now()),
+            source: Source::Host(Instant::now(), Ticks::new()),
             tsc_hz: tsc_hz.max(1),
         }
     }
@@ -76,7 +78,13 @@ impl Clock {
     /// Nanoseconds since power-on. Never runs backwards.
     pub fn now(&self) -> Nanos {
         match &self.source {
-            Source::Host(start) => u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            Source::Host(start, ticks) => {
+                let host = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                match ticks {
+                    Some(ticks) => ticks.now(host),
+                    None => host(),
+                }
+            }
             Source::Manual(now) => now.load(Ordering::SeqCst),
         }
     }
@@ -85,6 +93,14 @@ impl Clock {
     pub fn advance(&self, to: Nanos) {
         if let Source::Manual(now) = &self.source {
             now.fetch_max(to, Ordering::SeqCst);
+        }
+    }
+
+    /// What the TSC is computed from, where it is the time itself.
+    pub fn ticks(&self) -> Option<&Ticks> {
+        match &self.source {
+            Source::Host(_, ticks) if self.tsc_hz == SECOND => ticks.as_ref(),
+            _ => None,
         }
     }
 

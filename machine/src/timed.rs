@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use softmmu::Bus;
+use system::ticks::Ticks;
 use system::{MsrFault, Platform};
 use x86::PhysAddr;
 
@@ -70,6 +71,10 @@ impl Bus for Timed {
 impl Platform for Timed {
     fn tsc(&self) -> u64 {
         self.board.tsc()
+    }
+
+    fn ticks(&self) -> Option<&Ticks> {
+        self.board.ticks()
     }
 
     fn tsc_hz(&self) -> u64 {

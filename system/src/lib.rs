@@ -23,6 +23,7 @@ pub mod segments;
 pub mod strings;
 #[doc(hidden)]
 pub mod testing;
+pub mod ticks;
 
 pub use boundary::{Boundary, Step};
 pub use context::{SoftInts, TEMPS, VEC_TEMPS, Vcpu, check_segment, fault, offset};

@@ -2,6 +2,8 @@
 
 use softmmu::Bus;
 
+use crate::ticks::Ticks;
+
 /// An MSR access that the local APIC refuses: the CPU raises #GP(0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsrFault;
@@ -13,6 +15,10 @@ pub trait Platform: Bus {
     /// The raw time-stamp counter: a monotonic count at [`Platform::tsc_hz`], the same for all vCPUs.
     /// The vCPU adds its own offset (IA32_TSC and IA32_TSC_ADJUST writes).
     fn tsc(&self) -> u64;
+    /// The numbers that [`Platform::tsc`] is computed from, where translated code may do that by itself: it is their time.
+    fn ticks(&self) -> Option<&Ticks> {
+        None
+    }
     /// The rate of [`Platform::tsc`] in Hz (CPUID 15h, 16h).
     fn tsc_hz(&self) -> u64;
     /// The core crystal clock in Hz, which is also the APIC timer's input clock (CPUID 15h ECX).

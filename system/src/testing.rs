@@ -1,12 +1,14 @@
 //! A vCPU on a board without devices, with descriptor tables, TSSs and page tables in RAM: for tests and fuzz targets.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use softmmu::{Bus, GuestRam, Mmu};
 use x86::{Activity, CpuState, PhysAddr, Seg, Segment, attr, cr0, cr4, efer, flags};
 
+use crate::ticks::Ticks;
 use crate::{CpuModel, Events, MsrFault, Platform, Vcpu, event};
 
 /// Bytes of RAM.
@@ -138,9 +140,16 @@ pub struct Board {
     /// INITs seen by the local APIC.
     pub inits: Mutex<u32>,
     events: Arc<Events>,
+    time: OnceLock<(Ticks, Instant)>,
 }
 
 impl Board {
+    /// Has the TSC follow the host's time, by numbers that translated code uses, too. Whether the host's counter is fit for that.
+    pub fn start_time(&self) -> bool {
+        let ticks = Ticks::new();
+        ticks.is_some_and(|ticks| self.time.set((ticks, Instant::now())).is_ok())
+    }
+
     /// Asks for an external interrupt.
     pub fn interrupt(&self, vector: u8) {
         self.interrupts.lock().push_back(vector);
@@ -166,7 +175,14 @@ impl Bus for Board {
 
 impl Platform for Board {
     fn tsc(&self) -> u64 {
-        0
+        match self.time.get() {
+            Some((ticks, start)) => ticks.now(|| start.elapsed().as_nanos() as u64),
+            None => 0,
+        }
+    }
+
+    fn ticks(&self) -> Option<&Ticks> {
+        self.time.get().map(|(ticks, _)| ticks)
     }
 
     fn tsc_hz(&self) -> u64 {

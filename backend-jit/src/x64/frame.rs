@@ -209,6 +209,8 @@ pub struct Frame {
     /// The bits that are zero in the distance of an access from its page, for alignments of 1 to 64: see
     /// `emit/keep.rs`.
     pub odd: [u64; 7],
+    /// The address of [`system::ticks::Ticks`], or 0.
+    pub ticks: u64,
     /// Where an access on two pages of RAM is made.
     pub split: Split,
     /// The segment registers, by number, outside 64-bit code.

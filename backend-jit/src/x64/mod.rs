@@ -7,3 +7,4 @@ pub mod frame;
 mod patch;
 pub mod runtime;
 mod split;
+pub mod time;

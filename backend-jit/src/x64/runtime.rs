@@ -16,6 +16,7 @@ use super::asm::{
 };
 use super::frame::{Frame, PageCache, field, home, leave};
 use super::split::{self, Ways};
+use super::time;
 
 /// Rust functions that stubs call.
 pub struct Callouts {
@@ -72,13 +73,15 @@ pub struct Stubs {
     pub x87: u32,
     /// Brings ZMM16-31 and the mask registers into the host's; loses r14.
     pub high: u32,
+    /// RDTSC: see `time::stub`.
+    pub ticks: u32,
     /// What the stubs keep of vector registers.
     pub vectors: Vectors,
 }
 
 impl Stubs {
     /// Each stub with its name.
-    pub fn names(self) -> [(&'static str, u32); 21] {
+    pub fn names(self) -> [(&'static str, u32); 22] {
         let Self {
             enter,
             link,
@@ -101,6 +104,7 @@ impl Stubs {
             interpret,
             x87,
             high,
+            ticks,
             vectors: _,
         } = self;
         [
@@ -125,6 +129,7 @@ impl Stubs {
             ("interpret", interpret),
             ("x87", x87),
             ("high", high),
+            ("ticks", ticks),
         ]
     }
 }
@@ -509,6 +514,9 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
     }
     a.ret();
 
+    let ticks = bound(&mut a);
+    time::stub(&mut a);
+
     let flags = load_flags(&mut a, callouts.image as usize as u64, vectors);
     let lahf = bound(&mut a);
     let image = under(8, offset_of!(Frame, flags) + offset_of!(LazyFlags, a));
@@ -541,6 +549,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
         interpret: at(interpret),
         x87: at(x87),
         high: at(high_),
+        ticks: at(ticks),
         vectors,
     };
     memory.keep();

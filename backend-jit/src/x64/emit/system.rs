@@ -9,9 +9,10 @@ use x86::{CpuState, Msrs, Seg, Segment, cr4, flags};
 
 use super::Emit;
 use crate::core::key;
-use crate::x64::asm::{Alu, Mem, Rm, Section};
+use crate::x64::asm::{Alu, Mem, RCX, Rm, Section};
 use crate::x64::flags::State;
 use crate::x64::frame::{Frame, S0, S1, field};
+use crate::x64::time::TSC_AUX;
 
 /// An instruction that is one helper's call with constant arguments.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +125,10 @@ impl Emit<'_> {
             }
             HelperId::Popf if kernel => {
                 self.popf(at, to, op)?;
+                Some(1)
+            }
+            HelperId::Rdtsc if !self.cx.count => {
+                self.rdtsc(at, to, op)?;
                 Some(1)
             }
             HelperId::Syscall => self.syscall(at, to, op),
@@ -324,6 +329,37 @@ impl Emit<'_> {
         self.a.bind(slow);
         self.set_flags(before);
         self.by_helper(at, to, op)?;
+        self.a.jmp(done);
+        self.a.section(old);
+        Some(())
+    }
+
+    /// RDTSC, and RDTSCP where `op.a` is not 0.
+    fn rdtsc(&mut self, at: usize, to: usize, op: &Op) -> Option<()> {
+        self.spill();
+        self.hf = false;
+        let start = (0..at).rev().find(|i| self.ops[*i].code == OpCode::Insn)?;
+        let (slow, done) = (self.a.label(), self.a.label());
+        if self.cx.mode.cpl() != 0 {
+            self.load_vcpu();
+            self.a
+                .test_imm(Width::B32, Rm::M(vcpu(CR4)), cr4::TSD as i32);
+            self.a.jcc(ir::Cond::Ne, slow);
+        }
+        let waits = op.a.is_some() && op.a != Operand::Imm(0);
+        if waits {
+            self.a.raw(&[0x0f, 0xae, 0xe8]); // LFENCE
+        }
+        self.a.call(self.stubs.ticks);
+        self.a.jcc(ir::Cond::B, slow);
+        if waits {
+            self.load_vcpu();
+            self.a.load(Width::B32, RCX, Rm::M(vcpu(TSC_AUX)));
+        }
+        self.a.bind(done);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(slow);
+        self.slow_op(start, to).ok()?;
         self.a.jmp(done);
         self.a.section(old);
         Some(())
