@@ -394,3 +394,24 @@ fn segments_with_bases_and_limits_in_protected_mode() {
         assert_eq!(m.v.st.rip, HANDLER + 13 + 1);
     }
 }
+
+#[test]
+fn string_instructions_through_fs_in_64_bit_code() {
+    let m = crate::support::all(|a| {
+        let mut top = a.create_label();
+        a.mov(rcx, 0xc000_0100_u64)?;
+        a.mov(rax, DATA)?;
+        a.xor(edx, edx)?;
+        a.wrmsr()?;
+        a.mov(dword_ptr(DATA + 8), 0x1234)?;
+        a.mov(ebx, 50)?;
+        a.set_label(&mut top)?;
+        a.mov(esi, 8)?;
+        // LODSD through FS.
+        a.db(&[0x64, 0xad])?;
+        a.dec(ebx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_eq!(reg(&m, Gpr::Rax), 0x1234);
+}

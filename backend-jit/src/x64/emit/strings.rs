@@ -22,7 +22,9 @@ impl Emit<'_> {
         let w = if self.code64 { Width::B64 } else { Width::B32 };
         let seg = Seg::from_index(usize::from(what.seg))?;
         let mode = self.cx.mode;
-        if what.rep == Rep::None && (what.addr == w || !self.code64) {
+        // 64-bit code has bases of FS and GS alone, which are rare here.
+        let whole = what.addr == w && (!reads || mode.flat(seg));
+        if what.rep == Rep::None && (whole || !self.code64) {
             return self.string_once(op, &what, seg);
         }
         if what.addr != w || !mode.flat(Seg::Es) || (reads && !mode.flat(seg)) {
