@@ -46,7 +46,7 @@ fn parts<'a>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Vcpu, &'a mut Local) 
 fn to_instruction(f: &mut Frame, v: &mut Vcpu, core: &Core, ret: u64) -> Option<Side> {
     let (id, side) = core.side(ret)?;
     let info = core.blocks.get(id);
-    v.st.rip = info.key.ip().wrapping_add(u64::from(side.delta));
+    v.st.rip = info.key.ip().wrapping_add_signed(i64::from(side.delta));
     if let Some(desc) = side.flags {
         v.flags = desc.evaluate(v);
     }
@@ -243,7 +243,7 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     };
     let left = fragments.run(v, fragment);
     let done = i64::from(slow.ord) + PLENTY - v.budget;
-    let next = lin.wrapping_add(u64::from(slow.delta) + u64::from(slow.len));
+    let next = lin.wrapping_add(u64::from(slow.len));
     fetch_mxcsr(v);
     f.mxcsr = v.st.mxcsr;
     f.take_bases(v);
@@ -280,14 +280,14 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
         return 1;
     };
     let (ord, flags) = (i64::from(slow.ord), slow.flags);
-    let (delta, len) = (u64::from(slow.delta), u64::from(slow.len));
+    let len = u64::from(slow.len);
     let Some(what) = slow.direct else {
         debug_assert!(false, "a direct op without its helper");
         return 1;
     };
     let insns = i64::from(slow.insns);
     let mask = if v.st.code64() { u64::MAX } else { 0xffff_ffff };
-    v.ip = slow.ip.wrapping_add(delta) & mask;
+    v.ip = slow.ip & mask;
     v.next_ip = v.ip.wrapping_add(len) & mask;
     v.st.rip = v.ip;
     if let Some(desc) = flags {

@@ -7,7 +7,7 @@ use system::Vcpu;
 use translation::{BlockId, Key};
 use x86::{Exception, PhysAddr};
 
-use crate::core::{Code, Core, Found, Refused, mode_of};
+use crate::core::{Code, Core, Found, Making, Refused, mode_of};
 use crate::vary;
 use crate::x64::emit::Check;
 use crate::x64::flags::Desc;
@@ -174,16 +174,16 @@ impl Core {
         source: Source,
         check: Check<'_>,
     ) -> Result<BlockId, Refused> {
-        self.install(
-            ram,
-            Code::Block { block, keep: false },
-            source.wanted,
-            source.flags,
-            source.second,
-            None,
-            check.bytes,
-            Some(check),
-        )
+        let making = Making {
+            wanted: source.wanted,
+            flags: source.flags,
+            second: source.second,
+            stamps: None,
+            check: Some(check),
+            parts: &[],
+        };
+        let code = Code::Block { block, keep: false };
+        self.install(Some(ram), code, making, check.bytes)
     }
 
     /// Puts a new version behind the others of its key, and in the place of those that it serves for too. There is but

@@ -19,6 +19,7 @@ use crate::links::Exit;
 use crate::pages::PageNumbers;
 use crate::report::{Name, unusual};
 use crate::shared::{Epochs, Gone};
+use crate::trace::{Trace, Traces};
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::system::Direct;
 use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
@@ -58,7 +59,7 @@ pub mod key {
 pub struct Side {
     /// Offset of the return address.
     pub at: u32,
-    pub delta: u16,
+    pub delta: i32,
     pub ord: u16,
     pub flags: Option<Desc>,
     pub kind: Kind,
@@ -81,9 +82,17 @@ pub struct Own {
     pub checked: Option<Checked>,
     /// The exits that are linked here.
     pub incoming: Vec<u32>,
+    /// How often a look found it: see `trace.rs`.
+    pub heat: u8,
+    /// It is a trace.
+    pub trace: Option<Trace>,
+    /// The traces that it is a part of.
+    pub traces: Vec<BlockId>,
+    /// The number of the first instruction of each part, as emitted.
+    pub begins: Vec<u16>,
     sides: Box<[Side]>,
     /// The pages that a jump from elsewhere must know: slot and number.
-    pages: [Option<(usize, u32)>; 2],
+    pub pages: [Option<(usize, u32)>; 2],
 }
 
 /// What a block that compares its code needs.
@@ -106,7 +115,6 @@ pub struct Slow {
 /// Where it is.
 #[derive(Clone, Copy)]
 pub struct Site {
-    pub delta: u16,
     pub len: u8,
     pub ord: u16,
     pub flags: Option<Desc>,
@@ -114,10 +122,22 @@ pub struct Site {
     pub x87: bool,
     /// It is a helper's call and nothing else.
     pub direct: Option<Direct>,
-    /// Its block's instruction pointer and mode, and how many instructions that has.
+    /// Its instruction pointer, its block's mode, and how many instructions that has.
     pub ip: u64,
     pub mode: u64,
     pub insns: u16,
+}
+
+/// What a block's code is made for.
+#[derive(Clone, Copy)]
+pub struct Making<'a> {
+    pub wanted: Key,
+    pub flags: Option<Desc>,
+    pub second: Option<u64>,
+    pub stamps: Option<[CodeStamp; 2]>,
+    pub check: Option<Check<'a>>,
+    /// See [`Context::parts`].
+    pub parts: &'a [emit::Part],
 }
 
 /// What has been done, for `--stats`.
@@ -201,6 +221,7 @@ pub struct Core {
     /// Blocks that nobody may enter by a jump cache any more.
     pub gone: Gone,
     renumbered: u64,
+    pub(crate) traces: Traces,
 }
 
 impl Core {
@@ -234,6 +255,7 @@ impl Core {
             retired: vec![(0, false); regions].into(),
             gone: Gone::new(),
             renumbered: 0,
+            traces: Traces::default(),
         }
     }
 
@@ -597,8 +619,15 @@ impl Core {
         if !span.holds(&v.mmu, bytes) {
             return Found::Interpret;
         }
-        let ram = v.mmu.ram();
-        match self.install(ram, code, wanted, flags, second, Some(stamps), bytes, None) {
+        let making = Making {
+            wanted,
+            flags,
+            second,
+            stamps: Some(stamps),
+            check: None,
+            parts: &[],
+        };
+        match self.install(Some(v.mmu.ram()), code, making, bytes) {
             Ok(id) => Found::Block(id),
             Err(refused) => self.refused(refused, wanted),
         }
@@ -612,18 +641,22 @@ impl Core {
         frontend_x86::lift_into(builder, bytes, limits, mode, &self.features)
     }
 
-    /// Emits a block's code and puts it in its place.
+    /// Emits a block's code and puts it in its place. Without `ram`, only if there is room.
     pub fn install(
         &mut self,
-        ram: &GuestRam,
+        ram: Option<&GuestRam>,
         code: Code<'_>,
-        wanted: Key,
-        flags: Option<Desc>,
-        second: Option<u64>,
-        stamps: Option<[CodeStamp; 2]>,
+        making: Making<'_>,
         bytes: &[u8],
-        check: Option<Check<'_>>,
     ) -> Result<BlockId, Refused> {
+        let Making {
+            wanted,
+            flags,
+            second,
+            stamps,
+            check,
+            parts: trace,
+        } = making;
         let mode = mode_of(wanted.mode);
         let lin = wanted.lin;
         let mut asm = std::mem::take(&mut self.asm);
@@ -632,13 +665,15 @@ impl Core {
             Some(pages) => pages,
             None => {
                 // All numbers were used up: from the start again when the last holder is gone.
-                self.clear();
+                if ram.is_some() {
+                    self.clear();
+                }
                 return Err(Refused::Now);
             }
         };
         let (compiled, place, context) = loop {
             while self.retired[self.memory.region()].1 {
-                if !self.turn(ram) {
+                if ram.is_none_or(|ram| !self.turn(ram)) {
                     self.asm = asm;
                     self.release_pages(&wanted, second);
                     return Err(Refused::Now);
@@ -664,6 +699,7 @@ impl Core {
                 host_float: wanted.mode & key::UNMASKED == 0,
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,
                 check,
+                parts: trace,
             };
             let parts = std::mem::take(&mut self.parts);
             let emitted = match code {
@@ -686,7 +722,7 @@ impl Core {
                 self.release_pages(&wanted, second);
                 return Err(Refused::Ever);
             }
-            if !self.turn(ram) {
+            if ram.is_none_or(|ram| !self.turn(ram)) {
                 self.asm = asm;
                 self.release_pages(&wanted, second);
                 return Err(Refused::Now);
@@ -718,6 +754,7 @@ impl Core {
         }
         if let Some(perf) = &self.perf {
             let name = Name(lin, mode);
+            let name = format!("{}{name}", if trace.is_empty() { "" } else { "trace:" });
             perf.add(self.memory.address(hot), hot_bytes, &name);
             perf.add(
                 self.memory.address(cold),
@@ -736,6 +773,7 @@ impl Core {
                 flags: e.flags,
                 direct: e.direct,
                 careless: e.careless,
+                ord: e.ord,
                 mode: if e.unmerged {
                     wanted.mode | key::UNMERGED
                 } else {
@@ -755,17 +793,16 @@ impl Core {
         let first_slow = context.first[2];
         for (n, slow) in compiled.slow.iter().enumerate() {
             let (op, len, from) = match code {
-                Code::Block { block, .. } => slow_part(block, slow.ops, mode),
+                Code::Block { block, .. } => slow_part(block, slow, mode),
                 Code::Original { original, .. } => original.slow[n].clone(),
             };
             let site = Site {
-                delta: slow.delta,
                 len,
                 ord: slow.ord,
                 flags: slow.flags,
                 x87: slow.x87,
                 direct: slow.direct,
-                ip: wanted.ip(),
+                ip: wanted.ip().wrapping_add_signed(i64::from(slow.delta)),
                 mode: wanted.mode,
                 insns: insns as u16,
             };
@@ -804,6 +841,10 @@ impl Core {
                 fields: check.fields.into(),
             }),
             incoming: Vec::new(),
+            heat: 0,
+            trace: None,
+            traces: Vec::new(),
+            begins: compiled.begins.clone(),
             sides,
             pages,
         };
@@ -885,10 +926,13 @@ impl Core {
 }
 
 /// An instruction of a block for the interpreter.
-fn slow_part(block: &ir::Block, ops: (u32, u32), mode: Mode) -> SlowPart {
-    let ops = &block.ops[ops.0 as usize..ops.1 as usize];
+fn slow_part(block: &ir::Block, slow: &emit::Slow, mode: Mode) -> SlowPart {
+    let ops = &block.ops[slow.ops.0 as usize..slow.ops.1 as usize];
+    let mut own = ops.to_vec();
+    // As an instruction by itself.
+    ir::join::shift(&mut own, -slow.delta);
     let part = ir::Block {
-        ops: ops.to_vec(),
+        ops: own,
         len: block.len,
         insns: 1,
         temps: block.temps,
@@ -899,7 +943,7 @@ fn slow_part(block: &ir::Block, ops: (u32, u32), mode: Mode) -> SlowPart {
 }
 
 /// Bounds what is remembered of places without blocks: the guest could go on making them.
-fn make_room<K, V>(notes: &mut AddressMap<K, V>) {
+pub fn make_room<K, V>(notes: &mut AddressMap<K, V>) {
     const MAX_NOTES: usize = 1 << 17;
     if notes.len() >= MAX_NOTES {
         notes.clear();

@@ -56,6 +56,7 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
         host_float: true,
         host_x87: true,
         check: None,
+        parts: &[],
     };
     let mut asm = Asm::default();
     let mut compiled = emit(&mut asm, &stubs, &block, context, Parts::default()).ok()?;

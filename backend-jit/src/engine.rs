@@ -16,6 +16,7 @@ use crate::core::{Core, Found, MAX_INSNS, code_segment, key, mode_of};
 use crate::local::Local;
 use crate::report::slow_kinds;
 use crate::shared::{Cache, Shared};
+use crate::trace::Tracing;
 use crate::x64::emit::suitable;
 use crate::x64::frame::{Area, Frame, Jump, leave};
 use crate::x64::runtime::{self, Vectors};
@@ -33,6 +34,8 @@ pub struct Options {
     pub changing: bool,
     /// All code goes by the TLB: for tests.
     pub hops: bool,
+    /// Whether there are traces.
+    pub traces: Tracing,
     /// What is shown of the blocks made.
     pub dump: crate::Dump,
     /// Where perf is told of translated code.
@@ -49,6 +52,7 @@ impl Default for Options {
             single: false,
             changing: false,
             hops: false,
+            traces: Tracing::Off,
             dump: crate::Dump::default(),
             perf: None,
             cache: Cache::default(),
@@ -63,6 +67,10 @@ pub struct Jit {
     machine: Option<(Box<Local>, Area)>,
     /// Single instructions are translated too.
     single: bool,
+    /// All that runs is followed.
+    eager: bool,
+    /// The thread for hot code is wanted.
+    traced: bool,
     exits: [u64; 10],
     exceptions: u64,
     run_ns: u64,
@@ -83,6 +91,10 @@ pub struct Counts {
     pub slow_writes: u64,
     /// Returns to the interpreter for an instruction.
     pub interpreted: u64,
+    /// Traces made, and those among them that went again.
+    pub traces: u64,
+    /// See `traces`.
+    pub lost_traces: u64,
 }
 
 /// What became of a run of translated code.
@@ -99,6 +111,8 @@ impl Jit {
         let single = options.single;
         let mut interp = Interp::new(features);
         interp.set_max_cache(options.blocks);
+        let traced = options.traces == Tracing::On;
+        let eager = options.traces == Tracing::Eager;
         let machine = Self::machine(features, options);
         if machine.is_none() {
             tracing::warn!("this host cannot run translated code: interpreting");
@@ -107,6 +121,8 @@ impl Jit {
             interp,
             machine,
             single,
+            eager,
+            traced,
             exits: [0; 10],
             exceptions: 0,
             run_ns: 0,
@@ -126,6 +142,7 @@ impl Jit {
                 core.dump = options.dump;
                 core.perf = options.perf;
                 core.tell_stubs();
+                core.traces.how = options.traces;
                 core.changing.always = options.changing;
                 core.hops.always = options.hops;
                 core
@@ -150,6 +167,13 @@ impl Jit {
         frame.take_bases(v);
         (frame.ram, frame.lines) = v.mmu.ram().line_words();
         frame.ticks = callouts::ticks(v);
+        let seat = Arc::as_ptr(&v.events).addr();
+        if self.traced && local.seated != seat {
+            local.seated = seat;
+            if let Some(tier) = shared.tier() {
+                tier.seat(local.cpu, &v.events);
+            }
+        }
         frame.follow(&v.mmu);
         let mut whole = mode.bits() | bits | callouts::state_bits(v);
         let mut set = usize::from(mode.cpl() == 3);
@@ -206,6 +230,11 @@ impl Jit {
                         && core.settled_for_good(to)
                     {
                         core.link(number, to);
+                        if core.record(local.cpu, exit.block, exit.ord, exit.target, to)
+                            || (self.eager && core.sampled(local.cpu, to))
+                        {
+                            Jump::empty(&mut frame.jumps[set]);
+                        }
                     }
                     found
                 }
@@ -224,19 +253,27 @@ impl Jit {
                     };
                     if !inside {
                         let info = core.blocks.get(block);
-                        v.st.rip = info.key.ip().wrapping_add(u64::from(indirect.delta));
+                        v.st.rip = info.key.ip().wrapping_add_signed(i64::from(indirect.delta));
                         let rsp = &mut v.st.gpr[x86::Gpr::Rsp as usize];
                         *rsp = rsp.wrapping_add_signed(-i64::from(indirect.released));
                         if local.count {
-                            frame.budget += i64::from(info.own.insns) - i64::from(indirect.ord);
+                            // The instruction is not done.
+                            frame.budget += 1;
                         }
                         return Err(Exception::GP0);
                     }
                     if local.count && frame.budget <= 0 {
                         return Ok(Ran::Look);
                     }
+                    let rip = v.st.rip;
+                    let reclaimed = core.stats.reclaimed;
                     let found = core.find(v, frame, whole, None)?;
                     if let Found::Block(to) = found {
+                        if core.stats.reclaimed == reclaimed
+                            && core.record(local.cpu, block, indirect.ord, rip, to)
+                        {
+                            Jump::empty(&mut frame.jumps[set]);
+                        }
                         core.know(frame, to);
                     }
                     found
@@ -249,6 +286,18 @@ impl Jit {
                         v.flags = desc.evaluate(v);
                     }
                     if why == leave::POLL {
+                        // A trace may be longer than what is left.
+                        let left = i64::from(MAX_INSNS) + 1..i64::from(info.own.insns);
+                        let short = local.count && left.contains(&frame.budget);
+                        if short && v.events.pending() & frame.event_mask == 0 {
+                            return Ok(Ran::Interpret);
+                        }
+                        if core.sampled(local.cpu, BlockId(frame.info)) {
+                            Jump::empty(&mut frame.jumps[set]);
+                        }
+                        if let Some(tier) = &core.traces.tier {
+                            tier.wake();
+                        }
                         return Ok(Ran::Look);
                     }
                     if local.count && frame.budget <= 0 {
@@ -342,6 +391,8 @@ impl Jit {
             stale: core.blocks.invalidations,
             slow_writes: local.counts.writes,
             interpreted: self.exits[leave::INTERPRET as usize],
+            traces: core.traces.stats.made,
+            lost_traces: core.traces.stats.lost,
         }
     }
 
@@ -463,6 +514,7 @@ impl Engine for Jit {
                 core.memory.regions(),
                 s.reclaimed
             ),
+            core.traces.report(),
             format!(
                 "{} blocks that check themselves; exits: link {} indirect {} fault {} next {} again {} interpret {} stale {} poll {} page {}; exceptions {}; stale blocks {}",
                 s.checked,
@@ -490,7 +542,7 @@ impl Engine for Jit {
         ];
         if v.mmu.cpu() != 0 {
             // They are about what all share.
-            lines.drain(2..4);
+            lines.drain(2..5);
         }
         lines
     }

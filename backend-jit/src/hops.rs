@@ -56,7 +56,22 @@ impl Core {
         let Some(id) = offset.and_then(|at| self.block_at(at.wrapping_sub(1))) else {
             return;
         };
+        let ord = self.side(ret).map(|(_, side)| side.ord);
         let info = self.blocks.get_mut(id);
+        if let Some(trace) = &info.own.trace {
+            // Its part, where that is known to hop, and the block that it was made from.
+            let part = ord.and_then(|ord| trace.part(ord));
+            info.own.hops = info.own.hops.saturating_add(1);
+            if info.own.hops >= SEEN && !info.stale {
+                let key = part.unwrap_or(info.key);
+                self.hops.places.insert((key.lin, key.phys), ());
+                self.drop_traces(id);
+                if let Some(block) = self.blocks.find(key) {
+                    self.make_again(block);
+                }
+            }
+            return;
+        }
         if info.own.tlb || info.stale || info.own.checked.is_some() {
             return;
         }

@@ -8,6 +8,8 @@
 //! pages.rs      numbers that jumps from page to page are checked by
 //! report.rs     what people are shown of the cache
 //! shared.rs     one cache for all vCPUs: the lock, and when code may go
+//! trace.rs      hot code again, across blocks
+//! tier.rs       the thread that finds and makes it
 //! local.rs      what each vCPU has for itself
 //! emitted.rs    a block's code by itself: for tests
 //! changing.rs   code that keeps changing: places and versions
@@ -32,6 +34,8 @@ mod local;
 mod pages;
 mod report;
 mod shared;
+mod tier;
+mod trace;
 mod vary;
 mod x64;
 mod x87;
@@ -41,4 +45,5 @@ pub use dump::Dump;
 pub use emitted::{Emitted, emitted};
 pub use engine::{Counts, Jit, Options, available};
 pub use shared::Cache;
+pub use trace::Tracing;
 pub use translation::{Perf, PerfFormat};

@@ -22,13 +22,15 @@ pub struct Exit {
     pub careless: bool,
     /// The mode of the block that it leads to.
     pub mode: u64,
+    /// The number of the instruction that it is a way out of.
+    pub ord: u16,
     pub link: Option<Link>,
 }
 
 /// Where an exit leads.
 #[derive(Clone, Copy)]
 pub struct Link {
-    to: BlockId,
+    pub to: BlockId,
     /// The displacement that was changed, and where it led before.
     place: u32,
     back: u32,
@@ -48,8 +50,10 @@ impl Core {
         {
             return;
         }
-        let near = (from.key.lin ^ target.key.lin) & !x86::PAGE_MASK == 0
-            && from.key.phys & !x86::PAGE_MASK == target.key.phys & !x86::PAGE_MASK
+        let trace = from.own.trace.as_ref();
+        let here = trace.and_then(|t| t.part(exit.ord)).unwrap_or(from.key);
+        let near = (here.lin ^ target.key.lin) & !x86::PAGE_MASK == 0
+            && here.phys & !x86::PAGE_MASK == target.key.phys & !x86::PAGE_MASK
             && target.second.is_none();
         let own = &target.own;
         let goal = if near { own.entry } else { own.guarded };
@@ -82,14 +86,20 @@ impl Core {
     }
 
     /// Makes an exit lead to its stub again. The block that it led to must forget it.
-    fn set_back(&mut self, number: u32) {
+    pub(crate) fn set_back(&mut self, number: u32) {
         if let Some(link) = self.exits.get_mut(number).and_then(|e| e.link.take()) {
             self.memory.retarget(link.place, link.back);
         }
     }
 
-    /// Whoever comes to a block asks for it anew.
+    /// Whoever comes to a block asks for it anew; traces with it go.
     pub(crate) fn unlink(&mut self, id: BlockId) {
+        self.lead_away(id);
+        self.drop_traces(id);
+    }
+
+    /// As [`Core::unlink`], of the block alone.
+    pub(crate) fn lead_away(&mut self, id: BlockId) {
         let info = self.blocks.get_mut(id);
         self.gone.add(info.key.lin);
         for number in std::mem::take(&mut info.own.incoming) {
@@ -102,6 +112,10 @@ impl Core {
         let info = self.blocks.get_mut(old);
         info.stale = true;
         self.gone.add(info.key.lin);
+        if self.blocks.get(old).bytes == self.blocks.get(new).bytes {
+            self.inherit_traces(old, new);
+        }
+        self.drop_traces(old);
         let may_link = self.settled_for_good(new);
         for number in std::mem::take(&mut self.blocks.get_mut(old).own.incoming) {
             self.set_back(number);
@@ -134,6 +148,7 @@ impl Core {
             self.unsuitable.clear();
             self.variants.clear();
             self.hops.clear();
+            self.traces.start_again();
             self.changing.forget_idle();
         }
         true
@@ -156,6 +171,7 @@ impl Core {
         self.changing.clear();
         self.unsuitable.clear();
         self.hops.clear();
+        self.traces.start_again();
     }
 
     /// Nobody comes to a region's blocks any more who does not yet know of them: exits are set back, keys and versions
@@ -174,6 +190,11 @@ impl Core {
         for info in self.blocks.of_mut(region) {
             info.own.incoming.retain(|number| !outside(number));
         }
+        let first = self.blocks.first(region).0;
+        for n in 0..self.blocks.of(region).len() as u32 {
+            self.drop_traces(BlockId(first + n));
+        }
+        self.traces.forget();
         self.blocks.retire(region);
         for key in self.changing.forget_region(region) {
             self.chain(&key);
@@ -225,7 +246,7 @@ mod tests {
 
     use crate::core::Core;
     use crate::x64::frame::Frame;
-    use crate::{Jit, Options};
+    use crate::{Jit, Options, Tracing};
 
     const PLACES: u64 = 500;
     /// Bytes from one to the next.
@@ -329,6 +350,7 @@ mod tests {
         }
         let known = core.blocks.iter().map(|info| info.own.incoming.len());
         assert_eq!(known.sum::<usize>(), incoming);
+        core.look_at_traces();
         for info in core.blocks.iter() {
             let own = &info.own;
             if let Some(checked) = &own.checked {
@@ -365,12 +387,15 @@ mod tests {
             Interp::new(features).run(&mut plain.v, 1 << 40),
             Exit::Halted
         );
-        for (changing, code_cache, piece) in [
-            (false, 1 << 16, 9_000),
-            (false, 1 << 18, 9_000),
-            (true, 1 << 16, 9_000),
-            (true, 1 << 18, 1 << 37),
-            (false, 1 << 17, 1 << 37),
+        for (changing, code_cache, piece, traces) in [
+            (false, 1 << 16, 9_000, Tracing::Off),
+            (false, 1 << 18, 9_000, Tracing::Off),
+            (true, 1 << 16, 9_000, Tracing::Off),
+            (true, 1 << 18, 1 << 37, Tracing::Off),
+            (false, 1 << 17, 1 << 37, Tracing::Off),
+            (false, 1 << 17, 9_000, Tracing::Eager),
+            (false, 1 << 18, 1 << 37, Tracing::Eager),
+            (true, 1 << 18, 9_000, Tracing::Eager),
         ] {
             let mut m = machine(false);
             let mut jit = Jit::new(
@@ -378,6 +403,7 @@ mod tests {
                 Options {
                     code_cache,
                     changing,
+                    traces,
                     ..Options::default()
                 },
             );
@@ -385,8 +411,13 @@ mod tests {
                 jit.with_core(look);
             }
             jit.with_core(look);
-            let reclaimed = jit.counts().reclaimed;
+            let counts = jit.counts();
+            let reclaimed = counts.reclaimed;
             assert!(reclaimed > 10, "{reclaimed} of {code_cache}");
+            if traces == Tracing::Eager && !changing {
+                let (made, lost) = (counts.traces, counts.lost_traces);
+                assert!(made > 20 && lost > 10 && lost <= made, "{made}, {lost}");
+            }
             assert!(m.v.st == plain.v.st, "{}\n{}", m.v.dump(), plain.v.dump());
         }
     }
@@ -397,9 +428,15 @@ mod tests {
         let features = Features::new(&plain.v.model.features_iced());
         let halted = Interp::new(features).run(&mut plain.v, 1 << 40);
         assert_eq!(halted, Exit::Halted);
-        for code_cache in [1 << 16, 1 << 17] {
+        for (code_cache, traces) in [
+            (1 << 16, Tracing::Off),
+            (1 << 17, Tracing::Off),
+            (1 << 17, Tracing::Eager),
+            (1 << 17, Tracing::On),
+        ] {
             let options = Options {
                 code_cache,
+                traces,
                 ..Options::default()
             };
             let first = machine(true);

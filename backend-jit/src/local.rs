@@ -41,6 +41,8 @@ pub struct Local {
     pub code_epoch: u64,
     /// When a miss of its page caches was last looked at.
     pub last_hop: Option<std::time::Instant>,
+    /// The events that the thread for hot code was told of; only compared.
+    pub seated: usize,
     fragments: Fragments,
     /// By region and number.
     slow: Vec<Vec<Option<Box<Own>>>>,
@@ -67,6 +69,7 @@ impl Local {
             count: false,
             code_epoch: 0,
             last_hop: None,
+            seated: 0,
             fragments: Fragments::default(),
             slow: Vec::new(),
             kinds: HashMap::new(),

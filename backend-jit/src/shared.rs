@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use softmmu::MAX_CPUS;
 
 use crate::core::Core;
+use crate::tier::Tier;
 
 /// `Epochs::inside` of a vCPU that runs no translated code.
 const OUTSIDE: u64 = u64::MAX;
@@ -59,6 +60,7 @@ impl Epochs {
 pub struct Shared {
     core: Mutex<Core>,
     pub epochs: Arc<Epochs>,
+    tier: OnceLock<Option<Arc<Tier>>>,
 }
 
 impl Shared {
@@ -68,7 +70,18 @@ impl Shared {
         Self {
             core: Mutex::new(core(Arc::clone(&epochs))),
             epochs,
+            tier: OnceLock::new(),
         }
+    }
+
+    /// The thread for hot code, which is started when it is first asked for.
+    pub fn tier(self: &Arc<Self>) -> Option<&Arc<Tier>> {
+        let start = || {
+            let tier = Tier::start(self);
+            self.lock().traces.tier.clone_from(&tier);
+            tier
+        };
+        self.tier.get_or_init(start).as_ref()
     }
 
     /// The tables.

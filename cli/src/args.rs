@@ -164,6 +164,9 @@ pub struct RunArgs {
     /// Room for the translator's code, of each CPU: 1M to 1G
     #[arg(long, value_name = "SIZE", value_parser = values::code_cache)]
     pub code_cache: Option<u64>,
+    /// Hot code is translated again, across its blocks: on or off (off with --icount)
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"])]
+    pub traces: String,
     /// Say at the end what the engines have done
     #[arg(long)]
     pub stats: bool,

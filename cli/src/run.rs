@@ -10,7 +10,7 @@ use machine::host::{self, ByteQueue, HostLink};
 use machine::loader::BootFiles;
 use machine::machine::{Machine, MachineConfig, MachineError, Outcome as End};
 use machine::tick::TickPolicy;
-use vcpu::{Dump, EngineOptions, Perf};
+use vcpu::{Dump, EngineOptions, Perf, Tracing};
 
 use crate::Outcome;
 use crate::args::{PerfFormat, RunArgs};
@@ -101,6 +101,7 @@ pub fn run(args: RunArgs) -> Outcome {
             dump,
             perf: perf.clone(),
             code_cache: args.code_cache.map(|size| size as usize),
+            traces: traces(&args),
             ..EngineOptions::default()
         },
     };
@@ -135,6 +136,16 @@ pub fn run(args: RunArgs) -> Outcome {
             status::TRIPLE_FAULT
         }
     })
+}
+
+/// Where they are made depends on the host's time, and where interrupts are taken depends on them: not where two runs must be the
+/// same.
+fn traces(args: &RunArgs) -> Tracing {
+    if args.traces == "off" || (args.icount && args.verify.is_none()) {
+        Tracing::Off
+    } else {
+        Tracing::On
+    }
 }
 
 /// The exit status for a value written to the debug-exit port: always odd.

@@ -121,6 +121,14 @@ fn fcmov_uses(sub: u32) -> FlagSet {
     }
 }
 
+/// In an `insn` marker's `sub`, beside the length: the instruction is the first of a trace's next part ([`crate::join`]), and may
+/// be anywhere.
+pub const PART: u32 = 1 << 8;
+/// Likewise: the trace may be left before that instruction, though no op says so.
+pub const GUARD: u32 = 1 << 9;
+/// What is not length in a marker's `sub`.
+pub(crate) const MARKS: u32 = PART | GUARD;
+
 /// A lifted block: straight-line ops, one terminal at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Block {

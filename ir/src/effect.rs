@@ -3,7 +3,7 @@
 use iced_x86::Code;
 use x86::Gpr;
 
-use crate::block::Op;
+use crate::block::{GUARD, Op};
 use crate::helper::HelperId;
 use crate::operand::{FlagSet, Operand, Width};
 use crate::ops::{MemUse, OpCode};
@@ -143,13 +143,11 @@ pub fn may_store(op: &Op) -> bool {
     }
 }
 
-/// Whether the block may be left behind the last instruction of `ops`, though nothing there says so: what it stores may
-/// be the code that follows.
-pub(crate) fn may_be_left(ops: &[Op]) -> bool {
-    ops.iter()
-        .rev()
-        .take_while(|op| op.code != OpCode::Insn)
-        .any(may_store)
+/// Whether the block may be left before the instruction of `marker`, though no op says so: behind an instruction that
+/// stores, since that may be the code that follows (`ops` are all before it), and before a guarded part of a trace.
+pub(crate) fn may_be_left(ops: &[Op], marker: &Op) -> bool {
+    let mut last = ops.iter().rev().take_while(|op| op.code != OpCode::Insn);
+    marker.code == OpCode::Insn && (marker.sub & GUARD != 0 || last.any(may_store))
 }
 
 #[cfg(test)]

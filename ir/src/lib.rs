@@ -7,13 +7,14 @@ mod block;
 pub mod effect;
 mod evex;
 mod helper;
+pub mod join;
 mod operand;
 mod ops;
 pub mod opt;
 pub mod text;
 pub mod verify;
 
-pub use block::{Block, Builder, Op};
+pub use block::{Block, Builder, GUARD, Op, PART};
 pub use effect::may_store;
 pub use evex::{Chosen, Masked, Rounding, VecInsn};
 pub use helper::{Elements, Exit, HelperId, Hint, Jump, Rep, StringKind, StringOp};

@@ -124,7 +124,8 @@ macro_rules! ops {
 
 ops! {
     // Structure.
-    /// An instruction begins: `a` = Imm(offset from the block's start), `sub` = its length in bytes.
+    /// An instruction begins: `a` = Imm(offset from the block's start), `sub` = its length in bytes, perhaps with
+    /// [`crate::PART`].
     Insn "insn" dsts 0 args 1 sub Number; effect,
 
     // Moves.
@@ -314,6 +315,9 @@ ops! {
     SideExit "sideexit" dsts 0 args 1 sub Cond; faults effect,
     /// The line of [mem] will be used as `sub` says: a hint, which never faults.
     Prefetch "prefetch" dsts 0 args 0 mem Address sub Hint; effect,
+    /// Leave the block as `jumpto` does for the offset a unless it is b = Pc(offset), where the next instruction in the block
+    /// is.
+    Expect "expect" dsts 0 args 2 sub Jump; faults effect,
 }
 
 impl OpCode {

@@ -1,7 +1,7 @@
 //! The verifier: what every block promises to engines and passes.
 //!
 //! 1. The first op is an `insn` marker; markers ascend without overlap, none is longer than 15 bytes, and the block's
-//!    `len` and `insns` are what they say.
+//!    `len` and `insns` are what they say. In a trace a marker with `part` may be anywhere, 2 GiB around the start.
 //! 2. There is exactly one terminal, the last op.
 //! 3. An op has the results, operands and memory operand that its row in the table asks for, each of a kind that the op
 //!    can use; `sub` means something; the width is one that the op has; AH..BH stand only where 8 bits are meant.
@@ -13,7 +13,7 @@
 //! 8. An instruction that faults has changed nothing: within one instruction, no op that may fault follows one that wrote
 //!    a register, a flag, memory or a device. Exceptions:
 //!    - a write after `probewrite` in the same instruction: it was found possible before anything was committed;
-//!    - `jumpto` after `checkpc` in the same instruction, for the same reason;
+//!    - `jumpto` and `expect` after `checkpc` in the same instruction, for the same reason;
 //!    - helpers and x87 instructions that only look (`read_cr`, `fpu_check`, FNSTSW, ...) count as writing nothing but
 //!      their result;
 //!    - a vector instruction whose result is a temporary counts as writing nothing: of MXCSR's sticky flags, which it may
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use iced_x86::Code;
 
-use crate::block::{Block, Op};
+use crate::block::{Block, GUARD, MARKS, Op, PART};
 use crate::effect::{arg_width, commits};
 use crate::evex::VecInsn;
 use crate::helper::{Exit, HelperId, Hint, Jump, StringOp};
@@ -114,7 +114,7 @@ pub fn verify(block: &Block) -> Result<(), VerifyError> {
     if block.ops.is_empty() {
         return whole("it has no ops".into());
     }
-    if (block.len, block.insns) != (state.end, state.insns) {
+    if (block.len, block.insns) != (state.end as u32, state.insns) {
         return whole(format!(
             "len={} insns={}, but its markers say len={} insns={}",
             block.len, block.insns, state.end, state.insns
@@ -129,7 +129,9 @@ struct State {
     vec_temps: Vec<bool>,
     insns: u32,
     /// The block's offset after the last marker's instruction.
-    end: u32,
+    end: i64,
+    /// It is a trace: one of its markers began another part.
+    parts: bool,
     /// The current instruction has changed something.
     committed: bool,
     /// It has probed a write.
@@ -176,16 +178,28 @@ impl State {
         let Operand::Imm(delta) = op.a else {
             return Err("its offset is no constant".into());
         };
-        ensure(op.sub <= 15, || {
-            format!("an instruction of {} bytes", op.sub)
+        let (len, part) = (op.sub & !MARKS, op.sub & PART != 0);
+        ensure(len <= 15, || format!("an instruction of {len} bytes"))?;
+        ensure(!part || self.insns > 0, || {
+            "the next part of nothing".into()
         })?;
-        let Ok(delta) = u32::try_from(delta) else {
-            return Err("its offset is out of range".into());
+        ensure(part || op.sub & GUARD == 0, || "a guard of no part".into())?;
+        self.parts |= part;
+        let range = if self.parts {
+            i64::from(i32::MIN)..=i64::from(i32::MAX)
+        } else {
+            0..=i64::from(u32::MAX)
         };
-        ensure(self.insns == 0 || delta >= self.end, || {
+        ensure(range.contains(&delta), || {
+            "its offset is out of range".into()
+        })?;
+        ensure(self.insns == 0 || part || delta >= self.end, || {
             format!("it begins before the one before ends (+{})", self.end)
         })?;
-        self.end = delta.checked_add(op.sub).ok_or("its end is out of range")?;
+        self.end = delta + i64::from(len);
+        ensure(self.parts || u32::try_from(self.end).is_ok(), || {
+            "its end is out of range".into()
+        })?;
         self.insns += 1;
         self.committed = false;
         self.probed = false;
@@ -196,7 +210,8 @@ impl State {
     fn commit(&mut self, op: &Op) -> Check {
         let info = op.code.info();
         let writes = matches!(info.mem, MemUse::Write | MemUse::ReadWrite);
-        let excused = (self.checked && op.code == OpCode::JumpTo) || (self.probed && writes);
+        let excused = (self.checked && matches!(op.code, OpCode::JumpTo | OpCode::Expect))
+            || (self.probed && writes);
         ensure(!(self.committed && info.faults) || excused, || {
             "it may fault after the instruction has changed registers, flags, memory or devices"
                 .into()
@@ -336,6 +351,7 @@ fn widths(code: OpCode) -> u8 {
         | C::Jump
         | C::Branch
         | C::SideExit
+        | C::Expect
         | C::BranchNz
         | C::Exit
         | C::Bswap => B16 | B32 | B64,
@@ -401,6 +417,7 @@ fn arg_kind(op: &Op, slot: usize, arg: Operand) -> bool {
     match op.code {
         C::Jump | C::Branch | C::SideExit | C::Exit => return matches!(arg, Operand::Pc(_)),
         C::BranchNz if slot < 2 => return matches!(arg, Operand::Pc(_)),
+        C::Expect if slot == 1 => return matches!(arg, Operand::Pc(_)),
         C::Raise | C::VecLoad | C::ProbeWrite => return matches!(arg, Operand::Imm(_)),
         C::VecStore if slot > 0 => return matches!(arg, Operand::Imm(_)),
         C::SegLin if slot > 0 => return matches!(arg, Operand::Imm(_)),

@@ -134,6 +134,11 @@ impl<T> Blocks<T> {
         self.all.of(region)
     }
 
+    /// The number of a region's first block.
+    pub fn first(&self, region: usize) -> BlockId {
+        BlockId(self.all.first(region))
+    }
+
     /// As [`Blocks::of`].
     pub fn of_mut(&mut self, region: usize) -> &mut [Info<T>] {
         self.all.of_mut(region)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use backend_interp::Interp;
 use backend_jit::Jit;
-pub use backend_jit::{Cache, Dump, Perf, PerfFormat};
+pub use backend_jit::{Cache, Dump, Perf, PerfFormat, Tracing};
 use frontend_x86::Features;
 use system::{CpuModel, Engine};
 
@@ -69,6 +69,7 @@ impl EngineKind {
                     dump: options.dump,
                     perf: options.perf.clone(),
                     cache: options.cache.clone(),
+                    traces: options.traces,
                     code_cache: options.code_cache.unwrap_or(whole.code_cache),
                     blocks: options.blocks.unwrap_or(whole.blocks),
                     ..whole
@@ -108,6 +109,8 @@ pub struct EngineOptions {
     pub code_cache: Option<usize>,
     /// Bytes of the interpreter's blocks for each vCPU; `None`: its own choice.
     pub blocks: Option<usize>,
+    /// Whether the translator makes traces of hot code.
+    pub traces: Tracing,
     /// The cache itself: the vCPUs of a machine are created with the same options, and share it.
     pub cache: Cache,
 }

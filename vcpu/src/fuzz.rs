@@ -23,7 +23,7 @@ mod world;
 use std::sync::Arc;
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options};
+use backend_jit::{Jit, Options, Tracing};
 use frontend_x86::Features;
 use ir::opt::Switches;
 use softmmu::{Bus, GuestRam, Mmu};
@@ -110,7 +110,7 @@ impl Plan {
 enum Way {
     /// The interpreter, with these passes over the IR.
     Interp(Switches),
-    /// The translator, with so many bytes for its code; which of the four kinds in [`Way::engine`].
+    /// The translator, with so many bytes for its code; which of the five kinds in [`Way::engine`].
     Jit(usize, usize),
 }
 
@@ -129,6 +129,11 @@ impl Way {
                     single: true,
                     hops: kind == 2,
                     changing: kind == 3,
+                    traces: if kind == 4 {
+                        Tracing::Eager
+                    } else {
+                        Tracing::Off
+                    },
                     ..Options::default()
                 };
                 Box::new(Jit::new(features, options))
@@ -299,7 +304,7 @@ fn cache(data: &[u8]) -> usize {
 }
 
 fn jit(data: &[u8]) -> Way {
-    Way::Jit(cache(data), data.len() / 12 % 4)
+    Way::Jit(cache(data), data.len() / 12 % 5)
 }
 
 fn run_code(plan: &Plan, way: Way) {

@@ -594,7 +594,7 @@ impl Lower<'_> {
                 );
             }
             // Blocks with ways out in their midst are the translator's: `Limits::branches`.
-            OpCode::SideExit => return None,
+            OpCode::SideExit | OpCode::Expect => return None,
             OpCode::Branch => {
                 let exits = [self.exit(op.a, w)?, self.exit(op.b, w)?];
                 let run = self.branch_handler(op.sub);

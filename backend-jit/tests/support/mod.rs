@@ -1,7 +1,7 @@
 //! Programs for the translator: machines that run them, and all the ways to run them.
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options};
+use backend_jit::{Jit, Options, Tracing};
 use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -22,16 +22,18 @@ pub enum Way {
     Changing(u64, usize),
     /// As `Jit`, with accesses by the TLB.
     Hops(u64, usize),
+    /// As `Jit`, with traces of all that runs twice.
+    Traces(u64, usize),
 }
 
 impl Way {
     /// Whether it counts instructions.
     pub fn counts(self) -> bool {
-        matches!(self, Self::Jit(piece, _) if piece < 1 << 36)
+        matches!(self, Self::Jit(piece, _) | Self::Traces(piece, _) if piece < 1 << 36)
     }
 }
 
-pub const WAYS: [Way; 11] = [
+pub const WAYS: [Way; 14] = [
     Way::Interp,
     // Not counted.
     Way::Jit(1 << 40, 1 << 24),
@@ -44,6 +46,9 @@ pub const WAYS: [Way; 11] = [
     Way::Changing(1 << 40, 1 << 16),
     Way::Changing(333, 1 << 20),
     Way::Hops(1 << 40, 1 << 20),
+    Way::Traces(1 << 40, 1 << 24),
+    Way::Traces(1 << 40, 1 << 16),
+    Way::Traces(333, 1 << 20),
 ];
 
 /// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
@@ -77,12 +82,17 @@ pub fn run(m: &mut Machine, way: Way) {
         Way::Interp => (Box::new(Interp::new(features)), 1 << 40),
         Way::Jit(piece, code_cache)
         | Way::Changing(piece, code_cache)
+        | Way::Traces(piece, code_cache)
         | Way::Hops(piece, code_cache) => {
             let options = Options {
                 code_cache,
                 single: true,
                 changing: matches!(way, Way::Changing(..)),
                 hops: matches!(way, Way::Hops(..)),
+                traces: match way {
+                    Way::Traces(..) => Tracing::Eager,
+                    _ => Tracing::Off,
+                },
                 ..Options::default()
             };
             (Box::new(Jit::new(features, options)), piece)

@@ -11,7 +11,7 @@ pub(super) fn run(block: &mut Block) {
     for i in (0..block.ops.len()).rev() {
         let (before, op) = block.ops.split_at_mut(i);
         let op = &mut op[0];
-        if op.code == OpCode::Insn && may_be_left(before) {
+        if may_be_left(before, op) {
             live = FlagSet::ALL;
             continue;
         }

@@ -182,6 +182,11 @@ impl Machine {
                 self.see("way out", &[self.left.into(), a]);
                 return;
             }
+            OpCode::Expect => {
+                self.left = a != b;
+                self.see("way on", &[a, b]);
+                return;
+            }
             OpCode::Branch | OpCode::JumpTo => {
                 let taken = op.code == OpCode::Branch && self.cond(op.cond());
                 self.see("end", &[taken.into(), a, b]);

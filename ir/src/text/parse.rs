@@ -9,7 +9,7 @@ use x86::Gpr;
 
 use super::print::counted;
 use super::{CONDS, GPRS, HIGHS, SEGS, max_args, natural_width};
-use crate::block::{Block, Op};
+use crate::block::{Block, GUARD, MARKS, Op, PART};
 use crate::evex::VecInsn;
 use crate::helper::{Exit, HelperId, Hint, Jump, Rep, StringKind, StringOp};
 use crate::operand::{Access, FlagSet, Mem, Operand, SegBase, Temp, VecTemp, Width};
@@ -307,9 +307,22 @@ impl<'a> Cursor<'a> {
             ..Op::new(code, Width::B64)
         };
         if code == OpCode::Insn {
-            self.want("+")?;
-            op.a = Operand::Imm(self.number::<u32>()?.into());
+            let back = self.eat("-");
+            if !back {
+                self.want("+")?;
+            }
+            let delta = i64::from(self.number::<u32>()?);
+            op.a = Operand::Imm(if back { -delta } else { delta });
             op.sub = self.field("len")?;
+            if op.sub & MARKS != 0 {
+                return self.error("a shorter instruction");
+            }
+            if self.eat("part") {
+                op.sub |= PART;
+                if self.eat("guarded") {
+                    op.sub |= GUARD;
+                }
+            }
         } else {
             op.sub = self.sub(info.sub)?;
             let Some(width) = width.or_else(|| natural_width(code, op.sub)) else {

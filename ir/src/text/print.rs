@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{CONDS, GPRS, HIGHS, SEGS, max_args, natural_width};
-use crate::block::{Block, Op};
+use crate::block::{Block, MARKS, Op, PART};
 use crate::evex::VecInsn;
 use crate::helper::{Exit, HelperId, Hint, Jump, Rep, StringOp};
 use crate::operand::{Access, Mem, Operand, SegBase, Width};
@@ -35,7 +35,7 @@ pub(super) fn counted(ops: &[Op]) -> (u32, u32) {
         if op.code == OpCode::Insn {
             insns += 1;
             if let Operand::Imm(delta) = op.a {
-                len = (delta as u32).wrapping_add(op.sub);
+                len = (delta as u32).wrapping_add(op.sub & !MARKS);
             }
         }
     }
@@ -55,10 +55,16 @@ impl Display for Op {
             write!(f, ".{}", self.width.bits())?;
         }
         if self.code == OpCode::Insn {
-            let Operand::Imm(delta) = self.a else {
-                return write!(f, " {} len={}", self.a, self.sub);
+            let part = match self.sub & MARKS {
+                0 => "",
+                PART => " part",
+                _ => " part guarded",
             };
-            return write!(f, " +{delta} len={}", self.sub);
+            let len = self.sub & !MARKS;
+            let Operand::Imm(delta) = self.a else {
+                return write!(f, " {} len={len}{part}", self.a);
+            };
+            return write!(f, " {delta:+} len={len}{part}");
         }
         sub(self, f)?;
         let mut separator = " ";

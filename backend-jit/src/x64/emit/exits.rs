@@ -28,6 +28,8 @@ pub struct Exit {
     pub careless: bool,
     /// The block that it leads to merges no accesses.
     pub unmerged: bool,
+    /// The number of the instruction that it is a way out of.
+    pub ord: u16,
 }
 
 /// An indirect exit.
@@ -36,7 +38,7 @@ pub struct Indirect {
     /// What RSP has grown by: taken back when the target is not canonical.
     pub released: i32,
     /// Offset and number of the instruction, and instructions done with it.
-    pub delta: u16,
+    pub delta: i32,
     pub ord: u16,
 }
 
@@ -78,14 +80,15 @@ impl Emit<'_> {
     /// At the start of blocks that can close a cycle: is an event up, or the budget used up?
     /// Whether it may stop there.
     pub(super) fn poll(&mut self) -> bool {
-        let back = self.ops.iter().any(|op| match op.code {
-            OpCode::Jump | OpCode::SideExit => matches!(op.a, Operand::Pc(d) if d <= 0),
-            OpCode::Branch | OpCode::BranchNz => [op.a, op.b]
-                .iter()
-                .any(|o| matches!(o, Operand::Pc(d) if *d <= 0)),
-            OpCode::JumpTo => true,
-            _ => false,
-        });
+        let back = !self.cx.parts.is_empty()
+            || self.ops.iter().any(|op| match op.code {
+                OpCode::Jump | OpCode::SideExit => matches!(op.a, Operand::Pc(d) if d <= 0),
+                OpCode::Branch | OpCode::BranchNz => [op.a, op.b]
+                    .iter()
+                    .any(|o| matches!(o, Operand::Pc(d) if *d <= 0)),
+                OpCode::JumpTo => true,
+                _ => false,
+            });
         let stop = self.a.label();
         if back {
             self.look_at_events(stop);
@@ -158,6 +161,7 @@ impl Emit<'_> {
             direct: state != State::Host && !counts,
             careless: !counts,
             unmerged: false,
+            ord: self.insn.ord,
         });
     }
 
@@ -193,6 +197,7 @@ impl Emit<'_> {
             direct: false,
             careless: false,
             unmerged,
+            ord: self.insn.ord,
         });
     }
 
@@ -337,7 +342,7 @@ impl Emit<'_> {
             && mem.base == rsp
             && mem.index == Operand::None
             && lea.width == w
-            && jump.code == OpCode::JumpTo
+            && matches!(jump.code, OpCode::JumpTo | OpCode::Expect)
             && jump.a == load.dst
             && jump.width == w
             && check == self.code64
@@ -345,18 +350,30 @@ impl Emit<'_> {
         if !fits {
             return None;
         }
-        self.spill();
+        let expected = jump.code == OpCode::Expect;
+        if !expected || self.state == State::Host || self.follows_from(Gpr::Rsp) {
+            self.spill();
+        }
         self.hf = false;
         self.access(&load.mem?, u32::from(w.bytes()), false, Kind::default())?;
         self.a.movzx(w, S1, Rm::M(self.here));
         self.at = at + ops.len() - 2;
-        // No flag follows from RSP: they are in memory.
+        // No flag follows from RSP.
         let Rm::R(r) = self.place(rsp)? else {
             return None;
         };
         self.a.lea(w, r, Mem::at(r, mem.disp));
-        self.leave_to(mem.disp, self.user);
+        if expected {
+            self.expected(jump.b, mem.disp)?;
+        } else {
+            self.leave_to(mem.disp, self.user);
+        }
         Some(ops.len())
+    }
+
+    /// Whether flags are described by a register.
+    fn follows_from(&self, g: Gpr) -> bool {
+        matches!(self.state, State::Desc(desc) if desc.uses(g))
     }
 
     /// A near transfer's target must be canonical.

@@ -123,7 +123,7 @@ impl Emit<'_> {
         self.clobber_for_call();
         let odd = self.a.label();
         self.look_at_odd(odd);
-        self.leave_at(odd, i32::from(self.insn.delta) + len as i32);
+        self.leave_at(odd, self.insn.delta + len as i32);
     }
 
     fn look_at_odd(&mut self, odd: Label) {

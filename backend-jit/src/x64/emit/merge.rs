@@ -430,13 +430,9 @@ impl Emit<'_> {
 
     /// Goes on with this instruction in a block that merges nothing. In the cold section.
     fn leave_unmerged(&mut self) {
-        if self.cx.count {
-            let left = self.block.insns as i32 - i32::from(self.insn.ord);
-            let budget = Rm::M(field(offset_of!(Frame, budget)));
-            self.a.alu_imm(Alu::Add, Width::B64, budget, left);
-        }
+        self.uncount();
         let flags = self.flags();
-        self.cold_exit(self.pc(i32::from(self.insn.delta)), true);
+        self.cold_exit(self.pc(self.insn.delta), true);
         self.set_flags(flags);
     }
 }

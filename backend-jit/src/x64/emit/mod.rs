@@ -13,6 +13,7 @@ mod keep;
 mod memory;
 mod merge;
 mod pair;
+mod part;
 mod prefetch;
 mod repeat;
 mod segment;
@@ -35,6 +36,7 @@ use super::runtime::Stubs;
 
 pub use check::{Check, Field};
 pub use exits::{Exit, Indirect};
+pub use part::Part;
 
 /// What a block is translated for.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,8 @@ pub struct Context<'a> {
     pub host_x87: bool,
     /// The block compares its code on entry.
     pub check: Option<Check<'a>>,
+    /// What follows the first part of a trace.
+    pub parts: &'a [Part],
 }
 
 /// What a call from translated code needs to know of its place.
@@ -74,7 +78,7 @@ pub struct Side {
     /// The return address.
     pub at: Label,
     /// Offset of the instruction from the block's start, and its number.
-    pub delta: u16,
+    pub delta: i32,
     pub ord: u16,
     /// Where the flags are.
     pub flags: Option<Desc>,
@@ -100,7 +104,7 @@ pub struct Slow {
     /// Its ops.
     pub ops: (u32, u32),
     /// Its offset from the block's start, and its number.
-    pub delta: u16,
+    pub delta: i32,
     pub ord: u16,
     /// Where the flags are.
     pub flags: Option<Desc>,
@@ -137,6 +141,8 @@ pub struct Compiled {
     pub align: u32,
     /// Nobody looks at the flags that the block is entered with.
     pub flags_dead: bool,
+    /// The number of the first instruction of each part of a trace but the first.
+    pub begins: Vec<u16>,
     /// Place of the displacement of the jump that is taken when the check fails (offset in the cold section).
     pub fail: Option<u32>,
     rest: Parts,
@@ -158,6 +164,7 @@ impl Compiled {
             indirects: std::mem::take(&mut parts.indirects),
             slow: std::mem::take(&mut parts.slow),
             rest: parts,
+            begins: Vec::new(),
             ..*self
         }
     }
@@ -196,7 +203,7 @@ pub struct Unsuitable;
 
 #[derive(Clone, Copy, Default)]
 struct Insn {
-    delta: u16,
+    delta: i32,
     ord: u16,
 }
 
@@ -254,6 +261,9 @@ pub(super) struct Emit<'a> {
     no_carry: Option<u32>,
     /// What kind of flags the frame holds, where that is known.
     stored: Option<(FlagOp, Width)>,
+    /// Parts of a trace that are behind, and the number of the first instruction of each.
+    part: usize,
+    begins: Vec<u16>,
 }
 
 /// Whether blocks of a mode can be translated.
@@ -331,6 +341,8 @@ pub fn emit(
         compared: None,
         no_carry: None,
         stored: None,
+        part: 0,
+        begins: Vec::new(),
     };
     e.guard(guarded, stale);
     let fail = cx.check.as_ref().map(|check| e.check(check, stale));
@@ -349,6 +361,7 @@ pub fn emit(
         slow: e.slow,
         align: e.align,
         flags_dead,
+        begins: e.begins,
         fail,
         rest: Parts {
             need: e.need,
@@ -371,7 +384,8 @@ fn needs(block: &Block, mut need: Vec<FlagSet>, all: impl Fn(&OpInfo) -> bool) -
     need.clear();
     need.resize(block.ops.len() + 1, end);
     for (i, op) in block.ops.iter().enumerate().rev() {
-        need[i] = if all(op.code.info()) {
+        let guarded = op.code == OpCode::Insn && op.sub & ir::GUARD != 0;
+        need[i] = if all(op.code.info()) || (guarded && all(OpCode::SideExit.info())) {
             FlagSet::ALL
         } else {
             need[i + 1].without(kills(op)).union(op.uses())
@@ -416,10 +430,11 @@ impl Emit<'_> {
                     return Err(Unsuitable);
                 };
                 self.insn = Insn {
-                    delta: delta as u16,
+                    delta: delta as i32,
                     ord: self.insn.ord + u16::from(!first),
                 };
                 first = false;
+                self.next_part(at);
             }
             let mark = self.mark();
             if self.instruction(at, end).is_none() {
@@ -554,6 +569,7 @@ impl Emit<'_> {
             C::Jump => self.jump(&op)?,
             C::Branch => self.branch(&op)?,
             C::SideExit => self.side_exit(&op)?,
+            C::Expect => self.expect(&op)?,
             C::BranchNz => self.branch_nz(&op)?,
             C::JumpTo => self.jump_to(&op, None)?,
             _ => return None,
@@ -563,6 +579,9 @@ impl Emit<'_> {
 
     /// Leaves an instruction to the interpreter.
     fn slow_op(&mut self, from: usize, to: usize) -> Result<(), Unsuitable> {
+        if Self::leads_on(&self.ops[from..to]) {
+            return Err(Unsuitable);
+        }
         // Temporaries of the code are not the interpreter's.
         let mut own = Vec::new();
         for op in &self.ops[from..to] {

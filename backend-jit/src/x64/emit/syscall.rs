@@ -29,7 +29,7 @@ impl Emit<'_> {
     pub(super) fn syscall(&mut self, at: usize, to: usize, op: &Op) -> Option<usize> {
         let Operand::Imm(len) = op.b else { return None };
         self.fast_transfer(at, to)?;
-        let next = self.pc(i32::from(self.insn.delta) + i32::try_from(len).ok()?);
+        let next = self.pc(self.insn.delta + i32::try_from(len).ok()?);
         let (slow, d, q) = (self.a.label(), Width::B32, Width::B64);
         self.check_target(false, slow);
         let smap = Rm::M(vcpu(CR4));

@@ -439,6 +439,7 @@ mod tests {
                 merge: true,
                 tlb: false,
                 check: None,
+                parts: &[],
             };
             let made = emit(
                 &mut asm,
