@@ -4,17 +4,19 @@
 
 use frontend_x86::Mode;
 use system::{FlagOp, LazyFlags, Vcpu, flag_kind};
+use translation::BlockId;
 use x86::{Activity, Exception, LinAddr, Shadow};
 
 use backend_interp::{Left, fetch_mxcsr};
 use ir::{Exit, Width};
 use softmmu::{Place, line_mask};
 
-use crate::core::{Core, Side, code_segment, key, linear_ip};
+use crate::core::{Core, Side, code_segment, key, linear_ip, mode_of};
 use crate::hops::{HOPS, close};
 use crate::local::Local;
 use crate::x64::emit::suitable;
 use crate::x64::emit::system::Args;
+use crate::x64::faults;
 use crate::x64::frame::{Frame, leave};
 use crate::x64::runtime::{Callouts, unpacked};
 use crate::x87 as registers;
@@ -24,6 +26,7 @@ pub const ALL: Callouts = Callouts {
     read,
     write,
     commit,
+    window,
     hop,
     slow,
     direct,
@@ -45,6 +48,12 @@ fn parts<'a>(frame: *mut Frame) -> (&'a mut Frame, &'a mut Vcpu, &'a mut Local) 
 /// Brings RIP and flags to the start of the instruction at a call, and the budget to what is left then.
 fn to_instruction(f: &mut Frame, v: &mut Vcpu, core: &Core, ret: u64) -> Option<Side> {
     let (id, side) = core.side(ret)?;
+    to_side(f, v, core, id, side);
+    Some(side)
+}
+
+/// As [`to_instruction`], for an instruction that is known.
+fn to_side(f: &mut Frame, v: &mut Vcpu, core: &Core, id: BlockId, side: Side) {
     let info = core.blocks.get(id);
     v.st.rip = info.key.ip().wrapping_add_signed(i64::from(side.delta));
     if let Some(desc) = side.flags {
@@ -53,11 +62,14 @@ fn to_instruction(f: &mut Frame, v: &mut Vcpu, core: &Core, ret: u64) -> Option<
     if info.key.mode & key::COUNT != 0 {
         f.budget += i64::from(info.own.insns) - i64::from(side.ord);
     }
-    Some(side)
 }
 
 /// Brings what [`leave::INTERPRET`] needs up to date.
 pub fn interpret(f: &mut Frame, v: &mut Vcpu, core: &Core) {
+    if f.ret == 0 {
+        // An access through a window, which has seen to it.
+        return;
+    }
     let known = to_instruction(f, v, core, f.ret);
     debug_assert!(known.is_some(), "a call without a side table entry");
 }
@@ -196,6 +208,43 @@ extern "sysv64" fn commit(frame: *mut Frame) {
     f.follow(&v.mmu);
 }
 
+/// An access through a window that faulted: on return `ret` is 0 where the interpreter is to do the instruction.
+extern "sysv64" fn window(frame: *mut Frame) {
+    let (f, v, local) = parts(frame);
+    let fault = f.fault;
+    f.ret = fault.pc;
+    let user = mode_of(f.running).cpl() == 3;
+    let lin = fault
+        .address
+        .wrapping_sub(local.windows.address(user))
+        .try_into();
+    if let Ok(lin) = lin
+        && fault.is_page
+        && local.windows.again(fault.pc, lin)
+        && let Ok(Place::Ram(_)) = v.mmu.place(LinAddr(lin.into()), 1, fault.is_write)
+        && local.windows.show(v, user, lin, fault.is_write)
+    {
+        f.follow(&v.mmu);
+        return;
+    }
+    f.follow(&v.mmu);
+    let mut core = local.shared.lock();
+    let Some((id, view)) = core.view(fault.pc).map(|(id, view)| (id, *view)) else {
+        panic!("translated code faulted, and not in guest memory: {fault:x?}");
+    };
+    core.failed(fault.pc);
+    if view.host_flags {
+        v.flags = LazyFlags {
+            kind: flag_kind(FlagOp::Image, Width::B64),
+            c: 0,
+            a: f.host_flags & x86::flags::STATUS,
+            b: 0,
+        };
+    }
+    to_side(f, v, &core, id, view.side);
+    (f.exit, f.ret) = (leave::INTERPRET, 0);
+}
+
 extern "sysv64" fn image(frame: *mut Frame) {
     let (_, v, _) = parts(frame);
     v.flags = LazyFlags {
@@ -250,8 +299,11 @@ extern "sysv64" fn slow(frame: *mut Frame) -> u32 {
     f.follow(&v.mmu);
     f.event_mask = v.event_mask();
     let unmasked = unmasked(v);
+    let closed = closed(f, v, local);
     f.exit = match left {
-        Left::Done if v.mmu.code_hit == 0 && unmasked == mode & key::ANY_UNMASKED => return 0,
+        Left::Done if v.mmu.code_hit == 0 && !closed && unmasked == mode & key::ANY_UNMASKED => {
+            return 0;
+        }
         Left::Done => {
             v.st.rip = if v.st.code64() {
                 next
@@ -316,10 +368,10 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
         }
         (Ok(value), None) if matches!(what.args, Args::Frame) => {
             f.args[0] = value;
-            f.look = u32::from(!goes_on(f, v));
+            f.look = u32::from(!goes_on(f, v, local));
             return 0;
         }
-        (Ok(_), None) if v.mmu.code_hit == 0 => return 0,
+        (Ok(_), None) if v.mmu.code_hit == 0 && !closed(f, v, local) => return 0,
         (Ok(_), Some(Exit::Helper)) => leave::NEXT,
         (Ok(_), _) => {
             v.st.rip = v.next_ip;
@@ -333,13 +385,19 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
 }
 
 /// Whether the next instruction is one of the same mode that nothing holds up, events apart.
-fn goes_on(f: &Frame, v: &mut Vcpu) -> bool {
-    let mode = Mode::of(&v.st).bits() | state_bits(v);
+fn goes_on(f: &Frame, v: &mut Vcpu, local: &Local) -> bool {
+    let mode = Mode::of(&v.st);
+    let mode = mode.bits() | state_bits(v) | local.windows.bit(v, mode);
     v.mmu.code_hit == 0
         && mode == f.running & !(key::COUNT | key::SINGLE)
         && v.st.shadow == Shadow::None
         && v.st.activity == Activity::Active
         && !v.needs_step()
+}
+
+/// Whether the code that runs goes through a window that is not up to date any more.
+fn closed(f: &Frame, v: &Vcpu, local: &Local) -> bool {
+    f.running & key::WINDOW != 0 && local.windows.bit(v, mode_of(f.running)) == 0
 }
 
 /// Goes on at RIP without a way back to the run loop, where that would find nothing to do: the jump cache knows the code,
@@ -360,7 +418,8 @@ fn resume(f: &mut Frame, v: &mut Vcpu, local: &mut Local) -> bool {
         return false;
     }
     let mode = Mode::of(&v.st);
-    let (set, whole) = (usize::from(mode.cpl() == 3), mode.bits() | state_bits(v));
+    let (set, window) = (usize::from(mode.cpl() == 3), local.windows.bit(v, mode));
+    let whole = mode.bits() | state_bits(v) | window;
     let tag = local.tag(f, code_segment(v, whole), whole);
     if tag == 0 && f.modes[set] != whole {
         return false;
@@ -369,6 +428,9 @@ fn resume(f: &mut Frame, v: &mut Vcpu, local: &mut Local) -> bool {
     let jump = f.jumps[Frame::jump_set(mode)][Frame::jump_slot(rip)];
     if jump.rip != rip || !suitable(mode) {
         return false;
+    }
+    if window != 0 {
+        faults::set_gs(local.windows.address(set == 1));
     }
     local.counts.resumed += 1;
     f.running = whole;

@@ -1,5 +1,7 @@
 //! The code cache: finds and makes blocks.
 
+mod install;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +52,8 @@ pub mod key {
     pub const UNMERGED: u64 = 1 << 41;
     /// Not long mode.
     pub const LEGACY: u64 = 1 << 42;
+    /// Accesses go through the vCPU's window.
+    pub const WINDOW: u64 = 1 << 43;
     /// Either.
     pub const ANY_UNMASKED: u64 = UNMASKED | X87_UNMASKED;
 }
@@ -63,6 +67,18 @@ pub struct Side {
     pub ord: u16,
     pub flags: Option<Desc>,
     pub kind: Kind,
+}
+
+/// An access through a window.
+#[derive(Clone, Copy)]
+pub struct View {
+    /// Offset of its code; all that lies before the next one's is its own.
+    pub at: u32,
+    /// The host's flags are the guest's.
+    pub host_flags: bool,
+    pub side: Side,
+    /// How often it could not be made through the window.
+    pub failed: u8,
 }
 
 /// The engine's part of a block.
@@ -91,6 +107,10 @@ pub struct Own {
     /// The number of the first instruction of each part, as emitted.
     pub begins: Vec<u16>,
     sides: Box<[Side]>,
+    /// One of them is not to go through it after all.
+    pub(crate) outdated: bool,
+    /// Its accesses through a window, in order.
+    pub(crate) views: Box<[View]>,
     /// The pages that a jump from elsewhere must know: slot and number.
     pub pages: [Option<(usize, u32)>; 2],
 }
@@ -155,6 +175,8 @@ pub struct Stats {
     pub reclaimed: u64,
     /// Blocks that compare their code on entry.
     pub checked: u64,
+    /// Instructions that do not go through windows any more.
+    pub blind: u64,
 }
 
 /// What a block's code comes from.
@@ -213,6 +235,8 @@ pub struct Core {
     last: usize,
     pub(crate) hops: Hops,
     pub copies: Copies,
+    /// The linear addresses of instructions that do not go through a window.
+    pub(crate) blind: AddressMap<u64, ()>,
     pub(crate) epochs: Arc<Epochs>,
     /// Rises when a region is retired.
     pub(crate) generation: u64,
@@ -250,6 +274,7 @@ impl Core {
             last: 0,
             hops: Hops::default(),
             copies: Copies::default(),
+            blind: AddressMap::default(),
             epochs,
             generation: 0,
             retired: vec![(0, false); regions].into(),
@@ -344,7 +369,8 @@ impl Core {
             return true;
         }
         // Only a stale block is to be made again.
-        !self.hops.outdated(self.blocks.get(id)) && self.refreshed(v, id)
+        let info = self.blocks.get(id);
+        !self.hops.outdated(info) && !info.own.outdated && self.refreshed(v, id)
     }
 
     /// Whether the page behind the first is the one that the block's code goes on in, if it does.
@@ -641,278 +667,37 @@ impl Core {
         frontend_x86::lift_into(builder, bytes, limits, mode, &self.features)
     }
 
-    /// Emits a block's code and puts it in its place. Without `ram`, only if there is room.
-    pub fn install(
-        &mut self,
-        ram: Option<&GuestRam>,
-        code: Code<'_>,
-        making: Making<'_>,
-        bytes: &[u8],
-    ) -> Result<BlockId, Refused> {
-        let Making {
-            wanted,
-            flags,
-            second,
-            stamps,
-            check,
-            parts: trace,
-        } = making;
-        let mode = mode_of(wanted.mode);
-        let lin = wanted.lin;
-        let mut asm = std::mem::take(&mut self.asm);
-        let mut tried = false;
-        let pages = match self.hold_pages(&wanted, second) {
-            Some(pages) => pages,
-            None => {
-                // All numbers were used up: from the start again when the last holder is gone.
-                if ram.is_some() {
-                    self.clear();
-                }
-                return Err(Refused::Now);
-            }
-        };
-        let (compiled, place, context) = loop {
-            while self.retired[self.memory.region()].1 {
-                if ram.is_none_or(|ram| !self.turn(ram)) {
-                    self.asm = asm;
-                    self.release_pages(&wanted, second);
-                    return Err(Refused::Now);
-                }
-            }
-            let region = self.memory.region();
-            let context = Context {
-                mode,
-                key: wanted.mode & !mode.bits() & !key::UNMERGED,
-                ip: wanted.ip(),
-                cs: emit::segmented(mode).then_some((wanted.cs as u32, (wanted.cs >> 32) as u32)),
-                flags,
-                count: wanted.mode & key::COUNT != 0,
-                id: self.blocks.next_id(region).0,
-                first: [
-                    self.exits.next(region),
-                    self.indirects.next(region),
-                    self.slow.next(region),
-                ],
-                guards: pages,
-                merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0,
-                tlb: self.hops.hop(&wanted),
-                host_float: wanted.mode & key::UNMASKED == 0,
-                host_x87: wanted.mode & key::X87_UNMASKED == 0,
-                check,
-                parts: trace,
-            };
-            let parts = std::mem::take(&mut self.parts);
-            let emitted = match code {
-                Code::Block { block, .. } => {
-                    emit::emit(&mut asm, &self.stubs, block, context, parts)
-                }
-                Code::Original { original, .. } => Ok(original.copy(&mut asm, &context, parts)),
-            };
-            let Ok(compiled) = emitted else {
-                self.asm = asm;
-                self.release_pages(&wanted, second);
-                return Err(Refused::Ever);
-            };
-            let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
-            if let Some(place) = self.memory.alloc(lens.0, lens.1, compiled.align) {
-                break (compiled, place, context);
-            }
-            if std::mem::replace(&mut tried, true) {
-                self.asm = asm;
-                self.release_pages(&wanted, second);
-                return Err(Refused::Ever);
-            }
-            if ram.is_none_or(|ram| !self.turn(ram)) {
-                self.asm = asm;
-                self.release_pages(&wanted, second);
-                return Err(Refused::Now);
-            }
-        };
-        let region = self.memory.region();
-        let (hot, cold) = place;
-        let lens = (asm.len(Section::Hot), asm.len(Section::Cold));
-        if let Code::Original {
-            block: Some(block), ..
-        } = code
-        {
-            self.copies
-                .check(&self.stubs, block, context, &mut asm, place);
-        }
-        let (hot_bytes, cold_bytes) = asm.link(hot, cold);
-        self.memory.write(hot, hot_bytes);
-        self.memory.write(cold, cold_bytes);
-        if let Code::Block { block, .. } = code
-            && self.dump.wants(lin, bytes.len() as u64)
-        {
-            let code = (self.memory.address(hot), hot_bytes);
-            let side = (self.memory.address(cold), cold_bytes);
-            eprint!(
-                "{}",
-                self.dump
-                    .block(lin, flags, block, code, side, &self.names())
-            );
-        }
-        if let Some(perf) = &self.perf {
-            let name = Name(lin, mode);
-            let name = format!("{}{name}", if trace.is_empty() { "" } else { "trace:" });
-            perf.add(self.memory.address(hot), hot_bytes, &name);
-            perf.add(
-                self.memory.address(cold),
-                cold_bytes,
-                &format_args!("{name}.cold"),
-            );
-        }
-        let at = |label| asm.resolve(label, hot, cold);
-        let id = self.blocks.next_id(region);
-        for e in &compiled.exits {
-            let exit = Exit {
-                block: id,
-                hot: hot + e.hot,
-                stub: cold + e.stub,
-                target: e.target,
-                flags: e.flags,
-                direct: e.direct,
-                careless: e.careless,
-                ord: e.ord,
-                mode: if e.unmerged {
-                    wanted.mode | key::UNMERGED
-                } else {
-                    wanted.mode & !key::UNMERGED
-                },
-                link: None,
-            };
-            self.exits.push(region, exit);
-        }
-        for indirect in &compiled.indirects {
-            self.indirects.push(region, (id, *indirect));
-        }
-        let insns = match code {
-            Code::Block { block, .. } => block.insns,
-            Code::Original { original, .. } => original.insns,
-        };
-        let first_slow = context.first[2];
-        for (n, slow) in compiled.slow.iter().enumerate() {
-            let (op, len, from) = match code {
-                Code::Block { block, .. } => slow_part(block, slow, mode),
-                Code::Original { original, .. } => original.slow[n].clone(),
-            };
-            let site = Site {
-                len,
-                ord: slow.ord,
-                flags: slow.flags,
-                x87: slow.x87,
-                direct: slow.direct,
-                ip: wanted.ip().wrapping_add_signed(i64::from(slow.delta)),
-                mode: wanted.mode,
-                insns: insns as u16,
-            };
-            let slow = Slow { site, op, from };
-            self.slow.push(region, Arc::new(slow));
-        }
-        self.stats.slow_sites += compiled.slow.len() as u64;
-        let sides: Box<[Side]> = {
-            let mut sides: Vec<Side> = compiled
-                .sides
-                .iter()
-                .map(|s| Side {
-                    at: at(s.at),
-                    delta: s.delta,
-                    ord: s.ord,
-                    flags: s.flags,
-                    kind: s.kind,
-                })
-                .collect();
-            sides.sort_unstable_by_key(|s| s.at);
-            sides.into()
-        };
-        let entry = at(compiled.entry);
-        let own = Own {
-            entry,
-            tlb: self.hops.hop(&wanted),
-            hops: 0,
-            guarded: at(compiled.guarded),
-            stale: at(compiled.stale),
-            // One that takes flags from anywhere serves all.
-            flags: flags.filter(|_| !compiled.flags_dead),
-            insns: insns as u16,
-            flags_dead: compiled.flags_dead,
-            checked: check.zip(compiled.fail).map(|(check, fail)| Checked {
-                fail: cold + fail,
-                fields: check.fields.into(),
-            }),
-            incoming: Vec::new(),
-            heat: 0,
-            trace: None,
-            traces: Vec::new(),
-            begins: compiled.begins.clone(),
-            sides,
-            pages,
-        };
-        if let Code::Block { block, keep: true } = code {
-            let slow = (first_slow..self.slow.next(region))
-                .filter_map(|n| self.slow.get(n))
-                .map(|slow| (slow.op, slow.site.len, Arc::clone(&slow.from)))
-                .collect();
-            self.copies.keep(
-                &self.stubs,
-                block,
-                &wanted,
-                &context,
-                &asm,
-                place,
-                bytes,
-                slow,
-            );
-        }
-        self.asm = asm;
-        self.parts = compiled.recycle();
-        let key = if own.flags_dead {
-            Key { flags: 0, ..wanted }
-        } else {
-            wanted
-        };
-        self.stats.variants += u64::from(key.flags != 0);
-        self.stats.checked += u64::from(own.checked.is_some());
-        self.stats.blocks += 1;
-        self.copies.copied += u64::from(matches!(code, Code::Original { .. }));
-        self.stats.insns += u64::from(insns);
-        self.stats.bytes += bytes.len() as u64;
-        self.stats.hot += u64::from(lens.0);
-        self.stats.cold += u64::from(lens.1);
-        // One that takes flags from anywhere is instead of one that doesn't, too.
-        let olds = [Some(key), Some(wanted).filter(|w| *w != key)]
-            .map(|key| key.and_then(|key| self.blocks.find(key)));
-        self.blocks.insert(
-            region,
-            Info {
-                key,
-                bytes: bytes.into(),
-                second,
-                tracked: stamps.is_some(),
-                stamps: stamps.unwrap_or_default(),
-                stale: false,
-                cold: (cold, lens.1),
-                hot: (hot, lens.0),
-                own,
-            },
-        );
-        for old in olds.into_iter().flatten() {
-            self.blocks.forget_key(old);
-            if self.blocks.get(old).own.checked.is_some() {
-                continue;
-            }
-            if *self.blocks.get(old).bytes != *bytes {
-                self.changing
-                    .changed(&wanted, &self.blocks.get(old).bytes, bytes);
-            }
-            self.replace(old, id);
-        }
-        Ok(id)
-    }
-
     /// The block whose code holds an offset.
     pub(crate) fn block_at(&self, at: u32) -> Option<BlockId> {
         self.blocks.at(self.memory.region_at(at), at)
+    }
+
+    /// The access through a window at an address.
+    pub fn view(&mut self, pc: u64) -> Option<(BlockId, &mut View)> {
+        let at = self.memory.offset(pc)?;
+        let id = self.block_at(at)?;
+        let views = &mut self.blocks.get_mut(id).own.views;
+        let n = views.partition_point(|view| view.at <= at).checked_sub(1)?;
+        Some((id, &mut views[n]))
+    }
+
+    /// An access could not be made through the window: where that goes on, it will not be tried any more.
+    pub fn failed(&mut self, pc: u64) {
+        const ENOUGH: u8 = 3;
+        let Some((id, view)) = self.view(pc) else {
+            return;
+        };
+        view.failed = view.failed.saturating_add(1);
+        let (failed, delta) = (view.failed, view.side.delta);
+        let info = self.blocks.get_mut(id);
+        if failed >= ENOUGH && !info.own.outdated && info.own.checked.is_none() {
+            info.own.outdated = true;
+            let lin = info.key.lin.wrapping_add_signed(i64::from(delta));
+            make_room(&mut self.blind);
+            self.blind.insert(lin, ());
+            self.stats.blind += 1;
+            self.make_again(id);
+        }
     }
 
     /// What is known of the place that a call came from.
@@ -923,23 +708,6 @@ impl Core {
         let n = sides.binary_search_by_key(&at, |s| s.at).ok()?;
         Some((id, sides[n]))
     }
-}
-
-/// An instruction of a block for the interpreter.
-fn slow_part(block: &ir::Block, slow: &emit::Slow, mode: Mode) -> SlowPart {
-    let ops = &block.ops[slow.ops.0 as usize..slow.ops.1 as usize];
-    let mut own = ops.to_vec();
-    // As an instruction by itself.
-    ir::join::shift(&mut own, -slow.delta);
-    let part = ir::Block {
-        ops: own,
-        len: block.len,
-        insns: 1,
-        temps: block.temps,
-        vec_temps: block.vec_temps,
-    };
-    let len = (ops[0].sub & 15) as u8;
-    (unusual(ops), len, Arc::new((part, mode)))
 }
 
 /// Bounds what is remembered of places without blocks: the guest could go on making them.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use frontend_x86::{Features, Limits, Mode};
 use ir::opt::Switches;
 use translation::CodeMemory;
+use x86::AddressMap;
 
 use crate::callouts;
 use crate::core::{MAX_BRANCHES, MAX_INSNS};
@@ -29,9 +30,21 @@ pub struct Emitted {
     pub text: String,
 }
 
+/// How a block finds guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// By the page last used.
+    Pages,
+    /// By the TLB.
+    Tlb,
+    /// Through a window.
+    Window,
+}
+
 /// Translates a block that the page table of blocks knows, and whose flags are in memory, or where its own jump to itself
-/// leaves them; `hops`: it goes by the TLB. `None`: this host cannot, or the interpreter must run it.
-pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Option<Emitted> {
+/// leaves them. `None`: this host cannot, or the interpreter must run it.
+pub fn emitted(code: &[u8], mode: Mode, features: &Features, way: Memory) -> Option<Emitted> {
+    let blind = AddressMap::default();
     let mut memory = CodeMemory::new(1 << 16).ok()?;
     let stubs = runtime::build(&mut memory, &callouts::ALL, Vectors::of(features))?;
     let limits = Limits {
@@ -52,7 +65,8 @@ pub fn emitted(code: &[u8], mode: Mode, features: &Features, hops: bool) -> Opti
         first: [0; 3],
         guards: [Some((0, 1)), None],
         merge: true,
-        tlb: hops,
+        tlb: way == Memory::Tlb,
+        window: (way == Memory::Window).then_some(&blind),
         host_float: true,
         host_x87: true,
         check: None,

@@ -17,7 +17,9 @@ use crate::local::Local;
 use crate::report::slow_kinds;
 use crate::shared::{Cache, Shared};
 use crate::trace::Tracing;
+use crate::windows::{Use, Windows};
 use crate::x64::emit::suitable;
+use crate::x64::faults;
 use crate::x64::frame::{Area, Frame, Jump, leave};
 use crate::x64::runtime::{self, Vectors};
 
@@ -36,6 +38,8 @@ pub struct Options {
     pub hops: bool,
     /// Whether there are traces.
     pub traces: Tracing,
+    /// Whether 32-bit code goes through windows of guest memory.
+    pub windows: Use,
     /// What is shown of the blocks made.
     pub dump: crate::Dump,
     /// Where perf is told of translated code.
@@ -53,6 +57,7 @@ impl Default for Options {
             changing: false,
             hops: false,
             traces: Tracing::Off,
+            windows: Use::Never,
             dump: crate::Dump::default(),
             perf: None,
             cache: Cache::default(),
@@ -148,7 +153,25 @@ impl Jit {
                 core
             }))
         })?;
-        Some((Box::new(Local::new(shared)), Area::new().ok()?))
+        let mut windows = options.windows;
+        if windows != Use::Never && !faults::available() {
+            tracing::warn!(
+                "no windows of guest memory on a host without FSGSBASE: going by the TLB"
+            );
+            windows = Use::Never;
+        } else if windows != Use::Never
+            && let Err(e) = faults::install()
+        {
+            tracing::warn!("no windows of guest memory on this host ({e}): going by the TLB");
+            windows = Use::Never;
+        }
+        let mut area = Area::new().ok()?;
+        let core = shared.lock();
+        let frame = area.get();
+        frame.code = [core.memory.address(0), core.memory.size().into()];
+        frame.fault_stub = core.memory.address(core.stubs.window);
+        drop(core);
+        Some((Box::new(Local::new(shared, Windows::new(windows))), area))
     }
 
     /// Runs translated code from RIP on until it needs something else.
@@ -175,7 +198,8 @@ impl Jit {
             }
         }
         frame.follow(&v.mmu);
-        let mut whole = mode.bits() | bits | callouts::state_bits(v);
+        let window = local.windows.consider(v, mode);
+        let mut whole = mode.bits() | bits | callouts::state_bits(v) | window;
         let mut set = usize::from(mode.cpl() == 3);
         frame.running = whole;
         frame.tag = local.tag(frame, code_segment(v, whole), whole);
@@ -196,6 +220,17 @@ impl Jit {
             let code = core.memory.address(own.entry);
             let enter = core.memory.address(core.stubs.enter) as usize as *const ();
             frame.follow(&v.mmu);
+            if whole & key::WINDOW != 0 {
+                let mode = mode_of(whole);
+                if local.windows.bit(v, mode) == 0 {
+                    // Making the block has closed it.
+                    return Ok(Ran::Look);
+                }
+                faults::set_gs(local.windows.address(mode.cpl() == 3));
+            }
+            if local.windows.any() {
+                faults::enter(pointer);
+            }
             local.enter(&core, frame);
             drop(core);
             // SAFETY: `runtime::build` put a function of this type there.
@@ -203,6 +238,9 @@ impl Jit {
                 std::mem::transmute::<*const (), extern "sysv64" fn(*mut Frame, u64)>(enter)
             };
             enter(pointer, code);
+            if local.windows.any() {
+                faults::enter(std::ptr::null_mut());
+            }
             let frame = area.get();
             core = shared.lock();
             shared.epochs.leave(local.cpu);
@@ -480,6 +518,7 @@ impl Engine for Jit {
         };
         let core = local.shared.lock();
         let (s, c) = (core.stats, local.counts);
+        let w = local.windows.counts;
         let per = |a: u64, b: u64| a as f64 / b.max(1) as f64;
         let (hot, cold) = core.memory.used();
         let e = self.exits;
@@ -540,6 +579,12 @@ impl Engine for Jit {
                 v.mmu.fills()
             ),
         ];
+        if local.windows.any() {
+            lines.push(format!(
+                "windows opened {}, pages shown {}, faults {}; instructions that go by the TLB after all {}",
+                w.opened, w.shown, w.faults, s.blind
+            ));
+        }
         if v.mmu.cpu() != 0 {
             // They are about what all share.
             lines.drain(2..5);

@@ -83,7 +83,7 @@ impl Core {
     }
 
     /// Whoever enters the block looks for a better one.
-    fn make_again(&mut self, id: BlockId) {
+    pub(crate) fn make_again(&mut self, id: BlockId) {
         self.blocks.get_mut(id).stale = true;
         self.unlink(id);
     }

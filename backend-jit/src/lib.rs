@@ -15,6 +15,7 @@
 //! changing.rs   code that keeps changing: places and versions
 //! checked.rs    its translations, which compare it on entry
 //! vary.rs       which constants of it are read instead of translated
+//! windows.rs    windows of guest memory: when they are open, what they show
 //! callouts.rs   Rust functions that translated code calls
 //! x87.rs        the guest's x87 registers between the context and the host's
 //! x64/          the host: encoder, frame, stubs, emission
@@ -37,13 +38,15 @@ mod shared;
 mod tier;
 mod trace;
 mod vary;
+mod windows;
 mod x64;
 mod x87;
 
 pub use dump::Dump;
 #[doc(hidden)]
-pub use emitted::{Emitted, emitted};
+pub use emitted::{Emitted, Memory, emitted};
 pub use engine::{Counts, Jit, Options, available};
 pub use shared::Cache;
 pub use trace::Tracing;
 pub use translation::{Perf, PerfFormat};
+pub use windows::Use as Windows;

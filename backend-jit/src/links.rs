@@ -149,6 +149,7 @@ impl Core {
             self.variants.clear();
             self.hops.clear();
             self.traces.start_again();
+            self.blind.clear();
             self.changing.forget_idle();
         }
         true
@@ -172,6 +173,7 @@ impl Core {
         self.unsuitable.clear();
         self.hops.clear();
         self.traces.start_again();
+        self.blind.clear();
     }
 
     /// Nobody comes to a region's blocks any more who does not yet know of them: exits are set back, keys and versions

@@ -9,6 +9,7 @@ use translation::{index_of, region_of};
 
 use crate::core::{Core, Site, Slow, mode_of};
 use crate::shared::Shared;
+use crate::windows::Windows;
 use crate::x64::emit::segmented;
 use crate::x64::frame::{Frame, Jump};
 
@@ -43,6 +44,8 @@ pub struct Local {
     pub last_hop: Option<std::time::Instant>,
     /// The events that the thread for hot code was told of; only compared.
     pub seated: usize,
+    /// Where 32-bit code may access memory without a check.
+    pub windows: Windows,
     fragments: Fragments,
     /// By region and number.
     slow: Vec<Vec<Option<Box<Own>>>>,
@@ -60,7 +63,7 @@ pub struct Local {
 const TAGS: usize = 512;
 
 impl Local {
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(shared: Arc<Shared>, windows: Windows) -> Self {
         Self {
             shared,
             cpu: 0,
@@ -70,6 +73,7 @@ impl Local {
             code_epoch: 0,
             last_hop: None,
             seated: 0,
+            windows,
             fragments: Fragments::default(),
             slow: Vec::new(),
             kinds: HashMap::new(),

@@ -249,7 +249,7 @@ impl Core {
             && flat(&info.key)
             && info.own.checked.is_none()
             && info.own.trace.is_none()
-            && info.key.mode & (key::SINGLE | key::UNMERGED) == 0
+            && info.key.mode & (key::SINGLE | key::UNMERGED | key::WINDOW) == 0
     }
 
     /// A vCPU has left a block by an instruction, and found another. True: as [`Core::sampled`] has it.

@@ -1,7 +1,7 @@
 //! File tests of emission: `tests/emit/*.txt`, guest code and the host code made of it, so that a change of its size shows
 //! in review. `BLESS=1 cargo test -p backend-jit --test emit` accepts what comes out.
 //!
-//! A file begins with `emit 64|32|16 user|kernel [hops|avx512]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
+//! A file begins with `emit 64|32|16 user|kernel [hops|window|avx512]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
 //! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time.
 #![cfg(target_arch = "x86_64")]
 #![expect(
@@ -12,7 +12,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use backend_jit::emitted;
+use backend_jit::{Memory, emitted};
 use frontend_x86::{Features, Mode};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use system::CpuModel;
@@ -47,8 +47,17 @@ fn avx512(header: &str) -> bool {
     header.ends_with(" avx512")
 }
 
+/// How a file's code finds memory.
+fn memory(header: &str) -> Memory {
+    match header.rsplit(' ').next() {
+        Some("hops") => Memory::Tlb,
+        Some("window") => Memory::Window,
+        _ => Memory::Pages,
+    }
+}
+
 /// What a case makes: the text behind `=>`, and the bytes of guest code, hot code and cold code.
-fn output(code: &[u8], mode: Mode, features: &Features, hops: bool) -> (String, [u32; 3]) {
+fn output(code: &[u8], mode: Mode, features: &Features, memory: Memory) -> (String, [u32; 3]) {
     let mut text = String::new();
     let mut formatter = IntelFormatter::new();
     for instruction in Decoder::with_ip(mode.code().bits(), code, 0x40_1000, DecoderOptions::NONE) {
@@ -56,7 +65,7 @@ fn output(code: &[u8], mode: Mode, features: &Features, hops: bool) -> (String, 
         formatter.format(&instruction, &mut line);
         writeln!(text, "{line}").unwrap();
     }
-    let Some(emitted) = emitted(code, mode, features, hops) else {
+    let Some(emitted) = emitted(code, mode, features, memory) else {
         text.push_str("interpreted\n");
         return (text, [0; 3]);
     };
@@ -130,7 +139,7 @@ fn files() {
                 .unwrap_or_else(|| panic!("{place}: no `=>`"));
             let hex: String = input.lines().skip(1).flat_map(|line| [line, " "]).collect();
             let code = bytes(&hex).unwrap_or_else(|| panic!("{place}: bytes in hex"));
-            let (got, sizes) = output(&code, mode, &features, header.ends_with(" hops"));
+            let (got, sizes) = output(&code, mode, &features, memory(header));
             if got.trim() != expected.trim() {
                 write!(failures, "\n{place}\n  expected\n{expected}\n  got\n{got}").unwrap();
             }
@@ -164,6 +173,14 @@ fn files() {
 fn code_does_not_depend_on_where_it_lies() {
     let st = state("emit 64 user").unwrap();
     let features = Features::new(&Machine::long(0, true).v.model.features_iced());
-    let make = || emitted(&[0x48, 0x8b, 0x03, 0xc3], Mode::of(&st), &features, false).unwrap();
+    let make = || {
+        emitted(
+            &[0x48, 0x8b, 0x03, 0xc3],
+            Mode::of(&st),
+            &features,
+            Memory::Pages,
+        )
+        .unwrap()
+    };
     assert_eq!(make(), make());
 }

@@ -18,6 +18,8 @@ mod split;
 mod support;
 #[path = "engine/time.rs"]
 mod time;
+#[path = "engine/windows.rs"]
+mod windows;
 
 use iced_x86::code_asm::*;
 use support::{DATA, all, all_at, reg};

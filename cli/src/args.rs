@@ -149,7 +149,8 @@ pub struct RunArgs {
     /// Have a second engine (interp or jit) do the same, and stop at the first difference; implies --icount
     #[arg(long, value_name = "ENGINE")]
     pub verify: Option<String>,
-    /// tlb (shadow is not built yet)
+    /// How the jit engine finds guest memory: tlb, or shadow, with which 32-bit programs that compute get it mapped as they see
+    /// it (the default)
     #[arg(long, value_name = "tlb|shadow")]
     pub mmu: Option<String>,
     /// Lost timer ticks: catchup, drop or slew

@@ -10,7 +10,7 @@ use machine::host::{self, ByteQueue, HostLink};
 use machine::loader::BootFiles;
 use machine::machine::{Machine, MachineConfig, MachineError, Outcome as End};
 use machine::tick::TickPolicy;
-use vcpu::{Dump, EngineOptions, Perf, Tracing};
+use vcpu::{Dump, EngineKind, EngineOptions, Perf, Tracing, Windows};
 
 use crate::Outcome;
 use crate::args::{PerfFormat, RunArgs};
@@ -66,6 +66,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let ticks = ticks(&args.ticks)?;
     let serial = serial(&args.serial)?;
     unbuilt::check(&args)?;
+    let windows = windows(args.mmu.as_deref(), engine, verify.is_some())?;
     let dump = dump(&args)?;
     enough_memory(args.mem)?;
     let kernel = args.kernel.as_deref().unwrap_or_default();
@@ -98,6 +99,7 @@ pub fn run(args: RunArgs) -> Outcome {
         verify,
         options: EngineOptions {
             stats: args.stats,
+            windows,
             dump,
             perf: perf.clone(),
             code_cache: args.code_cache.map(|size| size as usize),
@@ -168,6 +170,23 @@ fn machine_failure(e: MachineError) -> Failure {
         MachineError::Board(e) => Failure::Usage(e.to_string()),
         MachineError::Differ(difference) => Failure::Bug(difference.to_string()),
         other => Failure::Host(other.to_string()),
+    }
+}
+
+/// How the translator finds guest memory. What is checked goes through windows from the start, since their time does not come
+/// where each comparison flushes.
+fn windows(mmu: Option<&str>, engine: EngineKind, verified: bool) -> Result<Windows, Failure> {
+    match mmu {
+        None => Ok(Windows::Paying),
+        Some("tlb") => Ok(Windows::Never),
+        Some("shadow") if engine != EngineKind::Jit => Err(Failure::Usage(format!(
+            "--mmu shadow: the {engine} engine has no windows; leave it out, or say --engine jit"
+        ))),
+        Some("shadow") if verified => Ok(Windows::Always),
+        Some("shadow") => Ok(Windows::Paying),
+        Some(other) => Err(Failure::Usage(format!(
+            "--mmu {other}: there is no such value; --mmu takes tlb or shadow"
+        ))),
     }
 }
 

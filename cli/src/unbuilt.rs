@@ -53,11 +53,6 @@ pub fn check(args: &RunArgs) -> Result<(), Failure> {
             return Err(option(what, instead));
         }
     }
-    match args.mmu.as_deref() {
-        None | Some("tlb") => {}
-        Some("shadow") => return Err(option("--mmu shadow", "leave it out, or say --mmu tlb")),
-        Some(other) => return Err(unknown("--mmu", other, "tlb or shadow")),
-    }
     net(&args.net)?;
     display(&args.display)?;
     if args.kernel.is_none() {

@@ -12,7 +12,7 @@
 //! Invariants: nothing is written before every page of the access is known to be writable. A TLB entry without
 //! flags means a page of RAM that the access may use as the SDM allows at the time of its last required flush. A
 //! store to bytes marked as code changes the page's generation before it can be missed (`track.rs` says how).
-//! Only `raw.rs`, `map.rs` and `fast.rs` contain unsafe code.
+//! Only `raw.rs`, `map.rs`, `window.rs` and `fast.rs` contain unsafe code.
 
 mod access;
 mod atomic;
@@ -31,6 +31,7 @@ mod string;
 mod tlb;
 mod track;
 mod walk;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -53,3 +54,4 @@ pub use track::{
     CodeHit, CodeHits, CodeStamp, Kick, LINE_SIZE, LINES_SHIFT, MAX_CPUS, Marked, line_mask,
 };
 pub use walk::{peek, probe, read_pdptes, walk};
+pub use window::{Shown, Window};

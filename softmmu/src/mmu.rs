@@ -28,6 +28,7 @@ use crate::ram::{GuestRam, PageAttr};
 use crate::tlb::{Cold, TAG_MASK, TlbEntry, may_share, tag, tlb_index};
 use crate::track::{CodeHits, CodeStamp, MAX_CPUS};
 use crate::walk::{peek, read_pdptes, walk};
+use crate::window::Shown;
 
 /// With which rights an access is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -551,6 +552,43 @@ impl Mmu {
         peek(&self.ram, &self.state, lin).map(|found| PhysAddr(found.page.0 | lin.page_offset()))
     }
 
+    // Windows.
+
+    /// The index of data accesses by user code, or by supervisor code as long as EFLAGS.AC is clear.
+    fn window_index(&self, user: bool) -> MmuIndex {
+        if user {
+            MmuIndex::User
+        } else if self.state.cr4 & cr4::SMAP != 0 {
+            MmuIndex::SuperSmap
+        } else {
+            MmuIndex::Super
+        }
+    }
+
+    /// How a window of user or supervisor code may show the page of a linear address: as the TLB has it, where nothing about
+    /// it is odd. It holds as long as [`Mmu::data_gen`] stays the same.
+    pub fn shown(&mut self, lin: u32, user: bool) -> Option<Shown> {
+        let (index, lin) = (self.window_index(user), u64::from(lin));
+        let base = self.ram.map().address();
+        let table = self.tlb.table_mut(index, lin)?;
+        shown(table.entry(lin), lin, base)
+    }
+
+    /// All pages that [`Mmu::shown`] knows.
+    pub fn all_shown(&mut self, user: bool, mut each: impl FnMut(u32, Shown)) {
+        let index = self.window_index(user);
+        let base = self.ram.map().address();
+        if let Some(table) = self.tlb.table_mut(index, 0) {
+            table.each(|lin, entry| {
+                if let Ok(small) = u32::try_from(lin)
+                    && let Some(shown) = shown(entry, lin, base)
+                {
+                    each(small, shown);
+                }
+            });
+        }
+    }
+
     // Code.
 
     /// Marks bytes in one page as translated; None outside RAM (such code can't be kept). Mark first, then read
@@ -686,6 +724,15 @@ impl Mmu {
     pub fn take_watch_hits(&mut self) -> u8 {
         std::mem::take(&mut self.watch_hits) as u8
     }
+}
+
+/// What an entry permits at a linear address without a word.
+fn shown(entry: &TlbEntry, lin: u64, base: u64) -> Option<Shown> {
+    let page = lin & TAG_MASK;
+    (entry.read_tag == page).then(|| Shown {
+        offset: entry.addend.wrapping_add(page).wrapping_sub(base),
+        write: entry.write_tag == page,
+    })
 }
 
 impl Drop for Mmu {

@@ -237,6 +237,16 @@ impl TlbTable {
         }
     }
 
+    /// All entries in use, with their linear pages.
+    pub(crate) fn each(&self, mut f: impl FnMut(u64, &TlbEntry)) {
+        for (word, used) in self.used.iter().enumerate() {
+            for bit in bits(*used) {
+                let slot = word * 64 + bit;
+                f(self.cold[slot].lin, &self.entries[slot]);
+            }
+        }
+    }
+
     /// Changes the flags of the entry for stores at `lin`, if there is one.
     pub(crate) fn flag_writes(&mut self, lin: u64, flags: u64) {
         let tag = &mut self.entries[tlb_index(lin)].write_tag;

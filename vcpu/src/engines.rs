@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use backend_interp::Interp;
 use backend_jit::Jit;
-pub use backend_jit::{Cache, Dump, Perf, PerfFormat, Tracing};
+pub use backend_jit::{Cache, Dump, Perf, PerfFormat, Tracing, Windows};
 use frontend_x86::Features;
 use system::{CpuModel, Engine};
 
@@ -66,6 +66,7 @@ impl EngineKind {
                 let whole = backend_jit::Options::default();
                 let jit = backend_jit::Options {
                     single: options.single,
+                    windows: options.windows,
                     dump: options.dump,
                     perf: options.perf.clone(),
                     cache: options.cache.clone(),
@@ -101,6 +102,8 @@ pub struct EngineOptions {
     pub stats: bool,
     /// Translate single instructions too, where it would be quicker to interpret them: for tests.
     pub single: bool,
+    /// Whether the translator's 32-bit code goes through windows of guest memory.
+    pub windows: Windows,
     /// What the translator shows of blocks.
     pub dump: Dump,
     /// Where perf is told of translated code.

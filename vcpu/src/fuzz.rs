@@ -23,7 +23,7 @@ mod world;
 use std::sync::Arc;
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options, Tracing};
+use backend_jit::{Jit, Options, Tracing, Windows};
 use frontend_x86::Features;
 use ir::opt::Switches;
 use softmmu::{Bus, GuestRam, Mmu};
@@ -110,7 +110,7 @@ impl Plan {
 enum Way {
     /// The interpreter, with these passes over the IR.
     Interp(Switches),
-    /// The translator, with so many bytes for its code; which of the five kinds in [`Way::engine`].
+    /// The translator, with so many bytes for its code; which of the six kinds in [`Way::engine`].
     Jit(usize, usize),
 }
 
@@ -133,6 +133,11 @@ impl Way {
                         Tracing::Eager
                     } else {
                         Tracing::Off
+                    },
+                    windows: if kind == 5 {
+                        Windows::Always
+                    } else {
+                        Windows::Never
                     },
                     ..Options::default()
                 };
@@ -304,7 +309,7 @@ fn cache(data: &[u8]) -> usize {
 }
 
 fn jit(data: &[u8]) -> Way {
-    Way::Jit(cache(data), data.len() / 12 % 5)
+    Way::Jit(cache(data), data.len() / 12 % 6)
 }
 
 fn run_code(plan: &Plan, way: Way) {

@@ -8,6 +8,6 @@ pub mod lockstep;
 mod room;
 mod thread;
 
-pub use engines::{Cache, Dump, EngineKind, EngineOptions, Perf, PerfFormat, Tracing};
+pub use engines::{Cache, Dump, EngineKind, EngineOptions, Perf, PerfFormat, Tracing, Windows};
 pub use room::fit;
 pub use thread::{Cpu, Stopped, Times, run, turn};

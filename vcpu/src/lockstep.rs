@@ -333,7 +333,7 @@ impl Lockstep {
         };
         let image = |&at: &u64| {
             let (a, b) = (from.read_u32(PhysAddr(at)), to.read_u32(PhysAddr(at)));
-            matches!((a, b), (Ok(a), Ok(b)) if at % 4 == 0 && compare::is_image(a, b))
+            matches!((a, b), (Ok(a), Ok(b)) if at % 4 == 0 && compare::was_image(a, b))
         };
         if !differ.iter().all(image) {
             return false;

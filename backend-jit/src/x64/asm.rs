@@ -10,6 +10,8 @@ pub use notes::{Base, Field, Saved};
 
 use ir::{Cond, Width};
 
+pub use super::operand::{Mem, Rm};
+
 /// A host register by encoding.
 pub type Reg = u8;
 
@@ -22,41 +24,6 @@ pub const RDI: Reg = 7;
 pub const R11: Reg = 11;
 pub const R14: Reg = 14;
 pub const R15: Reg = 15;
-
-/// A memory operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mem {
-    pub base: Reg,
-    /// Index register and log2 of its factor.
-    pub index: Option<(Reg, u8)>,
-    pub disp: i32,
-}
-
-impl Mem {
-    pub const fn at(base: Reg, disp: i32) -> Self {
-        Self {
-            base,
-            index: None,
-            disp,
-        }
-    }
-
-    /// Two registers and a displacement.
-    pub const fn sum(base: Reg, index: Reg, disp: i32) -> Self {
-        Self {
-            base,
-            index: Some((index, 0)),
-            disp,
-        }
-    }
-}
-
-/// A register or memory operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rm {
-    R(Reg),
-    M(Mem),
-}
 
 /// The eight operations of the first arithmetic group, by their place in the opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +128,10 @@ impl Bytes {
     }
 }
 
-/// The parts of one instruction: prefixes and opcode (at most 8 bytes), ModRM, SIB, displacement.
+/// The prefixes of a memory operand through a window: address size, GS.
+const WINDOW: [u8; 2] = [0x67, 0x65];
+
+/// The parts of one instruction: prefixes and opcode (at most 10 bytes), ModRM, SIB, displacement.
 #[derive(Default)]
 struct Piece {
     bytes: [u8; 16],
@@ -333,6 +303,9 @@ impl Asm {
     /// Prefixes, opcode, ModRM, SIB and displacement. `byte_reg`: `reg` names an 8-bit register; `byte_rm`: `rm` does.
     fn form(&mut self, w: Width, opcode: &[u8], reg: Reg, rm: &Rm, byte_reg: bool, byte_rm: bool) {
         let mut piece = Piece::default();
+        if rm.in_gs() {
+            WINDOW.into_iter().for_each(|b| piece.byte(b));
+        }
         if w == Width::B16 {
             piece.byte(0x66);
         }
@@ -656,6 +629,9 @@ impl Asm {
             Rm::R(r) => (r >> 3, 0),
             Rm::M(m) => (m.base >> 3, m.index.map_or(0, |(i, _)| i >> 3)),
         };
+        if rm.in_gs() {
+            self.raw(&WINDOW);
+        }
         self.byte(0xc4);
         self.byte((!(reg >> 3) & 1) << 7 | (!x & 1) << 6 | (!b & 1) << 5 | map);
         self.byte(u8::from(w == Width::B64) << 7 | (!v & 15) << 3 | pp);
@@ -747,7 +723,7 @@ impl Asm {
     /// An instruction of map 1 with a 512-bit operand at a multiple of 64 from a base register, and no mask. `second` is
     /// the prefix's second byte.
     fn evex_512(&mut self, second: u8, opcode: u8, zmm: u8, mem: Mem) {
-        debug_assert!(mem.disp % 64 == 0 && mem.index.is_none());
+        debug_assert!(mem.disp % 64 == 0 && mem.index.is_none() && !mem.gs);
         // A displacement of one byte counts operands; what doesn't fit keeps its four bytes.
         let disp = match mem.disp / 64 {
             n @ -128..=127 => n,
@@ -765,6 +741,11 @@ impl Asm {
     /// VZEROUPPER.
     pub fn vzeroupper(&mut self) {
         self.raw(&[0xc5, 0xf8, 0x77]);
+    }
+
+    /// An x87 instruction with a memory operand.
+    pub fn x87(&mut self, opcode: u8, group: u8, mem: Mem) {
+        self.form(Width::B32, &[opcode], group, &Rm::M(mem), false, false);
     }
 
     /// LDMXCSR (`store` false) or STMXCSR.
@@ -900,6 +881,7 @@ mod tests {
                         base,
                         index: Some((index, 2)),
                         disp,
+                        gs: false,
                     };
                     let mut asm = Asm::default();
                     asm.load(Width::B64, 9, Rm::M(m));

@@ -128,6 +128,18 @@ impl Bounds {
     }
 }
 
+/// An exception that the host's CPU has raised in translated code.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Fault {
+    /// Where.
+    pub pc: u64,
+    /// The address that was accessed, if it was a page fault.
+    pub address: u64,
+    pub is_page: bool,
+    pub is_write: bool,
+}
+
 /// A buffer for any access: instructions that want alignment find it.
 #[repr(C, align(64))]
 pub struct Bounce(pub [u64; 8]);
@@ -225,6 +237,13 @@ pub struct Frame {
     /// Bit 63: code outside long mode may keep any page that it uses in the page caches. It may not while EFLAGS.AC lets a
     /// supervisor use user pages: they would still be there when it does not.
     pub keeps_pages: u64,
+    /// Start and length of code memory; the stub that is gone on with where an access through a window faults, and where that was:
+    /// see `x64/faults.rs`.
+    pub code: [u64; 2],
+    pub fault_stub: u64,
+    pub fault: Fault,
+    /// What r11 and r14 were there.
+    pub fault_scratch: [u64; 2],
     /// A page of memory for accesses that no entry stands for.
     nowhere: u64,
     /// The page that empty entries name: see [`NO_PAGE`].

@@ -2,8 +2,10 @@
 
 pub mod asm;
 pub mod emit;
+pub mod faults;
 pub mod flags;
 pub mod frame;
+mod operand;
 mod patch;
 pub mod runtime;
 mod split;

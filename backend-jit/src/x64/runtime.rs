@@ -23,6 +23,8 @@ pub struct Callouts {
     pub read: extern "sysv64" fn(*mut Frame),
     pub write: extern "sysv64" fn(*mut Frame),
     pub commit: extern "sysv64" fn(*mut Frame),
+    /// An access through a window has faulted.
+    pub window: extern "sysv64" fn(*mut Frame),
     /// Looks at one of many misses of page caches.
     pub hop: extern "sysv64" fn(*mut Frame),
     /// 0: go on.
@@ -59,6 +61,8 @@ pub struct Stubs {
     pub place_write: u32,
     /// Writes the bounce buffer where it belongs; keeps flags and registers but r14.
     pub commit: u32,
+    /// Gone on with where an access through a window has faulted: see `x64/faults.rs`.
+    pub window: u32,
     /// Runs slow op r11d; loses r14, flags.
     pub slow: u32,
     /// As `slow`, by the helper itself.
@@ -81,7 +85,7 @@ pub struct Stubs {
 
 impl Stubs {
     /// Each stub with its name.
-    pub fn names(self) -> [(&'static str, u32); 22] {
+    pub fn names(self) -> [(&'static str, u32); 23] {
         let Self {
             enter,
             link,
@@ -97,6 +101,7 @@ impl Stubs {
             place_read,
             place_write,
             commit,
+            window,
             slow,
             direct,
             flags,
@@ -122,6 +127,7 @@ impl Stubs {
             ("place_read", place_read),
             ("place_write", place_write),
             ("commit", commit),
+            ("window", window),
             ("slow", slow),
             ("direct", direct),
             ("flags", flags),
@@ -454,6 +460,26 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
     a.load(B64, R11, Rm::M(f(offset_of!(Frame, lin))));
     a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
 
+    // An access through a window. Everything stays.
+    let window = bound(&mut a);
+    a.store(B64, f(offset_of!(Frame, fault_scratch)), R11);
+    a.store(B64, f(offset_of!(Frame, fault_scratch) + 8), R14);
+    a.byte(0x9c); // PUSHFQ
+    a.pop_mem(f(offset_of!(Frame, host_flags)));
+    save_all(&mut a, vectors);
+    mxcsr(&mut a, true, offset_of!(Frame, mxcsr));
+    mxcsr(&mut a, false, offset_of!(Frame, host_default_mxcsr));
+    call_rust(&mut a, callouts.window as usize as u64);
+    a.alu_imm(Alu::Cmp, B64, Rm::M(f(offset_of!(Frame, ret))), 0);
+    a.jcc(Cond::E, saved);
+    mxcsr(&mut a, false, offset_of!(Frame, mxcsr));
+    reload_all(&mut a, vectors);
+    a.push_mem(f(offset_of!(Frame, host_flags)));
+    a.byte(0x9d); // POPFQ
+    a.load(B64, R11, Rm::M(f(offset_of!(Frame, fault_scratch))));
+    a.load(B64, R14, Rm::M(f(offset_of!(Frame, fault_scratch) + 8)));
+    a.jmp_rm(Rm::M(f(offset_of!(Frame, ret))));
+
     // Slow ops.
     let slow = bound(&mut a);
     a.store(B32, under(8, offset_of!(Frame, info)), R11);
@@ -542,6 +568,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
         place_read: at(place_read),
         place_write: at(place_write),
         commit: at(commit),
+        window: at(window),
         slow: at(slow),
         direct: at(direct),
         flags: at(flags),
@@ -614,6 +641,7 @@ fn lookup(
         base: RCX,
         index: Some((RAX, 3)),
         disp: (offset_of!(Vcpu, mmu) + Mmu::OFFSET_DATA) as i32,
+        gs: false,
     };
     a.load(B64, RCX, Rm::M(data));
     // The entry: see `softmmu::tlb_index`.
@@ -667,6 +695,7 @@ fn lookup(
                 base: RSP,
                 index: Some((RCX, 0)),
                 disp: 32 + offset as i32,
+                gs: false,
             },
             reg,
         );
@@ -792,6 +821,7 @@ fn beside_code(a: &mut Asm, slow: Label) {
             base: RCX,
             index: Some((R14, 0)),
             disp: -1,
+            gs: false,
         },
     );
     a.shift_imm(shr, B64, Rm::R(RCX), line);

@@ -70,6 +70,7 @@ pub fn look(a: &mut Asm, write: bool, ways: &Ways) {
         base: RDX,
         index: Some((RAX, 3)),
         disp: (offset_of!(Vcpu, mmu) + Mmu::OFFSET_DATA) as i32,
+        gs: false,
     };
     a.load(B64, RDX, Rm::M(table));
     tlb_entry(a, RAX);

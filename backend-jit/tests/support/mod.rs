@@ -1,7 +1,7 @@
 //! Programs for the translator: machines that run them, and all the ways to run them.
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options, Tracing};
+use backend_jit::{Jit, Options, Tracing, Windows};
 use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -24,6 +24,8 @@ pub enum Way {
     Hops(u64, usize),
     /// As `Jit`, with traces of all that runs twice.
     Traces(u64, usize),
+    /// As `Jit`, with 32-bit code through windows.
+    Windows(u64, usize),
 }
 
 impl Way {
@@ -33,7 +35,7 @@ impl Way {
     }
 }
 
-pub const WAYS: [Way; 14] = [
+pub const WAYS: [Way; 15] = [
     Way::Interp,
     // Not counted.
     Way::Jit(1 << 40, 1 << 24),
@@ -49,6 +51,8 @@ pub const WAYS: [Way; 14] = [
     Way::Traces(1 << 40, 1 << 24),
     Way::Traces(1 << 40, 1 << 16),
     Way::Traces(333, 1 << 20),
+    // Nothing but 32-bit code is concerned.
+    Way::Windows(1 << 40, 1 << 20),
 ];
 
 /// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
@@ -83,7 +87,8 @@ pub fn run(m: &mut Machine, way: Way) {
         Way::Jit(piece, code_cache)
         | Way::Changing(piece, code_cache)
         | Way::Traces(piece, code_cache)
-        | Way::Hops(piece, code_cache) => {
+        | Way::Hops(piece, code_cache)
+        | Way::Windows(piece, code_cache) => {
             let options = Options {
                 code_cache,
                 single: true,
@@ -92,6 +97,11 @@ pub fn run(m: &mut Machine, way: Way) {
                 traces: match way {
                     Way::Traces(..) => Tracing::Eager,
                     _ => Tracing::Off,
+                },
+                windows: if matches!(way, Way::Windows(..)) {
+                    Windows::Always
+                } else {
+                    Windows::Never
                 },
                 ..Options::default()
             };

@@ -82,8 +82,12 @@ fn usage_errors() {
             "--display gtk: there is no such value",
         ),
         (
-            "run --kernel x --mmu shadow",
-            "--mmu shadow is not built yet",
+            "run --kernel x --engine interp --mmu shadow",
+            "--mmu shadow: the interp engine has no windows",
+        ),
+        (
+            "run --kernel x --mmu ept",
+            "--mmu ept: there is no such value; --mmu takes tlb or shadow",
         ),
         ("run --kernel x --disk a.img", "--disk is not built yet"),
         ("run --kernel x --cdrom a.iso", "--cdrom is not built yet"),

@@ -47,6 +47,11 @@ pub fn is_image(a: u32, b: u32) -> bool {
     a ^ b == flags::AF as u32 && a & RESERVED == 2
 }
 
+/// As [`is_image`], for words of memory: the upper half may have been overwritten since.
+pub fn was_image(a: u32, b: u32) -> bool {
+    a ^ b == flags::AF as u32 && is_image(a & 0xffff, b & 0xffff)
+}
+
 /// The state without what engines need not agree on: where the last x87 instruction and its operand were.
 fn comparable(st: &CpuState) -> CpuState {
     let mut st = st.clone();
@@ -230,7 +235,7 @@ pub fn pages(
 
 #[cfg(test)]
 mod tests {
-    use super::is_image;
+    use super::{is_image, was_image};
 
     #[test]
     fn images_of_rflags_differ_in_af_alone() {
@@ -241,5 +246,8 @@ mod tests {
         assert!(!is_image(0x244, 0x254), "bit 1 is always set");
         assert!(!is_image(0x24a, 0x25a), "bit 3 never");
         assert!(!is_image(0x8000_0246, 0x8000_0256), "nor are high ones");
+        assert!(was_image(0x0100_0202, 0x0100_0212) && was_image(0x246, 0x256));
+        assert!(!was_image(0x0100_0202, 0x0200_0212), "more differs");
+        assert!(!was_image(0x8202, 0x8212), "bit 15 is always clear");
     }
 }

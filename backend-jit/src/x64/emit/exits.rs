@@ -289,6 +289,7 @@ impl Emit<'_> {
             base: RSP,
             index: Some((S0, 3)),
             disp: (offset + set) as i32,
+            gs: false,
         };
         let miss = self.a.label();
         self.a

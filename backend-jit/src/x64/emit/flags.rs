@@ -141,6 +141,7 @@ impl Emit<'_> {
                     base: S1,
                     index: Some((r, 0)),
                     disp,
+                    gs: false,
                 };
                 match (add, a == Left::Scratch) {
                     (false, _) => self.a.lea(wide, S1, sum(0)),

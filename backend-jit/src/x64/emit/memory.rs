@@ -96,6 +96,7 @@ impl Emit<'_> {
                     base,
                     index: index.map(|i| (i, mem.scale)),
                     disp,
+                    gs: false,
                 },
             ),
             (None, Some(index)) => self.a.lea_scaled(w, to, index, mem.scale, disp),
@@ -140,6 +141,10 @@ impl Emit<'_> {
         }
         if self.repeat.is_some() {
             self.unchecked(mem)?;
+            return Some(None);
+        }
+        if self.windowed(mem, kind) {
+            self.through_window(mem, kind)?;
             return Some(None);
         }
         if self.merged(mem, size, write, kind).is_some() {
@@ -416,15 +421,6 @@ impl Emit<'_> {
         match self.place(mem.base)? {
             Rm::R(r) if plain => Some(r),
             _ => None,
-        }
-    }
-
-    /// Brings the place of the access into S0 itself.
-    pub(super) fn plain_here(&mut self) {
-        let plain = asm::Mem::at(S0, 0);
-        if self.here != plain {
-            self.a.lea(Width::B64, S0, self.here);
-            self.here = plain;
         }
     }
 

@@ -225,6 +225,7 @@ impl Emit<'_> {
                     base: S0,
                     index: Some((r, 0)),
                     disp: mem.disp,
+                    gs: false,
                 };
             }
             memory @ Rm::M(_) => {

@@ -21,13 +21,14 @@ mod strings;
 mod syscall;
 pub mod system;
 mod vector;
+mod window;
 mod x87;
 
 use ::system::FlagOp;
 use frontend_x86::{CodeSize, CsLimit, Mode};
 use ir::effect::{kills, reads};
 use ir::{Block, FlagSet, Op, OpCode, OpInfo, Operand, Temp, Width};
-use x86::Gpr;
+use x86::{AddressMap, Gpr};
 
 use super::asm::{Asm, Field as Noted, Label, Reg, Rm, Section};
 use super::flags::{Compared, Desc, State};
@@ -62,6 +63,8 @@ pub struct Context<'a> {
     pub merge: bool,
     /// Accesses go by the TLB.
     pub tlb: bool,
+    /// They go through a window, but for those of the instructions at these linear addresses.
+    pub window: Option<&'a AddressMap<u64, ()>>,
     /// SSE instructions that depend on MXCSR may run on the host's.
     pub host_float: bool,
     /// x87 instructions may run on the host's.
@@ -98,6 +101,20 @@ pub struct Kind {
     pub masked: bool,
 }
 
+/// An access through a window.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// Where it is; what follows belongs to it, too.
+    pub at: Label,
+    /// The host's flags are the guest's.
+    pub host_flags: bool,
+    /// Offset of the instruction from the block's start, and its number.
+    pub delta: i32,
+    pub ord: u16,
+    /// Where the flags are.
+    pub flags: Option<Desc>,
+}
+
 /// An instruction left to the interpreter.
 #[derive(Clone, Copy, Debug)]
 pub struct Slow {
@@ -118,6 +135,7 @@ pub struct Slow {
 #[derive(Default)]
 pub struct Parts {
     sides: Vec<Side>,
+    views: Vec<View>,
     exits: Vec<Exit>,
     indirects: Vec<Indirect>,
     slow: Vec<Slow>,
@@ -134,6 +152,7 @@ pub struct Compiled {
     /// Where the entry is to lead while the guest's code may have changed.
     pub stale: Label,
     pub sides: Vec<Side>,
+    pub views: Vec<View>,
     pub exits: Vec<Exit>,
     pub indirects: Vec<Indirect>,
     pub slow: Vec<Slow>,
@@ -160,6 +179,8 @@ impl Compiled {
         }
         Self {
             sides: std::mem::take(&mut parts.sides),
+            // Copies are 64-bit code, which has none.
+            views: std::mem::take(&mut parts.views),
             exits: std::mem::take(&mut parts.exits),
             indirects: std::mem::take(&mut parts.indirects),
             slow: std::mem::take(&mut parts.slow),
@@ -181,12 +202,14 @@ impl Compiled {
     pub fn recycle(self) -> Parts {
         let mut parts = Parts {
             sides: self.sides,
+            views: self.views,
             exits: self.exits,
             indirects: self.indirects,
             slow: self.slow,
             ..self.rest
         };
         parts.sides.clear();
+        parts.views.clear();
         parts.exits.clear();
         parts.indirects.clear();
         parts.slow.clear();
@@ -235,6 +258,7 @@ pub(super) struct Emit<'a> {
     at: usize,
     insn: Insn,
     sides: Vec<Side>,
+    views: Vec<View>,
     exits: Vec<Exit>,
     indirects: Vec<Indirect>,
     slow: Vec<Slow>,
@@ -319,6 +343,7 @@ pub fn emit(
         at: 0,
         insn: Insn::default(),
         sides: parts.sides,
+        views: parts.views,
         exits: parts.exits,
         indirects: parts.indirects,
         slow: parts.slow,
@@ -356,6 +381,7 @@ pub fn emit(
         guarded,
         stale,
         sides: e.sides,
+        views: e.views,
         exits: e.exits,
         indirects: e.indirects,
         slow: e.slow,
@@ -415,7 +441,7 @@ struct Mark {
     flags: flags::Where,
     x87_live: bool,
     high_live: bool,
-    lens: [usize; 4],
+    lens: [usize; 5],
     checked: [Option<merge::Checked>; 16],
 }
 
@@ -466,6 +492,7 @@ impl Emit<'_> {
                 self.exits.len(),
                 self.indirects.len(),
                 self.slow.len(),
+                self.views.len(),
             ],
         }
     }
@@ -485,6 +512,7 @@ impl Emit<'_> {
         self.exits.truncate(mark.lens[1]);
         self.indirects.truncate(mark.lens[2]);
         self.slow.truncate(mark.lens[3]);
+        self.views.truncate(mark.lens[4]);
     }
 
     /// Emits the ops of an instruction.

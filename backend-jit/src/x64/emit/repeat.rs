@@ -54,6 +54,7 @@ impl Emit<'_> {
                 base: addend,
                 index,
                 disp,
+                gs: false,
             };
             return Some(());
         }
@@ -68,6 +69,7 @@ impl Emit<'_> {
             base: first,
             index: Some((second, 0)),
             disp,
+            gs: false,
         };
         self.here = if index.is_some() {
             self.a.lea(Width::B64, S0, sum);
@@ -75,6 +77,7 @@ impl Emit<'_> {
                 base: S0,
                 index,
                 disp: 0,
+                gs: false,
             }
         } else {
             sum
@@ -370,6 +373,7 @@ impl Emit<'_> {
                     base: to,
                     index: Some((index, range.scale)),
                     disp: 0,
+                    gs: false,
                 };
                 self.a.lea(w, to, sum);
             }

@@ -56,6 +56,7 @@ impl Emit<'_> {
             base,
             index: Some((RCX, scale)),
             disp: 0,
+            gs: false,
         };
         if w == Width::B32 {
             // The host counts with all of it.
@@ -185,6 +186,7 @@ impl Emit<'_> {
             base: S1,
             index: Some((RCX, scale)),
             disp: 0,
+            gs: false,
         };
         self.a.lea(Width::B32, S1, end);
         self.a

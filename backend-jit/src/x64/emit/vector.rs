@@ -266,16 +266,23 @@ impl Emit<'_> {
                 e.copied(insn, &store, Some(Operand::None))
             });
         }
+        // MOVAPS where nobody else looks at the alignment.
+        let whole = if op.mem?.align > 1 && self.cx.window.is_some() {
+            0x29
+        } else {
+            0x11
+        };
         let (prefix, opcode): (Option<u8>, u8) = match size {
             4 => (Some(0xf3), 0x11),
             8 => (None, 0x13),
-            16 | 32 => (None, 0x11),
+            16 | 32 => (None, whole),
             _ => return None,
         };
         self.writing(&op.mem?, size as u32, kind, |e| {
             let here = e.here;
             if size == 32 {
-                e.a.vmovups(true, true, r, here);
+                // VMOVUPS or VMOVAPS of 32 bytes.
+                e.a.vex(Width::B32, 1, 4, opcode, r, 0, Rm::M(here));
             } else {
                 e.a.two_byte(Width::B32, prefix, opcode, r, Rm::M(here));
             }
@@ -328,15 +335,28 @@ impl Emit<'_> {
             next += 1;
             let kind = info.op_kind(n);
             if Some(operand) == memory {
+                let window = self.here.gs;
                 instruction.set_op_kind(n, OpKind::Memory);
-                instruction.set_memory_base(GPR32[usize::from(self.here.base)].full_register());
+                // A window's addresses have 32 bits.
+                let name = |r| {
+                    let r = GPR32[usize::from(r)];
+                    if window { r } else { r.full_register() }
+                };
+                instruction.set_memory_base(name(self.here.base));
                 if let Some((index, scale)) = self.here.index {
-                    instruction.set_memory_index(GPR32[usize::from(index)].full_register());
+                    instruction.set_memory_index(name(index));
                     instruction.set_memory_index_scale(1 << scale);
                 }
+                if window {
+                    instruction.set_segment_prefix(Register::GS);
+                }
                 if self.here.disp != 0 {
-                    instruction.set_memory_displacement64(self.here.disp as i64 as u64);
-                    instruction.set_memory_displ_size(8);
+                    instruction.set_memory_displacement64(if window {
+                        self.here.disp as u32 as u64
+                    } else {
+                        self.here.disp as i64 as u64
+                    });
+                    instruction.set_memory_displ_size(if window { 4 } else { 8 });
                 }
                 instruction.set_is_broadcast(insn.broadcast);
                 continue;

@@ -11,9 +11,9 @@ use ir::{HelperId, Op, OpCode, Operand, VecInsn, Width};
 use x86::Gpr;
 
 use super::{Emit, Kind, reads};
-use crate::x64::asm::{Alu, Mem, R14, RSP, Rm, Section};
+use crate::x64::asm::{Alu, Asm, Mem, RSP, Rm, Section};
 use crate::x64::flags::State;
-use crate::x64::frame::{Frame, S0, S1, field};
+use crate::x64::frame::{Frame, S1, field};
 
 /// What an instruction is to the translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,17 +167,15 @@ fn form(code: Code) -> Option<Form> {
     })
 }
 
-/// The encoding, for stack register `i` or a memory operand at S0.
-fn encoding(code: Code, i: u8) -> ([u8; 3], usize) {
+/// Emits an instruction, for stack register `i` or a memory operand.
+fn encode(a: &mut Asm, code: Code, i: u8, memory: Mem) {
     let info = code.op_code();
     let opcode = info.op_code();
     if info.op_code_len() == 2 {
-        return ([(opcode >> 8) as u8, opcode as u8 + i, 0], 2);
+        return a.raw(&[(opcode >> 8) as u8, opcode as u8 + i]);
     }
-    // REX.B and no displacement: S0 is R14, which needs neither that nor a SIB byte.
-    const { assert!(S0 == R14) };
     let group = info.group_index().max(0) as u8;
-    ([0x41, opcode as u8, group << 3 | S0 & 7], 3)
+    a.x87(opcode as u8, group, memory);
 }
 
 /// Whether interpreting some ops may look at x87 or MMX registers, or change them.
@@ -266,7 +264,6 @@ impl Emit<'_> {
                 self.at = at - 1;
                 let size = u32::try_from(size).ok()?;
                 self.access(&load.mem?, size, false, Kind::default())?;
-                self.plain_here();
                 self.at = at;
                 if form == Form::LoadControl {
                     self.load_control(from, at + 1)?;
@@ -285,7 +282,6 @@ impl Emit<'_> {
                 next += 1;
                 let size = u32::try_from(size).ok()?;
                 self.writing(&store.mem?, size, Kind::default(), |e| {
-                    e.plain_here();
                     e.copy(code, 0);
                     Some(())
                 })?;
@@ -318,8 +314,7 @@ impl Emit<'_> {
     }
 
     fn copy(&mut self, code: Code, i: u8) {
-        let (bytes, len) = encoding(code, i);
-        self.a.raw(&bytes[..len]);
+        encode(self.a, code, i, self.here);
     }
 
     /// Makes sure that the registers are live. r14, r11 and the host's flags may be lost.
@@ -369,11 +364,11 @@ impl Emit<'_> {
         skipped
     }
 
-    /// FLDCW of the word at S0, and the instruction by the interpreter where it unmasks something.
+    /// FLDCW of the word that was found, and the instruction by the interpreter where it unmasks something.
     fn load_control(&mut self, from: usize, to: usize) -> Option<()> {
         // By a copy, since memory may change in between.
         let word = offset_of!(Frame, x87_image) as i32;
-        self.a.movzx(Width::B16, S1, Rm::M(Mem::at(S0, 0)));
+        self.a.movzx(Width::B16, S1, Rm::M(self.here));
         self.a.store(Width::B32, Mem::at(RSP, word), S1);
         self.a.group3(Width::B32, 2, Rm::R(S1));
         self.a.test_imm(Width::B32, Rm::R(S1), 0x3f);
@@ -397,9 +392,10 @@ impl Emit<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Form, encoding, form};
-    use crate::x64::asm::Asm;
+    use super::{Form, encode, form};
+    use crate::x64::asm::{Asm, Mem};
     use crate::x64::emit::{Context, Parts, emit};
+    use crate::x64::frame::S0;
     use crate::x64::runtime::Stubs;
     use frontend_x86::{Features, Limits, Mode};
     use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic, OpCodeOperandKind, Register};
@@ -425,6 +421,7 @@ mod tests {
             ir::opt::run(&mut block, ir::opt::Switches::ALL);
             let mut asm = Asm::default();
             let context = Context {
+                window: None,
                 mode,
                 key: 0,
                 ip: 0x8000,
@@ -490,8 +487,11 @@ mod tests {
             let indexed =
                 (0..info.op_count()).any(|n| info.op_kind(n) == OpCodeOperandKind::sti_opcode);
             for i in 0..if indexed { 8 } else { 1 } {
-                let (bytes, len) = encoding(code, i);
-                let got = Decoder::new(64, &bytes[..len], DecoderOptions::NONE).decode();
+                let mut a = Asm::default();
+                encode(&mut a, code, i, Mem::at(S0, 0));
+                let bytes = a.link(0, 0).0;
+                let len = bytes.len();
+                let got = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
                 assert_eq!((got.code(), got.len()), (code, len));
                 let memory = matches!(form, Form::Load | Form::LoadControl | Form::Store);
                 if memory {
