@@ -7,24 +7,23 @@ use std::time::Instant;
 
 use frontend_x86::{End, Features, Limits, Mode};
 use ir::opt::Switches;
-use softmmu::{CodeHits, CodeSpan, CodeStamp, Fault, GuestRam};
+use softmmu::{CodeHits, CodeSpan, CodeStamp, Fault};
 use system::Vcpu;
-use translation::{BlockId, Blocks, ByRegion, CodeMemory, Info, Key, Perf};
+use translation::{BlockId, Blocks, ByRegion, CodeMemory, Key, Perf};
 use x86::{AddressMap, Exception, LinAddr, PAGE_SIZE, PhysAddr, Seg};
 
 use crate::changing::{self, Changing};
 use crate::checked::Source;
-use crate::copies::{Copies, Original, SlowPart};
+use crate::copies::{Copies, Original};
 use crate::dump::Dump;
 use crate::hops::Hops;
 use crate::links::Exit;
 use crate::pages::PageNumbers;
-use crate::report::{Name, unusual};
 use crate::shared::{Epochs, Gone};
 use crate::trace::{Trace, Traces};
-use crate::x64::asm::{Asm, Section};
+use crate::x64::asm::Asm;
 use crate::x64::emit::system::Direct;
-use crate::x64::emit::{self, Check, Context, Field, Indirect, Kind};
+use crate::x64::emit::{self, Check, Field, Indirect, Kind};
 use crate::x64::flags::Desc;
 use crate::x64::frame::{Frame, Jump, TEMPS};
 use crate::x64::runtime::Stubs;
@@ -156,7 +155,7 @@ pub struct Making<'a> {
     pub second: Option<u64>,
     pub stamps: Option<[CodeStamp; 2]>,
     pub check: Option<Check<'a>>,
-    /// See [`Context::parts`].
+    /// See [`emit::Context::parts`].
     pub parts: &'a [emit::Part],
 }
 

@@ -2,7 +2,16 @@
 
 use std::sync::Arc;
 
-use super::*;
+use frontend_x86::Mode;
+use softmmu::GuestRam;
+use translation::{BlockId, Info, Key};
+
+use super::{Checked, Code, Core, Making, Own, Refused, Side, Site, Slow, View, key, mode_of};
+use crate::copies::SlowPart;
+use crate::links::Exit;
+use crate::report::{Name, unusual};
+use crate::x64::asm::Section;
+use crate::x64::emit::{self, Context, Kind};
 
 impl Core {
     /// Emits a block's code and puts it in its place. Without `ram`, only if there is room.

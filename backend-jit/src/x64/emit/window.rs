@@ -31,7 +31,7 @@ impl Emit<'_> {
                 .is_some_and(|o| o.code == C::Vec || free && o.code == C::X87),
             _ => false,
         };
-        let lin = self.pc(i32::from(self.insn.delta));
+        let lin = self.pc(self.insn.delta);
         known && mem.addr == Width::B32 && !kind.locked && !kind.masked && !blind.contains_key(&lin)
     }
 
