@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! engine.rs     run loop: where the next block comes from, what to do when code is left
-//! core.rs       the cache: finding and making blocks
+//! core.rs       the cache: finding and making blocks; core/ puts them in their place
 //! copies.rs     code that is mapped at several addresses: translated once, then copied
 //! links.rs      how they lead to one another, and how they are dropped
 //! pages.rs      numbers that jumps from page to page are checked by

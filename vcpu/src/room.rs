@@ -3,7 +3,7 @@
 
 use softmmu::room;
 
-use crate::engines::{EngineKind, EngineOptions};
+use crate::engines::{EngineKind, EngineOptions, Windows};
 
 const MIB: u64 = 1 << 20;
 /// What a machine needs besides engines: devices, files on their way, the stacks of its threads.
@@ -89,6 +89,8 @@ pub fn fit(kind: EngineKind, options: &mut EngineOptions, cpus: usize) -> Result
         tracing::warn!("the host has little memory left: going on with {with}");
         options.code_cache = Some(plan.code);
         options.blocks = Some(plan.blocks);
+        // They take 8 GiB of address space.
+        options.windows = Windows::Never;
     }
     Ok(plan.kind)
 }

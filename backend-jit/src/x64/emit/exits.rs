@@ -304,9 +304,11 @@ impl Emit<'_> {
         self.a.section(old);
     }
 
-    /// Whether an instruction pointer of this width is one that the jump cache knows.
+    /// Whether an instruction pointer of this width is one that the jump cache knows. 64 bits outside 64-bit code say that a
+    /// target has been checked and what lies behind has not: where the code only goes on, it may be beyond the segment's limit,
+    /// and then the next instruction faults.
     pub(super) fn whole_pc(&self, w: Width) -> bool {
-        w == Width::B64 || !self.code64
+        (w == Width::B64) == self.code64
     }
 
     pub(super) fn jump_to(&mut self, op: &Op, released: Option<i32>) -> Option<()> {
