@@ -93,6 +93,8 @@ pub struct Own {
     pub flags: Option<Desc>,
     pub insns: u16,
     pub flags_dead: bool,
+    /// It has a loop without checks.
+    pub repeats: bool,
     /// It compares its code on entry.
     pub checked: Option<Checked>,
     /// The exits that are linked here.

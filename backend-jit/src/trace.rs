@@ -249,6 +249,8 @@ impl Core {
             && flat(&info.key)
             && info.own.checked.is_none()
             && info.own.trace.is_none()
+            // It has a loop without checks, which a trace would not have.
+            && !info.own.repeats
             && info.key.mode & (key::SINGLE | key::UNMERGED | key::WINDOW) == 0
     }
 

@@ -223,6 +223,7 @@ impl Core {
             flags: flags.filter(|_| !compiled.flags_dead),
             insns: insns as u16,
             flags_dead: compiled.flags_dead,
+            repeats: compiled.repeats,
             checked: check.zip(compiled.fail).map(|(check, fail)| Checked {
                 fail: cold + fail,
                 fields: check.fields.into(),

@@ -158,6 +158,8 @@ pub struct Compiled {
     pub slow: Vec<Slow>,
     /// What the place of its hot part must be a multiple of.
     pub align: u32,
+    /// It has a loop without checks.
+    pub repeats: bool,
     /// Nobody looks at the flags that the block is entered with.
     pub flags_dead: bool,
     /// The number of the first instruction of each part of a trace but the first.
@@ -275,6 +277,8 @@ pub(super) struct Emit<'a> {
     repeat: Option<repeat::Plan>,
     /// See [`Compiled::align`].
     align: u32,
+    /// See [`Compiled::repeats`].
+    repeats: bool,
     /// The temporary that holds an address in FS or GS, and the page cache entry for it.
     in_segment: Option<(Temp, usize)>,
     /// The temporary whose value S0 holds since a moment, and whether it has it, too.
@@ -361,6 +365,7 @@ pub fn emit(
         held: merge::Held::default(),
         repeat: None,
         align: ALIGN,
+        repeats: false,
         in_segment: None,
         linear: None,
         compared: None,
@@ -386,6 +391,7 @@ pub fn emit(
         indirects: e.indirects,
         slow: e.slow,
         align: e.align,
+        repeats: e.repeats,
         flags_dead,
         begins: e.begins,
         fail,

@@ -129,6 +129,7 @@ impl Emit<'_> {
         self.repeat = Some(plan);
         let done = self.two_loops(op.cond(), stay, leave, count_at);
         self.repeat = None;
+        self.repeats |= done.is_some();
         self.need = need;
         if done.is_none() {
             self.take_back(&mark);
