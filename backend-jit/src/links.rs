@@ -145,11 +145,7 @@ impl Core {
         self.memory.turn();
         if region == 0 {
             // Once around: what was guessed of places may be wrong by now, and not all of them have blocks.
-            self.unsuitable.clear();
-            self.variants.clear();
-            self.hops.clear();
-            self.traces.start_again();
-            self.blind.clear();
+            self.forget_guesses();
             self.changing.forget_idle();
         }
         true
@@ -168,9 +164,14 @@ impl Core {
         if !self.retired[self.memory.next_region()].1 {
             self.memory.turn();
         }
-        self.variants.clear();
+        self.forget_guesses();
         self.changing.clear();
+    }
+
+    /// Forgets what was found out about places, but for how their code changes.
+    fn forget_guesses(&mut self) {
         self.unsuitable.clear();
+        self.variants.clear();
         self.hops.clear();
         self.traces.start_again();
         self.blind.clear();

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use frontend_x86::{CodeSize, CsLimit, End, Features, Limits};
+use frontend_x86::{End, Features, Limits};
 use ir::join::{self, Leave};
 use ir::opt::Switches;
 use translation::{BlockId, Key};
@@ -21,7 +21,7 @@ use x86::AddressMap;
 
 use crate::core::{Code, Core, MAX_BRANCHES, MAX_INSNS, Making, key, make_room, mode_of};
 use crate::tier::Tier;
-use crate::x64::emit::Part;
+use crate::x64::emit::{Part, segmented};
 use crate::x64::frame::TEMPS;
 
 /// Looks that find a block before it is followed.
@@ -171,13 +171,7 @@ fn page(key: &Key) -> (u64, u64) {
 
 /// Whether addresses in code are linear ones, and whole: what the parts of a trace compare.
 fn flat(key: &Key) -> bool {
-    let mode = mode_of(key.mode);
-    let flat32 = mode.code() == CodeSize::B32
-        && mode.flat_cs()
-        && mode.cs_limit() == CsLimit::Full
-        && mode.protected()
-        && !mode.vm86();
-    key.ip() == key.lin && (mode.code64() || flat32)
+    key.ip() == key.lin && !segmented(mode_of(key.mode))
 }
 
 impl Core {

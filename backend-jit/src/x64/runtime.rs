@@ -601,6 +601,22 @@ pub fn tlb_entry(a: &mut Asm, to: super::asm::Reg) {
     a.alu_imm(Alu::And, B32, Rm::R(to), mask);
 }
 
+/// The TLB entry of the address in r14, of the table for its half, into `to`; so many bytes are on the stack. RAX is lost.
+pub(super) fn data_entry(a: &mut Asm, pushed: i32, to: super::asm::Reg) {
+    a.load(B64, to, Rm::M(under(pushed, offset_of!(Frame, vcpu))));
+    a.load(B64, RAX, Rm::R(R14));
+    a.shift_imm(Shift::Shr, B64, Rm::R(RAX), 63);
+    let table = Mem {
+        base: to,
+        index: Some((RAX, 3)),
+        disp: (offset_of!(Vcpu, mmu) + Mmu::OFFSET_DATA) as i32,
+        gs: false,
+    };
+    a.load(B64, to, Rm::M(table));
+    tlb_entry(a, RAX);
+    a.alu(Alu::Add, B64, to, Rm::R(RAX));
+}
+
 /// What a look-up does where the TLB does not know the range.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unknown {
@@ -633,20 +649,7 @@ fn lookup(
     a.alu_imm(Alu::And, B32, Rm::R(RCX), 0x3f);
     a.test(B32, Rm::R(R14), RCX);
     a.jcc(Cond::Ne, slow);
-    // The table, by bit 63.
-    a.load(B64, RCX, Rm::M(under(32, offset_of!(Frame, vcpu))));
-    a.load(B64, RAX, Rm::R(R14));
-    a.shift_imm(Shift::Shr, B64, Rm::R(RAX), 63);
-    let data = Mem {
-        base: RCX,
-        index: Some((RAX, 3)),
-        disp: (offset_of!(Vcpu, mmu) + Mmu::OFFSET_DATA) as i32,
-        gs: false,
-    };
-    a.load(B64, RCX, Rm::M(data));
-    // The entry: see `softmmu::tlb_index`.
-    tlb_entry(a, RAX);
-    a.alu(Alu::Add, B64, RCX, Rm::R(RAX));
+    data_entry(a, 32, RCX);
     // The distance from its page: that of the access's end tells whether all of it is there.
     a.load(B64, RAX, Rm::R(R14));
     a.alu(Alu::Sub, B64, RAX, Rm::M(Mem::at(RCX, tag as i32)));

@@ -7,12 +7,11 @@ use std::mem::offset_of;
 
 use ir::Cond;
 use ir::Width::{B8, B32, B64};
-use softmmu::{Mmu, TlbEntry};
-use system::Vcpu;
+use softmmu::TlbEntry;
 
 use super::asm::{Alu, Asm, Label, Mem, R11, R14, RAX, RCX, RDX, RSP, Reg, Rm, Shift};
 use super::frame::Frame;
-use super::runtime::{tlb_entry, under};
+use super::runtime::{data_entry, under};
 
 /// Half of a buffer: the longest access.
 const HALF: i32 = 64;
@@ -63,18 +62,7 @@ pub fn look(a: &mut Asm, write: bool, ways: &Ways) {
     a.alu_imm(Alu::And, B64, Rm::R(R14), -4096);
     a.alu_imm(Alu::Sub, B64, Rm::R(R14), -4096);
     // The first page of 4 GiB has a flag, so no address wraps unnoticed: `softmmu::tlb`.
-    a.load(B64, RDX, Rm::M(under(32, offset_of!(Frame, vcpu))));
-    a.load(B64, RAX, Rm::R(R14));
-    a.shift_imm(Shift::Shr, B64, Rm::R(RAX), 63);
-    let table = Mem {
-        base: RDX,
-        index: Some((RAX, 3)),
-        disp: (offset_of!(Vcpu, mmu) + Mmu::OFFSET_DATA) as i32,
-        gs: false,
-    };
-    a.load(B64, RDX, Rm::M(table));
-    tlb_entry(a, RAX);
-    a.alu(Alu::Add, B64, RDX, Rm::R(RAX));
+    data_entry(a, 32, RDX);
     a.alu(Alu::Cmp, B64, R14, Rm::M(Mem::at(RDX, tag)));
     a.jcc(Cond::Ne, unknown);
     a.load(B64, RDX, Rm::M(Mem::at(RDX, addend)));

@@ -5,7 +5,7 @@ use system::FlagOp;
 use x86::Gpr;
 
 use super::Emit;
-use crate::x64::asm::{Alu, Mem, RAX, RDX, Rm, Section, Shift};
+use crate::x64::asm::{Alu, Mem, RAX, RDX, Rm, Shift};
 use crate::x64::flags::{Desc, Left, Src};
 use crate::x64::frame::{S0, S1};
 
@@ -741,12 +741,6 @@ impl Emit<'_> {
             self.a.jcc(ir::Cond::Be, slow);
             self.a.group3(w, 7, Rm::R(divisor));
         }
-        self.a.bind(done);
-        let old = self.a.section(Section::Cold);
-        self.a.bind(slow);
-        self.slow_op(start, end).ok()?;
-        self.a.jmp(done);
-        self.a.section(old);
-        Some(())
+        self.or_slow(slow, done, start, end)
     }
 }

@@ -23,6 +23,16 @@ pub(super) mod entry {
     pub const GS: usize = 19;
 }
 
+/// Where a segment's base is that is part of an address.
+pub(super) fn segment_base(seg: SegBase) -> Option<Rm> {
+    let at = match seg {
+        SegBase::None => return None,
+        SegBase::Fs => offset_of!(Frame, fs_base),
+        SegBase::Gs => offset_of!(Frame, gs_base),
+    };
+    Some(Rm::M(field(at)))
+}
+
 impl Emit<'_> {
     /// Computes an effective address, segment not added, into a register, cut to `w`. r11 is lost.
     pub(super) fn address_into(&mut self, mem: &Mem, to: Reg, w: Width) -> Option<()> {
@@ -167,18 +177,13 @@ impl Emit<'_> {
             }
         } else {
             self.address_into(mem, S0, mem.addr)?;
-            let segment = match mem.seg {
-                SegBase::None => None,
-                SegBase::Fs => Some(offset_of!(Frame, fs_base)),
-                SegBase::Gs => Some(offset_of!(Frame, gs_base)),
-            };
-            match segment {
+            match segment_base(mem.seg) {
                 None => {}
-                Some(at) if kept => {
-                    self.a.load(w, S1, Rm::M(field(at)));
+                Some(base) if kept => {
+                    self.a.load(w, S1, base);
                     self.a.lea(w, S0, asm::Mem::sum(S0, S1, 0));
                 }
-                Some(at) => self.a.alu(Alu::Add, w, S0, Rm::M(field(at))),
+                Some(base) => self.a.alu(Alu::Add, w, S0, base),
             }
         }
         let mut entry = self.cache_entry(mem);

@@ -635,14 +635,23 @@ impl Emit<'_> {
         Ok(())
     }
 
+    /// The end of what was made in place: who comes to `slow` has these ops done by the interpreter, and goes on at `done`, which
+    /// is here.
+    fn or_slow(&mut self, slow: Label, done: Label, from: usize, to: usize) -> Option<()> {
+        self.a.bind(done);
+        let old = self.a.section(Section::Cold);
+        self.a.bind(slow);
+        self.slow_op(from, to).ok()?;
+        self.a.jmp(done);
+        self.a.section(old);
+        Some(())
+    }
+
     /// Notes what the call just emitted needs to know.
     fn side(&mut self, kind: Kind) {
         let at = self.a.label();
         self.a.bind(at);
-        let flags = match self.state {
-            State::Desc(desc) => Some(desc),
-            State::Memory | State::Host => None,
-        };
+        let flags = self.described();
         self.sides.push(Side {
             at,
             delta: self.insn.delta,

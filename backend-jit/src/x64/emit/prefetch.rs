@@ -1,14 +1,13 @@
 //! Prefetches: the host's own, where the page is known. A guest that prefetches will miss the caches otherwise.
 
-use std::mem::offset_of;
-
-use ir::{Cond, Hint, Op, SegBase, Width};
+use ir::{Cond, Hint, Op, Width};
 use softmmu::TlbEntry;
 use x86::PAGE_SIZE;
 
 use super::Emit;
+use super::memory::segment_base;
 use crate::x64::asm::{self, Alu, Rm};
-use crate::x64::frame::{Frame, PageCache, S0, S1, cached, field};
+use crate::x64::frame::{PageCache, S0, S1, cached, field};
 
 impl Emit<'_> {
     /// A hint: where the page is not known, nothing happens. r14, r11 and the host's flags are lost.
@@ -22,13 +21,8 @@ impl Emit<'_> {
         let w = Width::B64;
         self.clobber();
         self.address_into(&mem, S0, mem.addr)?;
-        let segment = match mem.seg {
-            SegBase::None => None,
-            SegBase::Fs => Some(offset_of!(Frame, fs_base)),
-            SegBase::Gs => Some(offset_of!(Frame, gs_base)),
-        };
-        if let Some(at) = segment {
-            self.a.alu(Alu::Add, w, S0, Rm::M(field(at)));
+        if let Some(base) = segment_base(mem.seg) {
+            self.a.alu(Alu::Add, w, S0, base);
         }
         let unknown = self.a.label();
         let write = hint == Hint::Write;

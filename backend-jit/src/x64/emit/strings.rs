@@ -79,14 +79,7 @@ impl Emit<'_> {
             self.a.rep(what.width, false);
         }
         self.a.load(Width::B64, RDI, Rm::R(S1));
-        self.a.bind(done);
-
-        let old = self.a.section(Section::Cold);
-        self.a.bind(slow);
-        self.slow_op(at - 1, to).ok()?;
-        self.a.jmp(done);
-        self.a.section(old);
-        Some(())
+        self.or_slow(slow, done, at - 1, to)
     }
 
     /// A single one; the interpreter does it where it goes downwards.

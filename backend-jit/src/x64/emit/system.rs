@@ -356,13 +356,7 @@ impl Emit<'_> {
             self.load_vcpu();
             self.a.load(Width::B32, RCX, Rm::M(vcpu(TSC_AUX)));
         }
-        self.a.bind(done);
-        let old = self.a.section(Section::Cold);
-        self.a.bind(slow);
-        self.slow_op(start, to).ok()?;
-        self.a.jmp(done);
-        self.a.section(old);
-        Some(())
+        self.or_slow(slow, done, start, to)
     }
 
     /// What PUSHF pushes.

@@ -3,14 +3,13 @@
 //! Where one faults, nothing of its instruction has been done: when its page can be shown it is made once more, and otherwise
 //! the interpreter does the instruction.
 
-use std::mem::offset_of;
-
 use ir::{Mem, OpCode, Operand, SegBase, Width};
 
+use super::memory::segment_base;
 use super::{Emit, Kind, View};
 use crate::x64::asm::{self, Rm};
 use crate::x64::flags::State;
-use crate::x64::frame::{Frame, S0, S1, field};
+use crate::x64::frame::{S0, S1};
 
 impl Emit<'_> {
     /// Whether an access goes through the window. Locked ones do not: the host may not like them to be misaligned.
@@ -45,13 +44,8 @@ impl Emit<'_> {
             Some(here) => here.windowed(),
             None => {
                 self.address_into(mem, S0, Width::B32)?;
-                let segment = match mem.seg {
-                    SegBase::None => None,
-                    SegBase::Fs => Some(offset_of!(Frame, fs_base)),
-                    SegBase::Gs => Some(offset_of!(Frame, gs_base)),
-                };
-                if let Some(base) = segment {
-                    self.a.load(Width::B64, S1, Rm::M(field(base)));
+                if let Some(base) = segment_base(mem.seg) {
+                    self.a.load(Width::B64, S1, base);
                     self.a.lea(Width::B32, S0, asm::Mem::sum(S0, S1, 0));
                 }
                 asm::Mem::at(S0, 0).windowed()
@@ -59,10 +53,7 @@ impl Emit<'_> {
         };
         let at = self.a.label();
         self.a.bind(at);
-        let flags = match self.state {
-            State::Desc(desc) => Some(desc),
-            State::Memory | State::Host => None,
-        };
+        let flags = self.described();
         self.views.push(View {
             at,
             host_flags: self.state == State::Host,
