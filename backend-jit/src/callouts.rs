@@ -425,17 +425,19 @@ fn resume(f: &mut Frame, v: &mut Vcpu, local: &mut Local) -> bool {
         return false;
     }
     let rip = tag | if tag == 0 { v.st.rip } else { linear_ip(v) };
-    let jump = f.jumps[Frame::jump_set(mode)][Frame::jump_slot(rip)];
-    if jump.rip != rip || !suitable(mode) {
+    let Some(code) = f
+        .jump(Frame::jump_set(mode), rip)
+        .filter(|_| suitable(mode))
+    else {
         return false;
-    }
+    };
     if window != 0 {
         faults::set_gs(local.windows.address(set == 1));
     }
     local.counts.resumed += 1;
     f.running = whole;
     f.tag = tag;
-    f.ret = jump.code;
+    f.ret = code;
     true
 }
 

@@ -416,10 +416,8 @@ impl Core {
         if self.settled_for_good(id) {
             let key = &self.blocks.get(id).key;
             let (set, rip) = (Frame::jump_set(mode_of(key.mode)), frame.tag | key.lin);
-            frame.jumps[set][Frame::jump_slot(rip)] = Jump {
-                rip,
-                code: self.memory.address(self.blocks.get(id).own.guarded),
-            };
+            let code = self.memory.address(self.blocks.get(id).own.guarded);
+            frame.put_jump(set, Jump { rip, code });
         }
     }
 

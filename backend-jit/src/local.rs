@@ -11,7 +11,7 @@ use crate::core::{Core, Site, Slow, mode_of};
 use crate::shared::Shared;
 use crate::windows::Windows;
 use crate::x64::emit::segmented;
-use crate::x64::frame::{Frame, Jump};
+use crate::x64::frame::Frame;
 
 /// A slow op, with the handlers for it if it has run.
 struct Own {
@@ -173,13 +173,7 @@ impl Local {
             match core.gone.since(self.gone) {
                 Some(gone) => {
                     for lin in gone {
-                        for set in &mut frame.jumps {
-                            let slot = Frame::jump_slot(lin);
-                            // Whatever the tag.
-                            if (set[slot].rip ^ lin) << 32 == 0 {
-                                set[slot] = Jump::none(slot);
-                            }
-                        }
+                        frame.drop_jump(lin);
                     }
                 }
                 None => frame.forget_jumps(),

@@ -9,6 +9,8 @@
 mod avx512;
 #[path = "engine/copies.rs"]
 mod copies;
+#[path = "engine/jumps.rs"]
+mod jumps;
 #[path = "engine/legacy.rs"]
 mod legacy;
 #[path = "engine/loops.rs"]

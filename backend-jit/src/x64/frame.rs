@@ -52,9 +52,13 @@ pub struct Jump {
 }
 
 impl Jump {
-    /// What a slot holds that no jump finds: an address that has another slot.
+    /// What a slot holds that no jump finds: an address of another pair of slots.
     pub fn none(slot: usize) -> Self {
-        let rip = u64::from(slot == Frame::jump_slot(0));
+        let rip = if slot / 2 == Frame::jump_slot(0) / 2 {
+            2
+        } else {
+            0
+        };
         Self { rip, code: 0 }
     }
 
@@ -405,9 +409,42 @@ impl Frame {
         }
     }
 
-    /// The slot of the jump caches for a guest address.
+    /// The slot of the jump caches for a guest address. What does not fit there any more goes to the other one of its pair.
     pub fn jump_slot(rip: u64) -> usize {
         ((rip ^ rip >> 12) & (JUMPS as u64 - 1)) as usize
+    }
+
+    /// The code that a jump cache has for an address.
+    pub fn jump(&self, set: usize, rip: u64) -> Option<u64> {
+        let slot = Self::jump_slot(rip);
+        let pair = [slot, slot ^ 1].map(|slot| self.jumps[set][slot]);
+        pair.iter().find(|j| j.rip == rip).map(|j| j.code)
+    }
+
+    /// Puts an address into a jump cache.
+    pub fn put_jump(&mut self, set: usize, jump: Jump) {
+        let slot = Self::jump_slot(jump.rip);
+        let jumps = &mut self.jumps[set];
+        let old = std::mem::replace(&mut jumps[slot], jump);
+        let other = &mut jumps[slot ^ 1];
+        let moves = old.rip != jump.rip && Self::jump_slot(old.rip) == slot;
+        if moves {
+            *other = old;
+        } else if other.rip == jump.rip {
+            *other = Jump::none(slot ^ 1);
+        }
+    }
+
+    /// Takes a linear address out of the jump caches, whatever its tag.
+    pub fn drop_jump(&mut self, lin: u64) {
+        let slot = Self::jump_slot(lin);
+        for set in &mut self.jumps {
+            for slot in [slot, slot ^ 1] {
+                if (set[slot].rip ^ lin) << 32 == 0 {
+                    set[slot] = Jump::none(slot);
+                }
+            }
+        }
     }
 
     /// Takes the segment bases that translated code adds.
@@ -459,4 +496,75 @@ pub const PAGE_SLOT: usize = size_of::<u32>();
 pub const fn constant(lin: u64) -> usize {
     let page = (lin >> 12) as usize;
     offset_of!(Frame, constants) + (page ^ page >> 5) % CONSTANTS * size_of::<PageCache>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three addresses that have the same slot, and one that has its neighbour.
+    const SAME: [u64; 3] = [0x40, 0x400_0040, 0x800_0040];
+    const NEXT: u64 = 0x41;
+
+    fn put(f: &mut Frame, rip: u64) {
+        f.put_jump(0, Jump { rip, code: !rip });
+    }
+
+    #[test]
+    fn two_jumps_share_a_slot_and_the_last_are_kept() {
+        let mut area = Area::new().expect("memory");
+        let f = area.get();
+        let [a, b, c] = SAME;
+        assert!(
+            SAME.iter()
+                .all(|rip| Frame::jump_slot(*rip) == Frame::jump_slot(a))
+        );
+        assert_eq!(Frame::jump_slot(NEXT), Frame::jump_slot(a) ^ 1);
+        assert_eq!(f.jump(0, a), None);
+        put(f, a);
+        put(f, b);
+        assert_eq!([f.jump(0, a), f.jump(0, b)], [Some(!a), Some(!b)]);
+        put(f, c);
+        assert_eq!(
+            [a, b, c].map(|rip| f.jump(0, rip).is_some()),
+            [false, true, true]
+        );
+        put(f, NEXT);
+        assert_eq!(
+            [b, c, NEXT].map(|rip| f.jump(0, rip).is_some()),
+            [false, true, true]
+        );
+        assert_eq!(f.jump(1, c), None);
+    }
+
+    #[test]
+    fn a_jump_that_is_put_again_stands_once() {
+        let mut area = Area::new().expect("memory");
+        let f = area.get();
+        let [a, b, _] = SAME;
+        // It has moved aside, and comes back with other code.
+        put(f, a);
+        put(f, b);
+        f.put_jump(0, Jump { rip: a, code: 7 });
+        assert_eq!([f.jump(0, a), f.jump(0, b)], [Some(7), Some(!b)]);
+        f.drop_jump(a);
+        assert_eq!([f.jump(0, a), f.jump(0, b)], [None, Some(!b)]);
+        f.drop_jump(b);
+        f.put_jump(0, Jump { rip: a, code: 8 });
+        f.drop_jump(a);
+        assert_eq!(f.jump(0, a), None);
+    }
+
+    #[test]
+    fn empty_slots_are_nobodys() {
+        let mut area = Area::new().expect("memory");
+        let f = area.get();
+        for rip in 0..8 {
+            assert_eq!(f.jump(0, rip), None, "{rip}");
+            put(f, rip);
+            assert_eq!(f.jump(0, rip), Some(!rip));
+            f.drop_jump(rip);
+            assert_eq!(f.jump(0, rip), None, "{rip}");
+        }
+    }
 }

@@ -298,6 +298,13 @@ impl Emit<'_> {
         self.a.jmp_rm(Rm::M(slot(offset_of!(Jump, code))));
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
+        let unknown = self.a.label();
+        self.a.alu_imm(Alu::Xor, Width::B32, Rm::R(S0), 2);
+        self.a
+            .alu(Alu::Cmp, Width::B64, S1, Rm::M(slot(offset_of!(Jump, rip))));
+        self.a.jcc(Cond::Ne, unknown);
+        self.a.jmp_rm(Rm::M(slot(offset_of!(Jump, code))));
+        self.a.bind(unknown);
         self.a.store(Width::B64, field(offset_of!(Frame, ret)), S1);
         self.number(2, number);
         self.a.jmp(self.stubs.indirect);
