@@ -8,7 +8,7 @@ use translation::BlockId;
 use x86::{Activity, Exception, LinAddr, Shadow};
 
 use backend_interp::{Left, fetch_mxcsr};
-use ir::{Exit, Width};
+use ir::{Exit, HelperId, Width};
 use softmmu::{Place, line_mask};
 
 use crate::core::{Core, Side, code_segment, key, linear_ip, mode_of};
@@ -18,6 +18,7 @@ use crate::x64::emit::suitable;
 use crate::x64::emit::system::Args;
 use crate::x64::faults;
 use crate::x64::frame::{Frame, leave};
+use crate::x64::known;
 use crate::x64::runtime::{Callouts, unpacked};
 use crate::x87 as registers;
 
@@ -367,6 +368,9 @@ extern "sysv64" fn direct(frame: *mut Frame) -> u32 {
             leave::FAULT
         }
         (Ok(value), None) if matches!(what.args, Args::Frame) => {
+            if what.helper == HelperId::LoadSeg {
+                known::learn(f, v, a);
+            }
             f.args[0] = value;
             f.look = u32::from(!goes_on(f, v, local));
             return 0;

@@ -228,6 +228,7 @@ impl Jit {
                 }
                 faults::set_gs(local.windows.address(mode.cpl() == 3));
             }
+            (frame.open, frame.views) = local.windows.told();
             if local.windows.any() {
                 faults::enter(pointer);
             }

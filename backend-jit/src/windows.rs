@@ -189,6 +189,18 @@ impl Windows {
         ones.map_or(0, |ones| ones[usize::from(user)].window.address())
     }
 
+    /// What code that goes to another level looks at ([`Frame::open`] and [`Frame::views`]).
+    ///
+    /// [`Frame::open`]: crate::x64::frame::Frame::open
+    /// [`Frame::views`]: crate::x64::frame::Frame::views
+    pub fn told(&self) -> ([u64; 2], [u64; 2]) {
+        let Some(ones) = &self.ones else {
+            return ([u64::MAX; 2], [0; 2]);
+        };
+        let open = [&ones[0], &ones[1]].map(|one| one.good.unwrap_or(u64::MAX));
+        (open, [false, true].map(|user| self.address(user)))
+    }
+
     /// An access faulted: shows its page, and those behind it, if the TLB permits it as it is. False: it is to be made in
     /// another way.
     pub fn show(&mut self, v: &mut Vcpu, user: bool, lin: u32, write: bool) -> bool {

@@ -18,6 +18,8 @@ mod loops;
 #[path = "engine/split.rs"]
 mod split;
 mod support;
+#[path = "engine/sysenter.rs"]
+mod sysenter;
 #[path = "engine/time.rs"]
 mod time;
 #[path = "engine/windows.rs"]

@@ -21,6 +21,7 @@ use x86::Gpr;
 
 use super::asm::{Mem, R11, R14, R15, RSP, Reg, Rm};
 use super::emit::segmented;
+use super::known::{KNOWN, Known};
 use super::split::Split;
 
 /// Scratch: addresses.
@@ -238,6 +239,11 @@ pub struct Frame {
     pub args: [u64; 3],
     /// Not 0 behind such a call: the next instruction is not to be gone on with before a look at mode and code.
     pub look: u32,
+    /// What selectors stand for, outside long mode: see `x64/known.rs`.
+    pub known: [Known; KNOWN],
+    /// The windows of supervisor and user code: `data_gen` as long as they are up to date, where they are.
+    pub open: [u64; 2],
+    pub views: [u64; 2],
     /// Bit 63: code outside long mode may keep any page that it uses in the page caches. It may not while EFLAGS.AC lets a
     /// supervisor use user pages: they would still be there when it does not.
     pub keeps_pages: u64,

@@ -5,6 +5,7 @@ pub mod emit;
 pub mod faults;
 pub mod flags;
 pub mod frame;
+pub mod known;
 mod operand;
 mod patch;
 pub mod runtime;

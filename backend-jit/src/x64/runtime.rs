@@ -15,6 +15,7 @@ use super::asm::{
     Alu, Asm, Label, Mem, R11, R14, RAX, RCX, RDI, RDX, RSI, RSP, Rm, Section, Shift,
 };
 use super::frame::{Frame, PageCache, field, home, leave};
+use super::known;
 use super::split::{self, Ways};
 use super::time;
 
@@ -77,6 +78,8 @@ pub struct Stubs {
     pub x87: u32,
     /// Brings ZMM16-31 and the mask registers into the host's; loses r14.
     pub high: u32,
+    /// Loads a segment register: see `known::stub`.
+    pub load_seg: u32,
     /// RDTSC: see `time::stub`.
     pub ticks: u32,
     /// What the stubs keep of vector registers.
@@ -85,7 +88,7 @@ pub struct Stubs {
 
 impl Stubs {
     /// Each stub with its name.
-    pub fn names(self) -> [(&'static str, u32); 23] {
+    pub fn names(self) -> [(&'static str, u32); 24] {
         let Self {
             enter,
             link,
@@ -109,6 +112,7 @@ impl Stubs {
             interpret,
             x87,
             high,
+            load_seg,
             ticks,
             vectors: _,
         } = self;
@@ -135,6 +139,7 @@ impl Stubs {
             ("interpret", interpret),
             ("x87", x87),
             ("high", high),
+            ("load_seg", load_seg),
             ("ticks", ticks),
         ]
     }
@@ -540,6 +545,9 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
     }
     a.ret();
 
+    let load_seg = bound(&mut a);
+    known::stub(&mut a);
+
     let ticks = bound(&mut a);
     time::stub(&mut a);
 
@@ -576,6 +584,7 @@ pub fn build(memory: &mut CodeMemory, callouts: &Callouts, vectors: Vectors) -> 
         interpret: at(interpret),
         x87: at(x87),
         high: at(high_),
+        load_seg: at(load_seg),
         ticks: at(ticks),
         vectors,
     };

@@ -7,10 +7,10 @@ use x86::{Gpr, PhysAddr, cr0, cr4, flags};
 use crate::support::{DATA, alike, reg};
 
 /// A page that user code may use, in a kernel's view.
-const USER: u64 = 0x40_0000;
+pub const USER: u64 = 0x40_0000;
 
 /// Puts a program at an address in RAM.
-fn put(
+pub fn put(
     m: &Machine,
     bits: u32,
     at: u64,
@@ -24,7 +24,7 @@ fn put(
 }
 
 /// Level 0 in flat segments, paged: 4 MiB of the kernel's, [`USER`] as many of the user's, with SMAP.
-fn kernel(program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
+pub fn kernel(program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
     ir::verify::enable(true);
     let m = Machine::protected(0);
     paged(m, program)

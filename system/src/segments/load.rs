@@ -1,6 +1,6 @@
 //! Segment register loads by MOV, POP, LDS and their kin (SDM vol. 2, MOV; vol. 3, 5.7).
 
-use x86::{Exception, Seg, Segment, Shadow};
+use x86::{Exception, Seg, Segment, Shadow, attr};
 
 use super::descriptor::{error_code, is_null, null_segment, real_segment, rpl, vm86_segment};
 use crate::Vcpu;
@@ -56,6 +56,20 @@ impl Vcpu {
         }
         self.mark_accessed(&descriptor)?;
         Ok(descriptor.segment(selector))
+    }
+
+    /// The descriptor in the GDT that a segment register was loaded from (0 for a null selector), where loading it from there
+    /// once more, at the same level, would change nothing. Protected mode's data segments.
+    pub fn loaded_from(&mut self, seg: Seg) -> Option<u64> {
+        let segment = *self.seg(seg);
+        if is_null(segment.selector) {
+            return (segment == null_segment(segment.selector, 0)).then_some(0);
+        }
+        let descriptor = self.descriptor(segment.selector).ok()??;
+        let same = segment.selector & 4 == 0
+            && descriptor.has(attr::S | attr::P | attr::ACCESSED)
+            && descriptor.segment(segment.selector) == segment;
+        same.then_some(descriptor.raw)
     }
 
     fn check_load_stack(&mut self, selector: u16) -> Result<Segment, Exception> {

@@ -19,6 +19,7 @@ mod repeat;
 mod segment;
 mod strings;
 mod syscall;
+mod sysenter;
 pub mod system;
 mod vector;
 mod window;

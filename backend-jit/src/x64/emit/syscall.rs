@@ -20,7 +20,7 @@ use crate::x64::frame::{Frame, S1, field, home};
 
 const EFER: usize = st(offset_of!(CpuState, efer));
 
-const fn msr(offset: usize) -> usize {
+pub(super) const fn msr(offset: usize) -> usize {
     st(offset_of!(CpuState, msr) + offset)
 }
 
@@ -146,7 +146,7 @@ impl Emit<'_> {
     }
 
     /// The block's mode, but at another level.
-    fn mode_at(&self, user: bool) -> u64 {
+    pub(super) fn mode_at(&self, user: bool) -> u64 {
         let mode = self.cx.mode.with(|p| {
             p.cpl = if user { 3 } else { 0 };
             p.align_check = false;
@@ -168,7 +168,7 @@ impl Emit<'_> {
     }
 
     /// A segment register with the selector in S1; the vCPU is in S0.
-    fn set_segment(&mut self, seg: Seg, value: &Segment) {
+    pub(super) fn set_segment(&mut self, seg: Seg, value: &Segment) {
         let at = |offset: usize| vcpu(segment(seg) + offset);
         let base = Rm::M(at(offset_of!(Segment, base)));
         self.a.store_imm(Width::B64, base, 0);
@@ -185,6 +185,14 @@ impl Emit<'_> {
 
     /// Tells the MMU and the engine of the level. The vCPU is in S0; S1 is lost.
     fn set_privilege(&mut self, cpl: u8, index: MmuIndex) {
+        self.set_level(cpl, index);
+        self.a.mov_imm(S1, self.mode_at(cpl == 3));
+        let running = field(offset_of!(Frame, running));
+        self.a.store(Width::B64, running, S1);
+    }
+
+    /// Tells the MMU of the level, EFLAGS.AC being clear. The vCPU is in S0; S1 is lost.
+    pub(super) fn set_level(&mut self, cpl: u8, index: MmuIndex) {
         let mmu = offset_of!(Vcpu, mmu);
         for (offset, n) in [
             (Mmu::OFFSET_CPL, i32::from(cpl)),
@@ -194,8 +202,5 @@ impl Emit<'_> {
             self.a.store_imm(Width::B8, Rm::M(vcpu(mmu + offset)), n);
         }
         self.use_tables(index);
-        self.a.mov_imm(S1, self.mode_at(cpl == 3));
-        let running = field(offset_of!(Frame, running));
-        self.a.store(Width::B64, running, S1);
     }
 }

@@ -76,11 +76,11 @@ pub fn direct(ops: &[Op]) -> Option<Direct> {
     })
 }
 
-pub(super) const fn st(offset: usize) -> usize {
+pub(in crate::x64) const fn st(offset: usize) -> usize {
     offset_of!(Vcpu, st) + offset
 }
 
-pub(super) const fn segment(seg: Seg) -> usize {
+pub(in crate::x64) const fn segment(seg: Seg) -> usize {
     st(offset_of!(CpuState, seg) + seg as usize * size_of::<Segment>())
 }
 
@@ -133,6 +133,9 @@ impl Emit<'_> {
             }
             HelperId::Syscall => self.syscall(at, to, op),
             HelperId::Sysret if kernel && op.c == Operand::Imm(8) => self.sysret(at, to),
+            HelperId::Sysenter => self.sysenter(at, to),
+            HelperId::Sysexit if kernel && op.c == Operand::Imm(4) => self.sysexit(at, to),
+            HelperId::LoadSeg => self.load_segment(at, to, op),
             HelperId::ReadSeg => {
                 let Operand::Imm(n) = op.a else { return None };
                 let seg = Seg::from_index(usize::try_from(n).ok()?)?;
