@@ -44,7 +44,7 @@ mod x87;
 
 pub use dump::Dump;
 #[doc(hidden)]
-pub use emitted::{Emitted, Memory, emitted};
+pub use emitted::{Emitted, Memory, TracePart, emitted, emitted_trace};
 pub use engine::{Counts, Jit, Options, available};
 pub use shared::Cache;
 pub use trace::Tracing;

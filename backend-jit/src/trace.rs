@@ -89,6 +89,15 @@ struct Planned {
     leave: Option<Leave>,
 }
 
+/// A part of a trace as it was found.
+pub struct Source<'a> {
+    pub id: BlockId,
+    pub key: Key,
+    pub bytes: &'a [u8],
+    /// By which of its instructions it was left, and where to (linear address).
+    pub leave: Option<(u32, u64)>,
+}
+
 /// What a trace is to be made of.
 pub struct Plan {
     parts: Vec<Planned>,
@@ -358,38 +367,22 @@ impl Core {
         if all.len() < 2 {
             return None;
         }
-        let mut before = page(head);
-        let mut parts = Vec::new();
-        for (id, step) in all {
-            if !self.may_be_part(id) {
-                break;
-            }
+        let parts = all.into_iter().map_while(|(id, step)| {
             let info = self.blocks.get(id);
-            let far = |lin: u64| i32::try_from(lin.wrapping_sub(head.lin).cast_signed()).ok();
-            let leave = match step {
-                Some(step) => Some(Leave {
-                    ord: step.ord.into(),
-                    target: far(step.target)?,
-                }),
-                None => None,
-            };
-            parts.push(Planned {
+            self.may_be_part(id).then(|| Source {
                 id,
                 key: info.key,
-                bytes: info.bytes.clone(),
-                by: far(info.key.lin)?,
-                guarded: page(&info.key) != before,
-                leave,
-            });
-            before = page(&info.key);
-        }
-        Some(Plan {
+                bytes: &info.bytes,
+                leave: step.map(|step| (step.ord.into(), step.target)),
+            })
+        });
+        Plan::of(
             parts,
             closed,
-            generation: self.generation(),
-            features: self.features,
-            switches: self.switches,
-        })
+            self.generation(),
+            self.features,
+            self.switches,
+        )
     }
 
     /// Puts a trace in its place, if all its parts are still what they were; `made`: its IR, and how many of the plan's parts that is
@@ -543,6 +536,50 @@ impl Core {
 }
 
 impl Plan {
+    /// A trace of these parts; `None`: they are too far from each other.
+    pub fn of<'a>(
+        sources: impl IntoIterator<Item = Source<'a>>,
+        closed: bool,
+        generation: u64,
+        features: Features,
+        switches: Switches,
+    ) -> Option<Self> {
+        let mut parts: Vec<Planned> = Vec::new();
+        for source in sources {
+            let key = source.key;
+            let head = parts.first().map_or(key, |part| part.key);
+            let before = parts.last().map_or(key, |part| part.key);
+            let far = |lin: u64| i32::try_from(lin.wrapping_sub(head.lin).cast_signed()).ok();
+            let leave = match source.leave {
+                Some((ord, target)) => Some(Leave {
+                    ord,
+                    target: far(target)?,
+                }),
+                None => None,
+            };
+            parts.push(Planned {
+                id: source.id,
+                key,
+                bytes: source.bytes.into(),
+                by: far(key.lin)?,
+                guarded: page(&key) != page(&before),
+                leave,
+            });
+        }
+        Some(Self {
+            parts,
+            closed,
+            generation,
+            features,
+            switches,
+        })
+    }
+
+    /// Whether each part but the first is on another page than the one before.
+    pub fn guarded(&self) -> impl Iterator<Item = bool> {
+        self.parts.iter().skip(1).map(|part| part.guarded)
+    }
+
     /// The trace as one block, and how many parts that has; `None`: it is no better than its parts.
     pub fn translate(&self) -> Option<(ir::Block, usize)> {
         let mode = mode_of(self.parts.first()?.key.mode);

@@ -1,8 +1,10 @@
 //! File tests of emission: `tests/emit/*.txt`, guest code and the host code made of it, so that a change of its size shows
 //! in review. `BLESS=1 cargo test -p backend-jit --test emit` accepts what comes out.
 //!
-//! A file begins with `emit 64|32|16 user|kernel [hops|window|avx512]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
-//! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time.
+//! A file begins with `emit 64|32|16 user|kernel [hops|window|avx512|trace]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
+//! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time. In a file of traces
+//! each part's bytes stand behind a line `part BY` (its distance from the trace's start) and before a line `leave ORD TARGET` (by which
+//! instruction the trace leaves it, and where to).
 #![cfg(target_arch = "x86_64")]
 #![expect(
     clippy::tests_outside_test_module,
@@ -12,7 +14,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use backend_jit::{Memory, emitted};
+use backend_jit::{Memory, TracePart, emitted, emitted_trace};
 use frontend_x86::{Features, Mode};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use system::CpuModel;
@@ -57,22 +59,60 @@ fn memory(header: &str) -> Memory {
 }
 
 /// What a case makes: the text behind `=>`, and the bytes of guest code, hot code and cold code.
-fn output(code: &[u8], mode: Mode, features: &Features, memory: Memory) -> (String, [u32; 3]) {
+fn output(input: &str, header: &str, mode: Mode, features: &Features) -> (String, [u32; 3]) {
     let mut text = String::new();
     let mut formatter = IntelFormatter::new();
-    for instruction in Decoder::with_ip(mode.code().bits(), code, 0x40_1000, DecoderOptions::NONE) {
-        let mut line = String::new();
-        formatter.format(&instruction, &mut line);
-        writeln!(text, "{line}").unwrap();
-    }
-    let Some(emitted) = emitted(code, mode, features, memory) else {
-        text.push_str("interpreted\n");
+    let mut list = |code: &[u8], at: u64| {
+        for instruction in Decoder::with_ip(mode.code().bits(), code, at, DecoderOptions::NONE) {
+            let mut line = String::new();
+            formatter.format(&instruction, &mut line);
+            writeln!(text, "{line}").unwrap();
+        }
+    };
+    const START: u64 = 0x40_1000;
+    let memory = memory(header);
+    let trace = header.ends_with(" trace");
+    let emitted = if trace {
+        let parts = parts(input).unwrap_or_else(|| panic!("parts of a trace: {input}"));
+        for part in &parts {
+            list(&part.code, START.wrapping_add_signed(part.by.into()));
+        }
+        emitted_trace(&parts, mode, features, memory)
+    } else {
+        let hex: String = input.lines().flat_map(|line| [line, " "]).collect();
+        let code = bytes(&hex).unwrap_or_else(|| panic!("bytes in hex: {input}"));
+        list(&code, START);
+        emitted(&code, mode, features, memory)
+    };
+    let Some(emitted) = emitted else {
+        text.push_str(if trace { "no trace\n" } else { "interpreted\n" });
         return (text, [0; 3]);
     };
     let (guest, hot, cold) = (emitted.guest, emitted.hot, emitted.cold);
     writeln!(text, "guest {guest}, hot {hot}, cold {cold}").unwrap();
     text.push_str(&emitted.text);
     (text, [guest, hot, cold])
+}
+
+/// The parts of a trace.
+fn parts(input: &str) -> Option<Vec<TracePart>> {
+    let mut parts: Vec<TracePart> = Vec::new();
+    for line in input.lines() {
+        let part = parts.last_mut();
+        if let Some(by) = line.strip_prefix("part ") {
+            parts.push(TracePart {
+                by: by.parse().ok()?,
+                code: Vec::new(),
+                leave: None,
+            });
+        } else if let Some(leave) = line.strip_prefix("leave ") {
+            let (ord, target) = leave.split_once(' ')?;
+            part?.leave = Some((ord.parse().ok()?, target.parse().ok()?));
+        } else {
+            part?.code.extend(bytes(line)?);
+        }
+    }
+    Some(parts)
 }
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {
@@ -137,9 +177,8 @@ fn files() {
             let (input, expected) = case
                 .split_once("\n=>\n")
                 .unwrap_or_else(|| panic!("{place}: no `=>`"));
-            let hex: String = input.lines().skip(1).flat_map(|line| [line, " "]).collect();
-            let code = bytes(&hex).unwrap_or_else(|| panic!("{place}: bytes in hex"));
-            let (got, sizes) = output(&code, mode, &features, memory(header));
+            let (_, body) = input.split_once('\n').unwrap_or_default();
+            let (got, sizes) = output(body, header, mode, &features);
             if got.trim() != expected.trim() {
                 write!(failures, "\n{place}\n  expected\n{expected}\n  got\n{got}").unwrap();
             }

@@ -9,6 +9,8 @@
 //! fail: one whose outcome x86 allows and CPUs show (a store waits in a store buffer while a later load is made), and
 //! programs with what they must not do (stores the wrong way round, an increment that is not locked).
 //!
+//! The loops are hot: with traces they are translated again as a whole, and so are the ways through the waits.
+//!
 //! `DOPPEL_LITMUS_ROUNDS=100000000 cargo test --release -p vcpu --test litmus -- --nocapture` takes minutes.
 #![cfg(target_arch = "x86_64")]
 #![expect(
@@ -18,6 +20,8 @@
 
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 
+use backend_jit::{Jit, Tracing};
+use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use softmmu::GuestRam;
@@ -261,7 +265,7 @@ const TESTS: &[Litmus] = &[
         forbidden: lost,
     },
     Litmus {
-        name: "split lock",
+        name: SPLIT_LOCK,
         bodies: &[ADD_SPLIT, ADD_SPLIT],
         together: 32,
         last: false,
@@ -301,6 +305,9 @@ const TESTS: &[Litmus] = &[
         forbidden: late,
     },
 ];
+
+/// The interpreter does these additions: the loop is left at each.
+const SPLIT_LOCK: &str = "split lock";
 
 const ADD_SPLIT: Body = |a| {
     a.mov(rax, 0x1_0000_0001_u64)?;
@@ -477,8 +484,56 @@ fn spread(index: usize) {
     let _ = sched_setaffinity(None, &one);
 }
 
-/// Runs `batches` of a test, fewer if `until` has enough; rounds, and how many had the forbidden outcome.
-fn run(test: &Litmus, engine: EngineKind, batches: u64, until: u64) -> (u64, u64) {
+/// How programs are run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Way {
+    engine: EngineKind,
+    traces: Tracing,
+}
+
+impl Way {
+    /// All engines, and with traces those that have them; only what emits code where the run is long, and then also with the traces
+    /// that a thread makes when it finds them.
+    fn all(long: bool) -> Vec<Self> {
+        let mut all: Vec<Self> = EngineKind::ALL
+            .into_iter()
+            .filter(|engine| !long || *engine == EngineKind::auto())
+            .map(|engine| Self {
+                engine,
+                traces: Tracing::Off,
+            })
+            .collect();
+        if EngineKind::auto() == EngineKind::Jit {
+            let traces: &[Tracing] = if long {
+                &[Tracing::Eager, Tracing::On]
+            } else {
+                &[Tracing::Eager]
+            };
+            all.extend(traces.iter().map(|traces| Self {
+                engine: EngineKind::Jit,
+                traces: *traces,
+            }));
+        }
+        all
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, traces {:?}", self.engine, self.traces)
+    }
+}
+
+/// What came of a run.
+struct Outcome {
+    rounds: u64,
+    /// Those with the forbidden outcome.
+    count: u64,
+    traces: u64,
+}
+
+/// Runs `batches` of a test, fewer if `until` has enough.
+fn run(test: &Litmus, way: Way, batches: u64, until: u64) -> Outcome {
     let first = Machine::long(0, true);
     let ram = Arc::clone(&first.ram);
     let cpus = test.bodies.len();
@@ -488,7 +543,11 @@ fn run(test: &Litmus, engine: EngineKind, batches: u64, until: u64) -> (u64, u64
     ram.set_kick(Box::new(move |cpu| told[cpu].raise(event::CODE)));
     let initial = machines[0].v.st.clone();
     // One cache for all.
-    let options = EngineOptions::default();
+    let options = EngineOptions {
+        traces: way.traces,
+        ..EngineOptions::default()
+    };
+    let features = Features::new(&machines[0].v.model.features_iced());
     for index in 0..cpus {
         let code = program(test, index);
         ram.load_bytes(PhysAddr(START + 0x1000 * index as u64), &code)
@@ -502,7 +561,7 @@ fn run(test: &Litmus, engine: EngineKind, batches: u64, until: u64) -> (u64, u64
             let options = &options;
             scope.spawn(move || {
                 spread(index);
-                let engine = engine.create(&machine.v.model, options);
+                let engine = way.engine.create(&machine.v.model, options);
                 let mut cpu = Cpu::new(machine.v, engine);
                 let mut bytes = Vec::new();
                 for epoch in 1..=batches {
@@ -529,7 +588,24 @@ fn run(test: &Litmus, engine: EngineKind, batches: u64, until: u64) -> (u64, u64
             });
         }
     });
-    done.into_inner().unwrap_or_else(PoisonError::into_inner)
+    let (rounds, count) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // What shares the cache counts for all.
+    let shares = backend_jit::Options {
+        cache: options.cache.clone(),
+        ..backend_jit::Options::default()
+    };
+    let traces = match way.traces {
+        Tracing::Off => 0,
+        _ => Jit::new(features, shares).counts().traces,
+    };
+    if way.traces != Tracing::Off && test.name != SPLIT_LOCK {
+        assert!(traces >= cpus as u64, "{way}: {}: {traces}", test.name);
+    }
+    Outcome {
+        rounds,
+        count,
+        traces,
+    }
 }
 
 fn rounds() -> u64 {
@@ -540,20 +616,20 @@ fn rounds() -> u64 {
 #[test]
 fn what_x86_forbids_is_not_seen() {
     let batches = rounds().div_ceil(BATCH);
-    for engine in EngineKind::ALL {
-        if batches > LONG && engine != EngineKind::auto() {
-            // Long runs are for the engine that emits code.
-            continue;
-        }
+    for way in Way::all(batches > LONG) {
         for test in TESTS {
             let time = std::time::Instant::now();
-            let (rounds, count) = run(test, engine, batches, u64::MAX);
+            let Outcome {
+                rounds,
+                count,
+                traces,
+            } = run(test, way, batches, u64::MAX);
             println!(
-                "{engine}: {}: {count} of {rounds} rounds, {:.1?}",
+                "{way}: {}: {count} of {rounds} rounds, {traces} traces, {:.1?}",
                 test.name,
                 time.elapsed()
             );
-            assert_eq!(count, 0, "{engine}: {}: {rounds} rounds", test.name);
+            assert_eq!(count, 0, "{way}: {}: {rounds} rounds", test.name);
         }
     }
 }
@@ -564,23 +640,18 @@ fn what_goes_wrong_is_seen() {
         println!("skipped: one CPU shows no order");
         return;
     }
-    for engine in EngineKind::ALL {
+    let all = rounds().div_ceil(BATCH);
+    for way in Way::all(all > LONG) {
         for control in CONTROLS {
             // A long run tells how often.
-            let (batches, until) = match rounds().div_ceil(BATCH) {
-                batches if batches > LONG => (batches, u64::MAX),
-                _ => (CONTROL_BATCHES, 1),
+            let (batches, until) = if all > LONG {
+                (all, u64::MAX)
+            } else {
+                (CONTROL_BATCHES, 1)
             };
-            if until != 1 && engine != EngineKind::auto() {
-                continue;
-            }
-            let (rounds, count) = run(control, engine, batches, until);
-            println!("{engine}: {}: {count} of {rounds} rounds", control.name);
-            assert_ne!(
-                count, 0,
-                "{engine}: {}: not in {rounds} rounds",
-                control.name
-            );
+            let Outcome { rounds, count, .. } = run(control, way, batches, until);
+            println!("{way}: {}: {count} of {rounds} rounds", control.name);
+            assert_ne!(count, 0, "{way}: {}: not in {rounds} rounds", control.name);
         }
     }
 }
