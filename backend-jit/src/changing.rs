@@ -137,9 +137,40 @@ impl Changing {
         id: BlockId,
         mut replaces: impl FnMut(BlockId) -> bool,
     ) -> Vec<BlockId> {
+        // What made room for it may have forgotten the place, which had none.
+        let place = self.place(key);
+        place.troubles = place.troubles.max(LIMIT);
         let list = self.versions.entry(*key).or_default();
         let gone = list.extract_if(.., |old| replaces(*old)).collect();
         list.push(id);
         gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use translation::{BlockId, Key};
+
+    use super::Changing;
+
+    #[test]
+    fn what_has_versions_checks_itself() {
+        let mut changing = Changing::default();
+        let key = Key {
+            lin: 0x1000,
+            cs: 0,
+            phys: 0x1000,
+            mode: 0,
+            flags: 0,
+        };
+        while !changing.checked(&key) {
+            changing.changed(&key, &[0], &[1]);
+        }
+        // Room was made for its first version.
+        changing.forget_idle();
+        changing.add(&key, BlockId(0), |_| false);
+        assert!(changing.checked(&key));
+        changing.forget_idle();
+        assert!(changing.checked(&key));
     }
 }

@@ -288,16 +288,18 @@ impl Emit<'_> {
     /// Before an access with an op behind it that reads flags: brings them where [`Emit::host_flags`] needs no r14.
     pub(super) fn flags_at_hand(&mut self) {
         use FlagOp as F;
-        let known = self.stored.is_some_and(|(op, _)| {
+        let known = |op| {
             matches!(
                 op,
                 F::Lahf | F::Add | F::Sub | F::Logic | F::Adc | F::Sbb | F::Inc | F::Dec
             )
-        });
-        if self.state == State::Memory && !known {
+        };
+        if self.state == State::Memory && !self.stored.is_some_and(|(op, _)| known(op)) {
             self.host_flags();
             self.state = State::Host;
         }
+        // The access may save them.
+        self.compared = self.compared.filter(|compared| known(compared.op));
     }
 
     /// The flags from memory.

@@ -46,7 +46,11 @@ impl Emit<'_> {
         let flags = self.flags();
         self.a.bind(miss);
         self.uncount();
-        self.cold_exit(self.pc(self.insn.delta), false);
+        // The way out is one of the part before: what it leads to may be on another page than it was.
+        let insn = self.insn;
+        self.insn.ord = insn.ord.saturating_sub(1);
+        self.cold_exit(self.pc(insn.delta), false);
+        self.insn = insn;
         self.set_flags(flags);
         self.a.section(old);
     }
