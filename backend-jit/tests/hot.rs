@@ -78,7 +78,7 @@ impl Kind {
         Self {
             bits: if seed % 3 == 2 { 32 } else { 64 },
             cpl: (seed / 3 % 2 * 3) as u8,
-            counted: seed / 6 % 2 == 0,
+            counted: (seed / 6).is_multiple_of(2),
             changing: seed / 12 % 3 == 2,
             code_cache: if seed / 36 % 3 == 2 { 1 << 16 } else { 1 << 22 },
             traces: if seed % 5 == 4 {
