@@ -209,10 +209,19 @@ extern "sysv64" fn commit(frame: *mut Frame) {
     f.follow(&v.mmu);
 }
 
-/// An access through a window that faulted: on return `ret` is 0 where the interpreter is to do the instruction.
+/// An access that faulted, most likely through a window: on return `ret` is 0 where the interpreter is to do the instruction.
 extern "sysv64" fn window(frame: *mut Frame) {
     let (f, v, local) = parts(frame);
     let fault = f.fault;
+    if let Some(lin) = f.astray(&fault, f.fault_scratch[1])
+        && let Some(cold) = local.shared.lock().cold_way(fault.pc)
+    {
+        // As where the check ends: RCX, which it may have used, in r11.
+        f.fault_scratch = [v.st.gpr[x86::Gpr::Rcx as usize], lin];
+        f.ret = cold;
+        local.counts.astray += 1;
+        return;
+    }
     f.ret = fault.pc;
     let user = mode_of(f.running).cpl() == 3;
     let lin = fault

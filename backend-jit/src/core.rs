@@ -178,6 +178,8 @@ pub struct Stats {
     pub checked: u64,
     /// Instructions that do not go through windows any more.
     pub blind: u64,
+    /// Accesses that go through a window.
+    pub windowed: u64,
 }
 
 /// What a block's code comes from.

@@ -36,6 +36,8 @@ pub struct Options {
     pub changing: bool,
     /// All code goes by the TLB: for tests.
     pub hops: bool,
+    /// Whenever code is entered the page caches are empty, and name a page that was in one of them: for tests.
+    pub astray: bool,
     /// Whether there are traces.
     pub traces: Tracing,
     /// Whether 32-bit code goes through windows of guest memory.
@@ -56,6 +58,7 @@ impl Default for Options {
             single: false,
             changing: false,
             hops: false,
+            astray: false,
             traces: Tracing::Off,
             windows: Use::Never,
             dump: crate::Dump::default(),
@@ -96,6 +99,12 @@ pub struct Counts {
     pub slow_writes: u64,
     /// Returns to the interpreter for an instruction.
     pub interpreted: u64,
+    /// Accesses that found the page which empty page caches name.
+    pub astray: u64,
+    /// Accesses that were translated to go through a window, and how often one has faulted there.
+    pub windowed: u64,
+    /// See `windowed`.
+    pub window_faults: u64,
     /// Traces made, and those among them that went again.
     pub traces: u64,
     /// See `traces`.
@@ -159,19 +168,17 @@ impl Jit {
                 "no windows of guest memory on a host without FSGSBASE: going by the TLB"
             );
             windows = Use::Never;
-        } else if windows != Use::Never
-            && let Err(e) = faults::install()
-        {
-            tracing::warn!("no windows of guest memory on this host ({e}): going by the TLB");
-            windows = Use::Never;
         }
+        faults::install().ok()?;
         let mut area = Area::new().ok()?;
         let core = shared.lock();
         let frame = area.get();
         frame.code = [core.memory.address(0), core.memory.size().into()];
         frame.fault_stub = core.memory.address(core.stubs.window);
         drop(core);
-        Some((Box::new(Local::new(shared, Windows::new(windows))), area))
+        let mut local = Box::new(Local::new(shared, Windows::new(windows)));
+        local.astray = options.astray.then_some(0);
+        Some((local, area))
     }
 
     /// Runs translated code from RIP on until it needs something else.
@@ -229,9 +236,12 @@ impl Jit {
                 faults::set_gs(local.windows.address(mode.cpl() == 3));
             }
             (frame.open, frame.views) = local.windows.told();
-            if local.windows.any() {
-                faults::enter(pointer);
+            if let Some(turn) = &mut local.astray {
+                *turn = turn.wrapping_add(1);
+                let otherwise = v.st.gpr[*turn % v.st.gpr.len()];
+                frame.go_astray(v.st.code64().then_some((otherwise, *turn)));
             }
+            faults::enter(pointer);
             local.enter(&core, frame);
             drop(core);
             // SAFETY: `runtime::build` put a function of this type there.
@@ -239,9 +249,7 @@ impl Jit {
                 std::mem::transmute::<*const (), extern "sysv64" fn(*mut Frame, u64)>(enter)
             };
             enter(pointer, code);
-            if local.windows.any() {
-                faults::enter(std::ptr::null_mut());
-            }
+            faults::enter(std::ptr::null_mut());
             let frame = area.get();
             core = shared.lock();
             shared.epochs.leave(local.cpu);
@@ -430,6 +438,9 @@ impl Jit {
             stale: core.blocks.invalidations,
             slow_writes: local.counts.writes,
             interpreted: self.exits[leave::INTERPRET as usize],
+            astray: local.counts.astray,
+            window_faults: local.windows.counts.faults,
+            windowed: core.stats.windowed,
             traces: core.traces.stats.made,
             lost_traces: core.traces.stats.lost,
         }

@@ -15,12 +15,14 @@
 //! changing.rs   code that keeps changing: places and versions
 //! checked.rs    its translations, which compare it on entry
 //! vary.rs       which constants of it are read instead of translated
+//! astray.rs     accesses to the page that empty page caches name
 //! windows.rs    windows of guest memory: when they are open, what they show
 //! callouts.rs   Rust functions that translated code calls
 //! x87.rs        the guest's x87 registers between the context and the host's
 //! x64/          the host: encoder, frame, stubs, emission
 //! ```
 
+mod astray;
 mod callouts;
 mod changing;
 mod checked;

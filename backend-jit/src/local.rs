@@ -28,6 +28,8 @@ pub struct Counts {
     pub resumed: u64,
     pub reads: u64,
     pub writes: u64,
+    /// Accesses to the page that empty page caches name.
+    pub astray: u64,
 }
 
 /// See the module's text.
@@ -46,6 +48,8 @@ pub struct Local {
     pub seated: usize,
     /// Where 32-bit code may access memory without a check.
     pub windows: Windows,
+    /// See `Options::astray`: how often that was done.
+    pub astray: Option<usize>,
     fragments: Fragments,
     /// By region and number.
     slow: Vec<Vec<Option<Box<Own>>>>,
@@ -74,6 +78,7 @@ impl Local {
             last_hop: None,
             seated: 0,
             windows,
+            astray: None,
             fragments: Fragments::default(),
             slow: Vec::new(),
             kinds: HashMap::new(),

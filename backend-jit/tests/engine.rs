@@ -5,6 +5,8 @@
     reason = "an integration test is a test module by itself"
 )]
 
+#[path = "engine/astray.rs"]
+mod astray;
 #[path = "engine/avx512.rs"]
 mod avx512;
 #[path = "engine/copies.rs"]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options};
+use backend_jit::{Counts, Jit, Options, Windows};
 use frontend_x86::{Features, Limits, Mode};
 use softmmu::{Bus, GuestRam, Mmu};
 use system::testing::Board;
@@ -65,12 +65,46 @@ pub enum Kind {
     Translator,
     /// The translator with accesses by the TLB.
     Hops,
+    /// The translator with windows for 32-bit code, open whenever they can be.
+    Windows,
+    /// The translator with page caches that are empty again and again, and seem to know a page that is used.
+    Astray,
+}
+
+impl Kind {
+    /// What `DOPPEL_ORACLE_ENGINE` calls it.
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "interp" => Self::Interpreter,
+            "portable" => Self::Portable,
+            "jit" => Self::Translator,
+            "hops" => Self::Hops,
+            "windows" => Self::Windows,
+            "astray" => Self::Astray,
+            _ => return None,
+        })
+    }
+}
+
+/// What runs the cases.
+enum Runner {
+    Interp(Box<Interp>),
+    Jit(Box<Jit>),
+}
+
+impl Runner {
+    fn engine(&mut self) -> &mut dyn Engine {
+        match self {
+            Self::Interp(interp) => &mut **interp,
+            Self::Jit(jit) => &mut **jit,
+        }
+    }
 }
 
 /// The vCPU and its engine.
 pub struct Doppel {
     v: Box<Vcpu>,
-    engine: Box<dyn Engine>,
+    runner: Runner,
     ram: Arc<GuestRam>,
     /// The arena before a case's own bytes are laid.
     template: Vec<u8>,
@@ -95,15 +129,11 @@ impl Doppel {
     /// A vCPU of the largest model.
     ///
     /// # Panics
-    /// When the host has no memory to give.
+    /// When the host has no memory to give, or `DOPPEL_ORACLE_ENGINE` names nothing.
     pub fn new() -> Self {
         // Which engine: for runs by hand.
-        match std::env::var("DOPPEL_ORACLE_ENGINE").as_deref() {
-            Ok("jit") => Self::with(Kind::Translator),
-            Ok("hops") => Self::with(Kind::Hops),
-            Ok("portable") => Self::with(Kind::Portable),
-            _ => Self::with(Kind::Interpreter),
-        }
+        let name = std::env::var("DOPPEL_ORACLE_ENGINE").unwrap_or_else(|_| "interp".into());
+        Self::with(Kind::named(&name).unwrap_or_else(|| panic!("no engine has the name {name:?}")))
     }
 
     /// A vCPU of the largest model, run by an engine.
@@ -114,19 +144,24 @@ impl Doppel {
         let ram = Arc::new(GuestRam::new(RAM).expect("the host has memory for a test"));
         let model = Arc::new(model());
         let features = Features::new(&model.features_iced());
-        let (engine, plenty): (Box<dyn Engine>, _) = match kind {
-            Kind::Translator | Kind::Hops => {
+        let (runner, plenty) = match kind {
+            Kind::Translator | Kind::Hops | Kind::Windows | Kind::Astray => {
                 let options = Options {
                     single: true,
                     hops: kind == Kind::Hops,
+                    astray: kind == Kind::Astray,
+                    windows: match kind {
+                        Kind::Windows => Windows::Always,
+                        _ => Windows::Never,
+                    },
                     ..Options::default()
                 };
-                (Box::new(Jit::new(features, options)), 1 << 40)
+                (Runner::Jit(Box::new(Jit::new(features, options))), 1 << 40)
             }
             Kind::Interpreter | Kind::Portable => {
                 let mut interp = Interp::new(features);
                 interp.set_portable(kind == Kind::Portable);
-                (Box::new(interp), 1 << 16)
+                (Runner::Interp(Box::new(interp)), 1 << 16)
             }
         };
         let board = Arc::new(Board::default());
@@ -146,7 +181,7 @@ impl Doppel {
         let template = layout::template();
         let mut doppel = Self {
             v,
-            engine,
+            runner,
             ram,
             expected: template.clone(),
             now: template.clone(),
@@ -315,7 +350,7 @@ impl Doppel {
         self.codes += 1;
         if self.codes.is_multiple_of(64) {
             // Blocks of code that never comes back would pile up in its two pages.
-            self.engine.forget(&mut self.v);
+            self.runner.engine().forget(&mut self.v);
         }
     }
 
@@ -445,6 +480,14 @@ impl Doppel {
         (out, &self.changes)
     }
 
+    /// What the translator has done, if it is one.
+    pub fn counts(&self) -> Option<Counts> {
+        match &self.runner {
+            Runner::Interp(_) => None,
+            Runner::Jit(jit) => Some(jit.counts()),
+        }
+    }
+
     /// The IR of a case's first instruction.
     pub fn ir(&mut self, case: &Case) -> String {
         self.load(case);
@@ -464,7 +507,7 @@ impl Doppel {
         let before = self.v.retired;
         // The arena is small: no string goes on for longer.
         for _ in 0..1 << 20 {
-            if let Err(e) = self.engine.advance(&mut self.v, 1) {
+            if let Err(e) = self.runner.engine().advance(&mut self.v, 1) {
                 return Some(e);
             }
             if self.v.retired != before {
@@ -477,7 +520,7 @@ impl Doppel {
     /// Blocks until the way back or an exception.
     fn chained(&mut self) -> Option<Exception> {
         for _ in 0..1 << 20 {
-            if let Err(e) = self.engine.advance(&mut self.v, self.plenty) {
+            if let Err(e) = self.runner.engine().advance(&mut self.v, self.plenty) {
                 return Some(e);
             }
             if self.v.st.cpl() == 0 {

@@ -164,6 +164,7 @@ fn many(o: &Options, long: bool) {
     let mut counts = Counts::new();
     let mut failures = Vec::new();
     let mut deaths = 0;
+    let (mut windowed, mut window_faults, mut astray) = (0, 0, 0);
     let mut known = vec![0; oracle::KNOWN.len()];
     for worker in workers {
         let oracle = worker
@@ -174,6 +175,11 @@ fn many(o: &Options, long: bool) {
             counts.entry(name.clone()).or_default().add(count);
         }
         deaths += oracle.deaths();
+        if let Some(done) = oracle.translated() {
+            windowed += done.windowed;
+            window_faults += done.window_faults;
+            astray += done.astray;
+        }
         known
             .iter_mut()
             .zip(&oracle.known)
@@ -196,6 +202,11 @@ fn many(o: &Options, long: bool) {
     }
     for (row, count) in oracle::KNOWN.iter().zip(&known).filter(|(_, c)| **c > 0) {
         println!("known, {count} times: {}", row.reason);
+    }
+    if windowed + astray != 0 {
+        println!(
+            "{windowed} accesses made for windows, {window_faults} faulted there; {astray} went to the page that empty page caches name"
+        );
     }
     println!(
         "{total} states of {} instructions, {faults} faults, {different} differ, {deaths} deaths, {:.1} s",

@@ -142,6 +142,11 @@ impl Oracle {
         self
     }
 
+    /// What the translator has done, if it is one that runs the cases.
+    pub fn translated(&self) -> Option<backend_jit::Counts> {
+        self.doppel.counts()
+    }
+
     /// The code widths that the host can be asked about.
     pub fn widths(&self) -> Vec<u8> {
         let abilities = self.native.abilities();

@@ -118,6 +118,8 @@ pub struct Lockstep {
     names: [&'static str; 2],
     /// Comparisons made; differences in undefined flags, in images of AF, and of the x87 pointers.
     counts: [u64; 4],
+    /// Which status flags were undefined where the follower's vCPUs last stopped.
+    undefined: Vec<Undefined>,
 }
 
 /// What a [`Lockstep`] is made from.
@@ -148,6 +150,7 @@ impl Lockstep {
         config.ram.set_dirty_log(true);
         ram.set_dirty_log(true);
         let cpus = config.engines.len();
+        let undefined = vec![Undefined::default(); cpus];
         let events: Vec<_> = (0..cpus).map(|_| Arc::new(Events::default())).collect();
         let kicked = events.clone();
         ram.set_kick(Box::new(move |cpu| {
@@ -206,6 +209,7 @@ impl Lockstep {
             features: Features::new(&config.model.features_iced()),
             names,
             counts: [0; 4],
+            undefined,
         })
     }
 
@@ -281,19 +285,19 @@ impl Lockstep {
                 follower.vcpu.warned.clone_from(&leader.vcpu.warned);
             }
         }
-        let mut undefined = vec![Undefined::default(); self.cpus.len()];
+        self.undefined.fill(Undefined::default());
         let ran = follow(
             &mut self.cpus,
             &mut self.follower,
             &self.turns,
             &self.features,
-            &mut undefined,
+            &mut self.undefined,
         );
         let Some(first) = self.compare(leaders, ran) else {
             self.commit(leaders, None);
             return Ok(());
         };
-        let excused = |&(cpu, diff): &(usize, u64)| diff & !undefined[cpu].0 == 0;
+        let excused = |&(cpu, diff): &(usize, u64)| diff & !self.undefined[cpu].0 == 0;
         if first.flags.iter().all(excused) && self.even_out_images(leaders, &first) {
             self.commit(leaders, None);
             return Ok(());
@@ -407,9 +411,10 @@ impl Lockstep {
             let cpu = self.next();
             let v = &self.cpus[cpu].vcpu;
             let insn = report::instruction(v, &self.features);
-            let undefined = insn.map_or(0, |insn| report::undefined(&insn, &v.st));
             let pointers = insn.map_or_else(Vec::new, |insn| report::x87_pointers(&insn, v));
             let found = self.probe(leaders, high).unwrap_or_default();
+            // What an instruction in front left may show only now: a shift by 0 keeps it, and engines make a whole of several.
+            let undefined = self.undefined[cpu].0;
             let excused = |&(index, diff): &(usize, u64)| index == cpu && diff & !undefined == 0;
             if found.only_flags() && found.flags.iter().all(excused) {
                 self.even_out(leaders, &found);
@@ -431,16 +436,13 @@ impl Lockstep {
     fn probe(&mut self, leaders: &mut [Cpu], count: u64) -> Option<Differences> {
         self.rollback(leaders);
         let (first, whole) = (self.base.turn, count == self.pending);
-        let (turn, led) = run(leaders, &mut self.leader, &self.turns, first, count, whole);
+        let turns = &self.turns;
+        let (turn, led) = run(leaders, &mut self.leader, turns, first, count, whole, None);
         self.base.reached = turn;
-        let (_, followed) = run(
-            &mut self.cpus,
-            &mut self.follower,
-            &self.turns,
-            first,
-            count,
-            whole,
-        );
+        self.undefined.fill(Undefined::default());
+        let watch = Some((&self.features, &mut self.undefined[..]));
+        let (cpus, side) = (&mut self.cpus, &mut self.follower);
+        let (_, followed) = run(cpus, side, turns, first, count, whole, watch);
         self.compare(leaders, led.and(followed))
     }
 
@@ -593,7 +595,7 @@ impl Lockstep {
         // Does it go wrong by itself?
         self.probe(leaders, low);
         let at = self.base.reached;
-        let (_, led) = run(leaders, &mut self.leader, &self.turns, at, 1, false);
+        let (_, led) = run(leaders, &mut self.leader, &self.turns, at, 1, false, None);
         let (_, followed) = run(
             &mut self.cpus,
             &mut self.follower,
@@ -601,6 +603,7 @@ impl Lockstep {
             at,
             1,
             false,
+            None,
         );
         let alone = self.compare(leaders, led.and(followed)).is_some();
         // What led to it, as the follower ran it.
@@ -622,6 +625,7 @@ impl Lockstep {
                 at,
                 1,
                 false,
+                None,
             );
             self.base.reached = turn;
         }
@@ -672,7 +676,7 @@ impl Lockstep {
 }
 
 /// Takes turns again from turn `first` on, `count` instructions, or (`whole`) all there are. Returns the turn in which
-/// it ended, and what went otherwise than the first time.
+/// it ended, and what went otherwise than the first time; and which status flags are undefined then, if that is watched.
 fn run(
     cpus: &mut [Cpu],
     side: &mut Side,
@@ -680,6 +684,7 @@ fn run(
     first: usize,
     count: u64,
     whole: bool,
+    mut watch: Option<(&Features, &mut [Undefined])>,
 ) -> (usize, Result<(), String>) {
     let mut left = count;
     for (number, turn) in turns.iter().enumerate().skip(first) {
@@ -694,13 +699,11 @@ fn run(
         } else {
             retired + todo.min(left)
         };
-        let result = on(
-            cpu,
-            &mut side.delivered[turn.cpu],
-            turn.tsc_base,
-            None,
-            |r| r.replay(&side.tap, turn, limit),
-        );
+        let delivered = &mut side.delivered[turn.cpu];
+        let watch = watch.as_mut().map(|(f, all)| (*f, &mut all[turn.cpu]));
+        let result = on(cpu, delivered, turn.tsc_base, watch, |r| {
+            r.replay(&side.tap, turn, limit)
+        });
         left = left.saturating_sub(todo);
         if result.is_err() || limit < turn.end {
             return (number, result);

@@ -262,6 +262,7 @@ impl Core {
             wanted
         };
         self.stats.variants += u64::from(key.flags != 0);
+        self.stats.windowed += own.views.len() as u64;
         self.stats.checked += u64::from(own.checked.is_some());
         self.stats.blocks += 1;
         self.copies.copied += u64::from(matches!(code, Code::Original { .. }));

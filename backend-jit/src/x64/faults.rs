@@ -1,4 +1,4 @@
-//! Accesses through a window that fault: SIGSEGV becomes a call of the stub that sees to them. And the base of GS.
+//! Accesses that fault, through a window or by an empty page cache: SIGSEGV becomes a call of the stub that sees to them. And the base of GS.
 //!
 //! The handler knows its own by three things: this thread has entered translated code, RSP is the frame, RIP is in code
 //! memory. It notes RIP and goes on in the stub, where Rust code may do what it likes. Every other signal keeps its meaning:
@@ -19,7 +19,7 @@ const PAGE_FAULT: i64 = 14;
 const WRITE: i64 = 1 << 1;
 
 thread_local! {
-    /// The frame of the translated code that this thread has entered with windows.
+    /// The frame of the translated code that this thread has entered.
     static ENTERED: Cell<*mut Frame> = const { Cell::new(ptr::null_mut()) };
 }
 
@@ -78,7 +78,7 @@ fn errno() -> i32 {
         .unwrap_or(libc::EINVAL)
 }
 
-/// This thread enters translated code with windows (or has left it: null).
+/// This thread enters translated code (or has left it: null).
 pub fn enter(frame: *mut Frame) {
     ENTERED.set(frame);
 }

@@ -99,8 +99,8 @@ impl PageCache {
     }
 }
 
-/// The page that empty entries name, canonical in no paging mode, but for the bits that are chosen by chance. An access to it
-/// would go to [`Frame::nowhere`] in place of #GP: a comparison of distances cannot be made to fail for all addresses.
+/// The page that empty entries name, canonical in no paging mode, but for the bits that are chosen by chance: a comparison of
+/// distances cannot be made to fail for all addresses. Their addend leads to a page that the host has not: see `astray.rs`.
 const NO_PAGE: u64 = 0x4000_0000_0000_0000;
 /// The bits that are chosen.
 const BY_CHANCE: u64 = 0x3fff_ffff_ffff_f000;
@@ -254,10 +254,12 @@ pub struct Frame {
     pub fault: Fault,
     /// What r11 and r14 were there.
     pub fault_scratch: [u64; 2],
-    /// A page of memory for accesses that no entry stands for.
-    nowhere: u64,
     /// The page that empty entries name: see [`NO_PAGE`].
     no_page: u64,
+    /// The addend of empty entries.
+    pub no_addend: u64,
+    /// Where it leads to: a page that may not be accessed.
+    nowhere: u64,
 }
 
 /// Why translated code was left.
@@ -289,7 +291,6 @@ pub struct Area {
     base: *mut u8,
     size: usize,
     frame: *mut Frame,
-    nowhere: Box<[u64; 512]>,
 }
 
 // SAFETY: the mapping belongs to the area alone.
@@ -313,15 +314,9 @@ impl Area {
         unsafe { libc::mprotect(base, 4096, libc::PROT_NONE) };
         let base = base.cast::<u8>();
         let frame = base.wrapping_add(STACK).cast::<Frame>();
-        let mut area = Self {
-            base,
-            size,
-            frame,
-            nowhere: Box::new([0; 512]),
-        };
-        let nowhere = area.nowhere.as_mut_ptr().expose_provenance() as u64;
+        let mut area = Self { base, size, frame };
         let f = area.get();
-        f.nowhere = nowhere;
+        f.nowhere = base.addr() as u64;
         f.no_page = NO_PAGE | RandomState::new().build_hasher().finish() & BY_CHANCE;
         for (n, bits) in f.odd.iter_mut().enumerate() {
             *bits = !x86::PAGE_MASK | ((1 << n) - 1);
@@ -354,9 +349,35 @@ impl Drop for Area {
 }
 
 impl Frame {
+    /// Empties the page caches. What they name from now on is a page that was last in one of them, or else that of an address;
+    /// `None`: one that code outside 64-bit mode cannot access. For tests, which go where nobody comes by chance.
+    pub fn go_astray(&mut self, how: Option<(u64, usize)>) {
+        let Some((otherwise, turn)) = how else {
+            self.no_page = NO_PAGE;
+            return self.forget_data();
+        };
+        let caches = self.cached.as_flattened().iter();
+        let caches = caches.chain(&self.constants).chain(&self.stack);
+        let known: Vec<u64> = caches
+            .flat_map(|entry| [entry.read_minus, entry.write_minus])
+            .map(u64::wrapping_neg)
+            .filter(|page| *page != self.no_page)
+            .collect();
+        let page = known.get(turn % known.len().max(1));
+        self.no_page = page.copied().unwrap_or(otherwise & !x86::PAGE_MASK);
+        self.forget_data();
+    }
+
+    /// What the address in S0 of an access that has faulted was before the addend was added, if it went where empty entries lead.
+    pub fn astray(&self, fault: &Fault, scratch: u64) -> Option<u64> {
+        let there = fault.is_page && fault.address.wrapping_sub(self.nowhere) < x86::PAGE_SIZE;
+        there.then(|| scratch.wrapping_sub(self.no_addend))
+    }
+
     /// Empties the page caches.
     pub fn forget_data(&mut self) {
-        let addend = self.nowhere.wrapping_sub(self.no_page);
+        self.no_addend = self.nowhere.wrapping_sub(self.no_page);
+        let addend = self.no_addend;
         let minus = self.no_page.wrapping_neg();
         let empty = PageCache {
             read_minus: minus,

@@ -26,6 +26,8 @@ pub enum Way {
     Traces(u64, usize),
     /// As `Jit`, with 32-bit code through windows.
     Windows(u64, usize),
+    /// As `Jit`, with page caches that are empty at each entry and seem to know a page that is used.
+    Astray(u64, usize),
 }
 
 impl Way {
@@ -35,7 +37,7 @@ impl Way {
     }
 }
 
-pub const WAYS: [Way; 15] = [
+pub const WAYS: [Way; 16] = [
     Way::Interp,
     // Not counted.
     Way::Jit(1 << 40, 1 << 24),
@@ -53,6 +55,7 @@ pub const WAYS: [Way; 15] = [
     Way::Traces(333, 1 << 20),
     // Nothing but 32-bit code is concerned.
     Way::Windows(1 << 40, 1 << 20),
+    Way::Astray(1 << 40, 1 << 20),
 ];
 
 /// A 64-bit machine at CPL 0 with the program at [`START`]; every handler is a HLT.
@@ -88,12 +91,14 @@ pub fn run(m: &mut Machine, way: Way) {
         | Way::Changing(piece, code_cache)
         | Way::Traces(piece, code_cache)
         | Way::Hops(piece, code_cache)
-        | Way::Windows(piece, code_cache) => {
+        | Way::Windows(piece, code_cache)
+        | Way::Astray(piece, code_cache) => {
             let options = Options {
                 code_cache,
                 single: true,
                 changing: matches!(way, Way::Changing(..)),
                 hops: matches!(way, Way::Hops(..)),
+                astray: matches!(way, Way::Astray(..)),
                 traces: match way {
                     Way::Traces(..) => Tracing::Eager,
                     _ => Tracing::Off,

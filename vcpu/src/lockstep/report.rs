@@ -93,23 +93,16 @@ pub fn ir(v: &Vcpu, features: &Features) -> String {
     lifted.block.to_string()
 }
 
-/// The status flags that the manual leaves undefined after an instruction that began in this state.
-pub fn undefined(insn: &Instruction, st: &x86::CpuState) -> u64 {
+/// Whether an instruction that begins in this state is a shift by 0, which leaves all flags as they were.
+fn shifts_nothing(insn: &Instruction, st: &x86::CpuState) -> bool {
     use iced_x86::Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
     let shift = matches!(
         insn.mnemonic(),
         Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shr | Shld | Shrd
     );
     let by_cl = (0..insn.op_count()).any(|n| insn.op_register(n) == Register::CL);
-    if shift && by_cl {
-        let wide = insn.op0_register().size() == 8 || insn.memory_size().size() == 8;
-        let count = st.gpr[1] & if wide { 0x3f } else { 0x1f };
-        if count == 0 {
-            // Nothing changes.
-            return 0;
-        }
-    }
-    status_flags(insn.rflags_undefined())
+    let wide = insn.op0_register().size() == 8 || insn.memory_size().size() == 8;
+    shift && by_cl && st.gpr[1] & if wide { 0x3f } else { 0x1f } == 0
 }
 
 /// Where an instruction that is about to run stores the addresses and the opcode of the last x87 instruction (FIP, FDP,
@@ -167,53 +160,49 @@ impl Undefined {
     /// What they are when the instruction that begins in this state is completed.
     pub fn after(self, v: &Vcpu, features: &Features) -> Self {
         match instruction(v, features) {
-            Some(insn) => {
-                Self(self.0 & !status_flags(insn.rflags_modified()) | undefined(&insn, &v.st))
+            Some(insn) if !shifts_nothing(&insn, &v.st) => {
+                let kept = self.0 & !status_flags(insn.rflags_modified());
+                Self(kept | status_flags(insn.rflags_undefined()))
             }
-            None => self,
+            _ => self,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{undefined, x87_pointers};
+    use super::{Undefined, x87_pointers};
+    use frontend_x86::Features;
     use iced_x86::{Decoder, DecoderOptions};
-    use system::testing::Machine;
-    use x86::{CpuState, flags};
+    use system::testing::{Machine, START};
+    use x86::{PhysAddr, flags};
 
     #[test]
     fn what_the_manual_leaves_undefined() {
-        let after = |bytes: &[u8], rcx: u64| {
-            let mut st = CpuState::reset();
-            st.gpr[1] = rcx;
-            undefined(&Decoder::new(64, bytes, DecoderOptions::NONE).decode(), &st)
+        let mut m = Machine::long(0, true);
+        let features = Features::new(&m.v.model.features_iced());
+        let mut after = |bytes: &[u8], rcx: u64, before: u64| {
+            m.v.st.gpr[1] = rcx;
+            let at = PhysAddr(START);
+            m.ram.write(at, bytes).expect("RAM");
+            Undefined(before).after(&m.v, &features).0
         };
-        assert_eq!(after(&[0x01, 0xd8], 0), 0, "add eax, ebx");
-        assert_eq!(after(&[0x21, 0xd8], 0), flags::AF, "and eax, ebx");
-        assert_eq!(after(&[0xd1, 0xe0], 0), flags::AF, "shl eax, 1");
-        assert_eq!(
-            after(&[0xd3, 0xe0], 5),
-            flags::AF | flags::OF,
-            "shl eax, cl"
-        );
-        assert_eq!(
-            after(&[0xd3, 0xe0], 32),
-            0,
-            "shl eax, cl by 32 does nothing"
-        );
-        assert_eq!(
-            after(&[0x48, 0xd3, 0xe0], 32),
-            flags::AF | flags::OF,
-            "shl rax, cl"
-        );
+        let (af, of, all) = (flags::AF, flags::OF, flags::STATUS);
+        assert_eq!(after(&[0x01, 0xd8], 0, all), 0, "add eax, ebx");
+        assert_eq!(after(&[0x21, 0xd8], 0, 0), af, "and eax, ebx");
+        assert_eq!(after(&[0xd1, 0xe0], 0, all), af, "shl eax, 1");
+        assert_eq!(after(&[0xd3, 0xe0], 5, 0), af | of, "shl eax, cl");
+        for before in [0, af, all] {
+            let none = "shl eax, cl by 32 does nothing";
+            assert_eq!(after(&[0xd3, 0xe0], 32, before), before, "{none}");
+            assert_eq!(after(&[0xeb, 0], 0, before), before, "jmp");
+        }
+        assert_eq!(after(&[0x48, 0xd3, 0xe0], 32, 0), af | of, "shl rax, cl");
         let product = flags::SF | flags::ZF | flags::AF | flags::PF;
-        assert_eq!(after(&[0xf7, 0xe3], 0), product, "mul ebx");
-        assert_eq!(
-            after(&[0x0f, 0xbc, 0xc3], 0),
-            flags::STATUS & !flags::ZF,
-            "bsf eax, ebx"
-        );
+        assert_eq!(after(&[0xf7, 0xe3], 0, all), product, "mul ebx");
+        assert_eq!(after(&[0xff, 0xc0], 0, all), flags::CF, "inc eax");
+        let one = flags::STATUS & !flags::ZF;
+        assert_eq!(after(&[0x0f, 0xbc, 0xc3], 0, 0), one, "bsf eax, ebx");
     }
 
     #[test]

@@ -70,6 +70,8 @@ enum Wrong {
     Chained,
     /// These flags.
     Flags(u64),
+    /// These flags, if it comes there from instructions in front.
+    Late(u64),
     /// The address of the last x87 instruction.
     Fip,
     /// The x87 status word.
@@ -94,6 +96,17 @@ impl Engine for Faulty {
 
     fn advance(&mut self, v: &mut Vcpu, limit: u64) -> Result<(), Exception> {
         let before = v.retired;
+        if let Wrong::Late(mask) = self.wrong
+            && limit > 1
+            && (before + 1..before + limit).contains(&(self.at - 1))
+        {
+            while v.retired < self.at {
+                self.engine.advance(v, self.at - v.retired)?;
+            }
+            let rflags = v.rflags();
+            v.set_rflags(rflags ^ mask);
+            return Ok(());
+        }
         let chained = matches!(self.wrong, Wrong::Chained);
         let limit = if before < self.at && !chained {
             limit.min(self.at - before)
@@ -106,7 +119,7 @@ impl Engine for Faulty {
         }
         if before < self.at && v.retired == self.at {
             match self.wrong {
-                Wrong::Nothing | Wrong::Chained => {}
+                Wrong::Nothing | Wrong::Chained | Wrong::Late(_) => {}
                 Wrong::Register => v.st.gpr[Gpr::R14 as usize] ^= 1 << 40,
                 Wrong::Memory => v
                     .mmu
@@ -359,6 +372,22 @@ fn undefined_flags_may_differ_and_defined_ones_may_not() {
         let difference = rig(bad, RIGHT).run(INTERVAL / 2).expect_err("it is wrong");
         assert_eq!(difference.retired + 1, at, "{difference}");
         assert!(difference.to_string().contains("test"), "{difference}");
+    }
+}
+
+#[test]
+fn flags_may_have_become_undefined_before_the_instruction_that_shows_it() {
+    // PUSHF, which follows TEST, changes none.
+    let at = after_test(400) + 1;
+    for (mask, right) in [(flags::AF, true), (flags::ZF, false)] {
+        let mut rig = rig((EngineKind::Interp, Wrong::Late(mask), at), RIGHT);
+        let checked = rig
+            .lockstep
+            .turn(&mut rig.cpus, 0, at, 0)
+            .and_then(|_| rig.lockstep.check(&mut rig.cpus));
+        assert_eq!(rig.cpus[0].vcpu.retired, at);
+        assert_eq!(checked.is_ok(), right, "{checked:?}");
+        assert_eq!(rig.lockstep.counts[1] > 0, right, "it was seen");
     }
 }
 

@@ -55,7 +55,13 @@ impl Runner<'_> {
 
     /// Runs instructions, at most `left`; an exception is delivered.
     fn advance(&mut self, left: u64) {
-        let limit = if left <= SINGLES { 1 } else { left };
+        // Who is watched is to do enough of them one by one.
+        let early = if self.watch.is_some() { SINGLES } else { 0 };
+        let limit = if left <= SINGLES + early {
+            1
+        } else {
+            left - early
+        };
         let retired = self.v.retired;
         let after = match &self.watch {
             Some((features, undefined)) if limit == 1 => undefined.after(self.v, features),

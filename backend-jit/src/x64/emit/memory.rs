@@ -691,6 +691,10 @@ impl Emit<'_> {
             return None;
         }
         let bounce = self.access(&mem, u32::from(op.width.bytes()), true, Kind::default())?;
+        if self.code64 && self.repeat.is_none() {
+            // A page cache may be empty and seem to know the page: see `astray.rs`.
+            self.a.movzx(Width::B8, S1, Rm::M(self.here));
+        }
         if bounce.is_some() {
             let done = self.a.label();
             self.a.bind(done);

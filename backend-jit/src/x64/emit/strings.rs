@@ -191,7 +191,14 @@ impl Emit<'_> {
         self.a.alu_imm(Alu::Cmp, q, Rm::R(S1), mask);
         let (miss, here) = (self.a.label(), self.a.label());
         self.a.jcc(Cond::A, miss);
-        self.a.alu(Alu::Add, q, S0, Rm::M(range.addend));
+        self.a.load(q, S1, Rm::M(range.addend));
+        if self.code64 {
+            // Registers are others when it faults.
+            let none = field(offset_of!(Frame, no_addend));
+            self.a.alu(Alu::Cmp, q, S1, Rm::M(none));
+            self.a.jcc(Cond::E, miss);
+        }
+        self.a.alu(Alu::Add, q, S0, Rm::R(S1));
         self.a.bind(here);
         let old = self.a.section(Section::Cold);
         self.a.bind(miss);
