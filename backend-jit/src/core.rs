@@ -319,30 +319,32 @@ impl Core {
         }
         let packed = flags.map_or(0, |d| d.pack());
         let mut wanted = plain;
-        if packed != 0 {
+        let mut there;
+        if packed == 0 {
+            there = self.blocks.find(plain);
+        } else {
             let exact = Key {
                 flags: packed,
                 ..plain
             };
-            if self.blocks.find(exact).is_some() {
-                wanted = exact;
-            } else if self
-                .blocks
-                .find(plain)
-                .is_none_or(|id| !self.blocks.get(id).own.flags_dead)
-            {
-                make_room(&mut self.variants);
-                let made = self.variants.entry((lin, phys)).or_insert(0);
-                if *made < MAX_VARIANTS {
-                    *made += 1;
-                    wanted = exact;
+            if let Some(id) = self.blocks.find(exact) {
+                (wanted, there) = (exact, Some(id));
+            } else {
+                there = self.blocks.find(plain);
+                if there.is_none_or(|id| !self.blocks.get(id).own.flags_dead) {
+                    make_room(&mut self.variants);
+                    let made = self.variants.entry((lin, phys)).or_insert(0);
+                    if *made < MAX_VARIANTS {
+                        *made += 1;
+                        (wanted, there) = (exact, None);
+                    }
                 }
             }
         }
         if self.changing.checked(&wanted) {
             return self.find_checked(v, frame, wanted, flags.filter(|_| wanted.flags != 0));
         }
-        if let Some(id) = self.blocks.find(wanted)
+        if let Some(id) = there
             && self.usable(v, id)
         {
             self.know_pages(frame, id);

@@ -61,6 +61,7 @@ impl Op {
     }
 
     /// The flags that the op reads.
+    #[inline]
     pub fn uses(&self) -> FlagSet {
         match self.code {
             OpCode::Select | OpCode::Setcc | OpCode::Branch | OpCode::SideExit => {
@@ -68,7 +69,8 @@ impl Op {
             }
             OpCode::GetFlags => FlagSet::from_rflags(u64::from(self.sub)),
             OpCode::X87 => fcmov_uses(self.sub),
-            _ => self.alu().info().uses,
+            OpCode::Rmw => self.alu().info().uses,
+            _ => self.code.info().uses,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::ops::{MemUse, OpCode};
 /// The flags whose earlier values are surely gone once `op` has run.
 ///
 /// An op that wants no flag writes none; one that wants some gives up the others that it defines too.
+#[inline]
 pub fn kills(op: &Op) -> FlagSet {
     if op.flags.is_empty() || !op.surely_defines() {
         FlagSet::NONE
@@ -20,6 +21,7 @@ pub fn kills(op: &Op) -> FlagSet {
 }
 
 /// Whether the op may read and write architectural registers that are not among its operands.
+#[inline]
 pub(crate) fn implicit_registers(code: OpCode) -> bool {
     matches!(
         code,
@@ -60,6 +62,7 @@ pub(crate) fn gpr(operand: Operand) -> Option<Gpr> {
 }
 
 /// Everything an op reads through its operands: arguments, then its address's base and index.
+#[inline]
 pub fn reads(op: &Op) -> [Operand; 5] {
     let (base, index) = op
         .mem

@@ -1,12 +1,14 @@
 //! The table of translated blocks: by key, by guest page, by place in code memory.
 
+use std::hash::{Hash, Hasher};
+
 use softmmu::{CodeHit, CodeSpan, CodeStamp, GuestRam};
 use x86::{AddressMap, PAGE_SIZE, PhysAddr};
 
 use crate::regions::{ByRegion, region_of};
 
 /// What a block is found by: everything its code depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key {
     /// Linear address of the first byte: instruction addresses are constants in the code.
     pub lin: u64,
@@ -19,6 +21,15 @@ pub struct Key {
     pub mode: u64,
     /// Where the status flags are on entry, as the engine packs that; 0: in the context.
     pub flags: u64,
+}
+
+impl Hash for Key {
+    /// Each word costs a multiplication that waits for the one before: what seldom differs shares one.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.lin);
+        state.write_u64(self.phys);
+        state.write_u64(self.mode.rotate_left(13) ^ self.flags ^ self.cs.rotate_left(32));
+    }
 }
 
 impl Key {
@@ -185,13 +196,15 @@ impl<T> Blocks<T> {
         let within = |(start, len): (u32, u32)| offset.wrapping_sub(start) < len;
         let all = self.all.of(region);
         let id = |n: usize| BlockId(self.all.first(region) + n as u32);
-        // Hot parts ascend, cold parts descend.
-        let hot = all.partition_point(|info| info.hot.0 <= offset);
-        let cold = all.partition_point(|info| info.cold.0 > offset);
-        if let Some(n) = hot.checked_sub(1).filter(|n| within(all[*n].hot)) {
-            return Some(id(n));
+        // Hot parts ascend from a region's start, cold parts descend from its end.
+        let last = all.last()?.hot;
+        if offset < last.0 + last.1 {
+            let after = all.partition_point(|info| info.hot.0 <= offset);
+            let n = after.checked_sub(1)?;
+            return within(all[n].hot).then(|| id(n));
         }
-        within(all.get(cold)?.cold).then(|| id(cold))
+        let n = all.partition_point(|info| info.cold.0 > offset);
+        within(all.get(n)?.cold).then(|| id(n))
     }
 
     /// The blocks of a region are not found by their keys any more.

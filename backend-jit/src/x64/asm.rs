@@ -132,16 +132,23 @@ impl Bytes {
 const WINDOW: [u8; 2] = [0x67, 0x65];
 
 /// The parts of one instruction: prefixes and opcode (at most 10 bytes), ModRM, SIB, displacement.
+///
+/// In one number: bytes stored one by one would be loaded again before they have left the store buffer.
 #[derive(Default)]
 struct Piece {
-    bytes: [u8; 16],
+    bytes: u128,
     len: usize,
 }
 
 impl Piece {
     fn byte(&mut self, byte: u8) {
-        self.bytes[self.len & 15] = byte;
-        self.len += 1;
+        self.word(byte.into(), 1);
+    }
+
+    /// Appends the low `n` bytes of a number whose others are zero.
+    fn word(&mut self, word: u32, n: usize) {
+        self.bytes |= u128::from(word) << (8 * self.len & 127);
+        self.len += n;
     }
 }
 
@@ -368,12 +375,12 @@ impl Asm {
                 }
                 match mode {
                     0x40 => piece.byte(m.disp as u8),
-                    0x80 => m.disp.to_le_bytes().into_iter().for_each(|b| piece.byte(b)),
+                    0x80 => piece.word(m.disp.cast_unsigned(), 4),
                     _ => {}
                 }
             }
         }
-        self.bytes[self.current].put(piece.bytes, piece.len);
+        self.bytes[self.current].put(piece.bytes.to_le_bytes(), piece.len);
     }
 
     /// An opcode whose low bit tells 8 bits from the rest.
@@ -629,14 +636,15 @@ impl Asm {
             Rm::R(r) => (r >> 3, 0),
             Rm::M(m) => (m.base >> 3, m.index.map_or(0, |(i, _)| i >> 3)),
         };
+        let mut piece = Piece::default();
         if rm.in_gs() {
-            self.raw(&WINDOW);
+            WINDOW.into_iter().for_each(|b| piece.byte(b));
         }
-        self.byte(0xc4);
-        self.byte((!(reg >> 3) & 1) << 7 | (!x & 1) << 6 | (!b & 1) << 5 | map);
-        self.byte(u8::from(w == Width::B64) << 7 | (!v & 15) << 3 | pp);
-        self.byte(opcode);
-        self.modrm(reg, &rm);
+        piece.byte(0xc4);
+        piece.byte((!(reg >> 3) & 1) << 7 | (!x & 1) << 6 | (!b & 1) << 5 | map);
+        piece.byte(u8::from(w == Width::B64) << 7 | (!v & 15) << 3 | pp);
+        piece.byte(opcode);
+        self.operands(piece, reg, &rm);
     }
 
     /// RORX reg, rm, count: keeps flags.

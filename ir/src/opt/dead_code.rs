@@ -10,11 +10,11 @@ use crate::ops::OpCode;
 pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
     let live = &mut scratch.live;
     reset(live, block.temps, false);
+    let gone = &mut scratch.gone;
+    gone.clear();
     // Registers whose value here is overwritten in full before any read, fault or exit (also behind a store, which may have hit the
     // code that follows).
     let mut dead: u16 = 0;
-    // Kept ops gather at the end.
-    let mut kept = block.ops.len();
     for i in (0..block.ops.len()).rev() {
         let (before, op) = block.ops.split_at_mut(i);
         let op = &mut op[0];
@@ -42,6 +42,7 @@ pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
             let stays =
                 results || !op.flags.is_empty() || info.effect || info.faults || info.terminal;
             if !stays || changes_nothing(op) {
+                gone.push(i as u32);
                 continue;
             }
         }
@@ -68,12 +69,26 @@ pub(super) fn run(block: &mut Block, scratch: &mut Scratch) {
                 }
             }
         }
-        kept -= 1;
-        if kept != i {
-            block.ops[kept] = block.ops[i];
-        }
     }
-    block.ops.drain(..kept);
+    take_out(&mut block.ops, gone);
+}
+
+/// Takes the ops at these places, last one first, out.
+fn take_out(ops: &mut Vec<Op>, places: &[u32]) {
+    let Some(first) = places.last() else {
+        return;
+    };
+    let mut to = *first as usize;
+    for (n, place) in places.iter().enumerate().rev() {
+        let from = *place as usize + 1;
+        let end = match n.checked_sub(1) {
+            Some(next) => places[next] as usize,
+            None => ops.len(),
+        };
+        ops.copy_within(from..end, to);
+        to += end - from;
+    }
+    ops.truncate(to);
 }
 
 /// Whether the op moves a register to itself. (At width 32 that clears the upper half.)

@@ -134,6 +134,8 @@ struct Scratch {
     uses: Vec<u8>,
     /// Temporaries that are read later.
     live: Vec<bool>,
+    /// Ops without use, the last one first.
+    gone: Vec<u32>,
     /// What temporaries equal.
     facts: Vec<const_fold::Fact>,
     /// The addresses that temporaries hold.

@@ -328,6 +328,8 @@ pub fn emit(
     a.clear();
     a.section(Section::Hot);
     let (guarded, stale, entry) = (a.label(), a.label(), a.label());
+    let seen = |op: &OpInfo| op.faults || op.terminal;
+    let (need, want) = looked_at(block, parts.need, parts.want, seen);
     let mut e = Emit {
         a,
         stubs,
@@ -342,8 +344,8 @@ pub fn emit(
         high_live: false,
         apart: None,
         called: false,
-        need: needs(block, parts.need, |op| op.faults || op.terminal),
-        want: needs(block, parts.want, |_| false),
+        need,
+        want,
         uses: uses(block, parts.uses),
         at: 0,
         insn: Insn::default(),
@@ -406,25 +408,36 @@ pub fn emit(
     })
 }
 
-/// The flags that are looked at from each op on; `all`: by who comes to see the state at an op of this kind.
-fn needs(block: &Block, mut need: Vec<FlagSet>, all: impl Fn(&OpInfo) -> bool) -> Vec<FlagSet> {
+/// The flags that are looked at from each op on: with `all`, by who comes to see the state at an op of this kind; and by
+/// code alone.
+fn looked_at(
+    block: &Block,
+    mut need: Vec<FlagSet>,
+    mut want: Vec<FlagSet>,
+    all: impl Fn(&OpInfo) -> bool,
+) -> (Vec<FlagSet>, Vec<FlagSet>) {
+    let (mut needed, mut wanted) = (FlagSet::NONE, FlagSet::NONE);
     // Behind the last op as at it.
-    let end = if all(OpCode::Jump.info()) {
-        FlagSet::ALL
-    } else {
-        FlagSet::NONE
-    };
-    need.clear();
-    need.resize(block.ops.len() + 1, end);
-    for (i, op) in block.ops.iter().enumerate().rev() {
-        let guarded = op.code == OpCode::Insn && op.sub & ir::GUARD != 0;
-        need[i] = if all(op.code.info()) || (guarded && all(OpCode::SideExit.info())) {
-            FlagSet::ALL
-        } else {
-            need[i + 1].without(kills(op)).union(op.uses())
-        };
+    if all(OpCode::Jump.info()) {
+        needed = FlagSet::ALL;
     }
-    need
+    let at_guards = all(OpCode::SideExit.info());
+    let len = block.ops.len() + 1;
+    need.clear();
+    want.clear();
+    need.resize(len, needed);
+    want.resize(len, wanted);
+    for (i, op) in block.ops.iter().enumerate().rev() {
+        let (killed, used) = (kills(op), op.uses());
+        wanted = wanted.without(killed).union(used);
+        needed = needed.without(killed).union(used);
+        let guarded = op.code == OpCode::Insn && op.sub & ir::GUARD != 0;
+        if all(op.code.info()) || (guarded && at_guards) {
+            needed = FlagSet::ALL;
+        }
+        (need[i], want[i]) = (needed, wanted);
+    }
+    (need, want)
 }
 
 /// How often each temporary is read.
@@ -550,63 +563,65 @@ impl Emit<'_> {
     /// Emits one op, or a load with the op that uses it; how many that were.
     fn op(&mut self, at: usize, to: usize) -> Option<usize> {
         use OpCode as C;
-        let op = self.ops[at];
+        // A copy of an op is a call of memcpy.
+        let ops = self.ops;
+        let op = &ops[at];
         match op.code {
             C::Insn => {}
-            C::Mov => self.mov(&op)?,
-            C::Zext | C::Sext => self.extend(&op)?,
+            C::Mov => self.mov(op)?,
+            C::Zext | C::Sext => self.extend(op)?,
             C::Lea if self.is_offset(at, to) => {
                 self.at = at + 1;
                 self.segment_linear(at + 1, to, op.mem.as_ref())?;
                 return Some(2);
             }
-            C::Lea => self.lea(&op)?,
-            C::Select => self.select(&op)?,
-            C::Setcc => self.setcc(&op)?,
-            C::Bswap => self.bswap(&op)?,
-            C::Add | C::Adc | C::Sub | C::Sbb | C::And | C::Or | C::Xor => self.arithmetic(&op)?,
-            C::Inc | C::Dec | C::Neg | C::Not => self.unary(&op)?,
-            C::Shl | C::Shr | C::Sar | C::Rol | C::Ror => self.shift(&op)?,
-            C::Shld | C::Shrd => self.shift_double(&op)?,
-            C::MulU | C::MulS => self.multiply(&op, None)?,
-            C::Imul => self.imul(&op)?,
-            C::Adcx | C::Adox => self.add_with(&op, None)?,
-            C::DivU | C::DivS => self.divide(&op)?,
-            C::Bt | C::Bts | C::Btr | C::Btc => self.bit_test(&op)?,
-            C::Bsf | C::Bsr | C::Tzcnt | C::Lzcnt | C::Popcnt => self.count(&op)?,
+            C::Lea => self.lea(op)?,
+            C::Select => self.select(op)?,
+            C::Setcc => self.setcc(op)?,
+            C::Bswap => self.bswap(op)?,
+            C::Add | C::Adc | C::Sub | C::Sbb | C::And | C::Or | C::Xor => self.arithmetic(op)?,
+            C::Inc | C::Dec | C::Neg | C::Not => self.unary(op)?,
+            C::Shl | C::Shr | C::Sar | C::Rol | C::Ror => self.shift(op)?,
+            C::Shld | C::Shrd => self.shift_double(op)?,
+            C::MulU | C::MulS => self.multiply(op, None)?,
+            C::Imul => self.imul(op)?,
+            C::Adcx | C::Adox => self.add_with(op, None)?,
+            C::DivU | C::DivS => self.divide(op)?,
+            C::Bt | C::Bts | C::Btr | C::Btc => self.bit_test(op)?,
+            C::Bsf | C::Bsr | C::Tzcnt | C::Lzcnt | C::Popcnt => self.count(op)?,
             C::Andn | C::Bextr | C::Blsi | C::Blsmsk | C::Blsr | C::Bzhi | C::Pdep | C::Pext => {
-                self.bmi(&op)?;
+                self.bmi(op)?;
             }
-            C::Crc32 => self.crc32(&op)?,
-            C::Load => return self.load(at, to, &op),
-            C::Store => self.store(&op)?,
-            C::Rmw => self.rmw(&op)?,
-            C::Cmpxchg => self.cmpxchg(&op)?,
-            C::CmpxchgPair => self.cmpxchg_pair(&op)?,
+            C::Crc32 => self.crc32(op)?,
+            C::Load => return self.load(at, to, op),
+            C::Store => self.store(op)?,
+            C::Rmw => self.rmw(op)?,
+            C::Cmpxchg => self.cmpxchg(op)?,
+            C::CmpxchgPair => self.cmpxchg_pair(op)?,
             C::SetDf => self.set_df(op.sub != 0),
-            C::Exit => self.exit_next(&op)?,
-            C::ProbeWrite => self.probe(&op)?,
+            C::Exit => self.exit_next(op)?,
+            C::ProbeWrite => self.probe(op)?,
             C::SegLin => self.segment_linear(at, to, None)?,
-            C::VecLoad => return self.vec_load(at, to, &op),
-            C::VecStore => self.vec_store(&op)?,
-            C::Vec if self.for_memory(at, to, &op) => {
-                return self.vec_to_memory(at, to, &op);
+            C::VecLoad => return self.vec_load(at, to, op),
+            C::VecStore => self.vec_store(op)?,
+            C::Vec if self.for_memory(at, to, op) => {
+                return self.vec_to_memory(at, to, op);
             }
-            C::Vec => self.vec(&op, None)?,
+            C::Vec => self.vec(op, None)?,
             C::Fence => self.a.raw(&[0x0f, 0xae, 0xf0]),
-            C::Prefetch => self.prefetch(&op)?,
-            C::Call => match self.call(at, to, &op) {
+            C::Prefetch => self.prefetch(op)?,
+            C::Call => match self.call(at, to, op) {
                 Some(n) => return Some(n),
-                None => self.wait(&op)?,
+                None => self.wait(op)?,
             },
-            C::String => self.string(at, to, &op)?,
-            C::CheckPc => self.check_pc(&op)?,
-            C::Jump => self.jump(&op)?,
-            C::Branch => self.branch(&op)?,
-            C::SideExit => self.side_exit(&op)?,
-            C::Expect => self.expect(&op)?,
-            C::BranchNz => self.branch_nz(&op)?,
-            C::JumpTo => self.jump_to(&op, None)?,
+            C::String => self.string(at, to, op)?,
+            C::CheckPc => self.check_pc(op)?,
+            C::Jump => self.jump(op)?,
+            C::Branch => self.branch(op)?,
+            C::SideExit => self.side_exit(op)?,
+            C::Expect => self.expect(op)?,
+            C::BranchNz => self.branch_nz(op)?,
+            C::JumpTo => self.jump_to(op, None)?,
             _ => return None,
         }
         Some(1)

@@ -115,7 +115,7 @@ impl Emit<'_> {
             (stay == Cond::Ne).then_some(self.state),
         )?;
         let leave = self.exit_target(leave, op.width)?;
-        let calm = super::needs(self.block, Vec::new(), |op| op.terminal);
+        let (calm, _) = super::looked_at(self.block, Vec::new(), Vec::new(), |op| op.terminal);
         if !calm[0].is_empty() {
             return None;
         }
