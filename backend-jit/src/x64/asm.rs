@@ -147,7 +147,7 @@ impl Piece {
 
     /// Appends the low `n` bytes of a number whose others are zero.
     fn word(&mut self, word: u32, n: usize) {
-        self.bytes |= u128::from(word) << (8 * self.len & 127);
+        self.bytes |= u128::from(word) << (8 * (self.len & 15));
         self.len += n;
     }
 }
