@@ -346,6 +346,13 @@ mod tests {
                     goal == to.own.entry || goal == to.own.guarded,
                     "it leads astray"
                 );
+                let trace = from.own.trace.as_ref();
+                let here = trace.and_then(|t| t.part(exit.ord)).unwrap_or(from.key);
+                let page = |key: &translation::Key| (key.lin >> 12, key.phys >> 12);
+                assert!(
+                    goal == to.own.guarded || page(&here) == page(&to.key),
+                    "it leads past the guard"
+                );
                 let known = to.own.incoming.iter().filter(|n| **n == number);
                 assert_eq!(known.count(), 1, "the block does not know its exit");
                 incoming += 1;

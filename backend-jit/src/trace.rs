@@ -626,3 +626,27 @@ impl Plan {
         (count > 1 && usize::from(trace.temps) <= TEMPS).then_some((trace, count))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use translation::Key;
+
+    use super::Trace;
+
+    #[test]
+    fn an_instruction_is_of_the_last_part_that_begins_with_it_or_before() {
+        let key = |lin| Key {
+            lin,
+            cs: 0,
+            phys: lin,
+            mode: 0,
+            flags: 0,
+        };
+        let trace = Trace {
+            members: Vec::new(),
+            places: vec![(3, key(0x1000)), (5, key(0x2000))],
+        };
+        let parts = [0, 2, 3, 4, 5, 9].map(|ord| trace.part(ord).map_or(0, |key| key.lin));
+        assert_eq!(parts, [0, 0, 0x1000, 0x1000, 0x2000, 0x2000]);
+    }
+}

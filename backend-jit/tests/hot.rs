@@ -14,7 +14,7 @@
 )]
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options, Tracing};
+use backend_jit::{Jit, Options, Tracing, Windows};
 use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -71,6 +71,9 @@ struct Kind {
     changing: bool,
     code_cache: usize,
     traces: Tracing,
+    /// Accesses go by the TLB; through windows.
+    hops: bool,
+    windows: Windows,
 }
 
 impl Kind {
@@ -85,6 +88,12 @@ impl Kind {
                 Tracing::Off
             } else {
                 Tracing::Eager
+            },
+            hops: seed % 7 == 3,
+            windows: if seed % 4 == 1 {
+                Windows::Always
+            } else {
+                Windows::Never
             },
         }
     }
@@ -428,6 +437,8 @@ fn run(seed: u64, pieces: u64) -> [u64; 3] {
     let options = Options {
         single: true,
         traces: kind.traces,
+        hops: kind.hops,
+        windows: kind.windows,
         code_cache: kind.code_cache,
         ..Options::default()
     };
