@@ -26,6 +26,9 @@ use x86::{Activity, Exception, Gpr, PhysAddr, cr4};
 const BLOCKS: u64 = 24;
 const PAGES: u64 = 3;
 const STEP: u64 = 0x1000 / (BLOCKS / PAGES);
+/// Where the first one lies in its page, and the instruction that reaches into the middle page, which goes on there.
+const FIRST: u64 = 16;
+const ACROSS: u64 = START + 0x1000 - 4;
 /// What raises #UD when a program's time is up.
 const END: u64 = START + PAGES * 0x1000;
 /// What lies on the middle page in the second space.
@@ -100,7 +103,7 @@ impl Kind {
 }
 
 fn place(n: u64) -> u64 {
-    START + n * STEP
+    START + n * STEP + FIRST
 }
 
 struct Program<'a> {
@@ -227,6 +230,9 @@ impl Program<'_> {
 
     /// Not a function's.
     fn target(&mut self) -> u64 {
+        if self.random.below(12) == 0 {
+            return ACROSS;
+        }
         let n = self.random.below(BLOCKS);
         place(if n % 8 == 7 { n - 1 } else { n })
     }
@@ -304,6 +310,21 @@ impl Program<'_> {
     }
 }
 
+/// An instruction across two pages with what follows it: the bytes on the first page, and on the second.
+fn across(kind: Kind, target: u64, n: i32) -> Result<(Vec<u8>, Vec<u8>), IcedError> {
+    let mut a = CodeAssembler::new(kind.bits)?;
+    if kind.bits == 64 {
+        a.add(r9d, 0x0100_0077 + (n << 16))?;
+    } else {
+        a.nop()?;
+        a.add(edx, 0x0100_0077 + (n << 16))?;
+    }
+    a.jmp(target)?;
+    let mut first = a.assemble(ACROSS)?;
+    let rest = first.split_off(4);
+    Ok((first, rest))
+}
+
 /// The program of a seed.
 fn machine(seed: u64) -> Machine {
     ir::verify::enable(true);
@@ -325,7 +346,7 @@ fn machine(seed: u64) -> Machine {
         let (number, at) = if n < BLOCKS {
             (n, place(n))
         } else {
-            (n - BLOCKS + 8, OTHER + (n - BLOCKS) * STEP)
+            (n - BLOCKS + 8, OTHER + (n - BLOCKS) * STEP + FIRST)
         };
         let program = Program {
             a: CodeAssembler::new(kind.bits).expect("a bitness"),
@@ -333,8 +354,14 @@ fn machine(seed: u64) -> Machine {
             random: &mut random,
         };
         let code = program.block(number).expect("it assembles");
-        assert!(code.len() as u64 <= STEP, "a block is too long");
+        assert!(code.len() as u64 <= STEP - FIRST - 4, "a block is too long");
         lay(at, &code);
+    }
+    let mut target = || place(random.below(BLOCKS) / 8 * 8 + random.below(7));
+    for (second, n) in [(START + 0x1000, 0x11), (OTHER, 0x22)] {
+        let (code, rest) = across(kind, target(), n).expect("it assembles");
+        lay(ACROSS, &code);
+        lay(second, &rest);
     }
     // UD2.
     lay(END, &[0x0f, 0x0b]);
