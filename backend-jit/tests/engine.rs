@@ -9,6 +9,8 @@
 mod astray;
 #[path = "engine/avx512.rs"]
 mod avx512;
+#[path = "engine/bases.rs"]
+mod bases;
 #[path = "engine/copies.rs"]
 mod copies;
 #[path = "engine/jumps.rs"]

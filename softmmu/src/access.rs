@@ -196,6 +196,13 @@ impl Mmu {
         out: &mut [u8],
         index: MmuIndex,
     ) -> Result<(), Fault> {
+        if lin.page_offset() + out.len() as u64 <= PAGE_SIZE && !out.is_empty() {
+            let spot = self.spot(lin.0, AccessKind::Read, index)?;
+            if spot.flags == 0 {
+                self.ram().map().read(spot.offset, out);
+                return Ok(());
+            }
+        }
         for piece in out.chunks_mut(PIECE) {
             let parts = self.parts(lin, piece.len(), AccessKind::Read, index)?;
             let mut done = 0;
@@ -225,6 +232,14 @@ impl Mmu {
         bytes: &[u8],
         index: MmuIndex,
     ) -> Result<(), Fault> {
+        if lin.page_offset() + bytes.len() as u64 <= PAGE_SIZE && !bytes.is_empty() {
+            let spot = self.spot(lin.0, AccessKind::Write, index)?;
+            if spot.flags == 0 {
+                self.ram().map().write(spot.offset, bytes);
+                self.stored(&spot, bytes.len() as u64);
+                return Ok(());
+            }
+        }
         for piece in bytes.chunks(PIECE) {
             let parts = self.parts(lin, piece.len(), AccessKind::Write, index)?;
             let mut done = 0;

@@ -415,3 +415,35 @@ fn string_instructions_through_fs_in_64_bit_code() {
     });
     assert_eq!(reg(&m, Gpr::Rax), 0x1234);
 }
+
+#[test]
+fn counters_in_a_segment_keep_the_carry_and_shifts_go_by_cl() {
+    let m = alike(|| {
+        kernel(&|a| {
+            let mut again = a.create_label();
+            a.mov(ecx, 300)?;
+            a.xor(edx, edx)?;
+            a.mov(ebx, 0x1234_5678)?;
+            a.mov(esi, 0x8765_4321_u32)?;
+            a.set_label(&mut again)?;
+            a.cmp(ecx, 150)?;
+            a.inc(dword_ptr(DATA).fs())?;
+            a.adc(edx, 0)?;
+            a.bt(ecx, 0)?;
+            a.dec(dword_ptr(DATA + 4).fs())?;
+            a.adc(edx, edx)?;
+            a.rol(esi, 3)?;
+            // By 0 too.
+            a.shrd(ebx, esi, cl)?;
+            a.shld(esi, edx, cl)?;
+            a.add(ebx, edx)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.hlt()
+        })
+    });
+    assert_eq!(
+        (m.read(DATA, 4), m.read(DATA + 4, 4)),
+        (300, 300_u32.wrapping_neg().into())
+    );
+}

@@ -2,10 +2,11 @@
 
 use x86::Exception;
 
+use super::layout::MAX_IMAGE;
 use crate::Vcpu;
 
-/// Bytes of the largest image (XSAVE's, standard format, with PKRU).
-const MAX: usize = 2704;
+/// Bytes of the largest image.
+const MAX: usize = MAX_IMAGE as usize;
 /// Pieces that an image can have.
 const PIECES: usize = 16;
 

@@ -6,6 +6,8 @@ use x86::xcr0;
 pub const LEGACY: u32 = 512;
 /// Bytes of the legacy region and the XSAVE header: where extended components begin.
 pub const EXTENDED: u32 = 576;
+/// Bytes of the largest image: standard format, with PKRU.
+pub const MAX_IMAGE: u32 = 2704;
 /// XCOMP_BV's bit that says "compacted format".
 pub const COMPACTED: u64 = 1 << 63;
 

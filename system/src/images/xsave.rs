@@ -8,7 +8,9 @@ use super::area::{Area, get, put};
 use super::fxsave::{
     MXCSR, USED, checked_mxcsr, put_mxcsr, put_st, put_x87, put_xmm, registers, take_x87, take_xmm,
 };
-use super::layout::{COMPACTED, COMPONENTS, Component, EXTENDED, LEGACY, compacted_offset};
+use super::layout::{
+    COMPACTED, COMPONENTS, Component, EXTENDED, LEGACY, MAX_IMAGE, compacted_offset,
+};
 use crate::Vcpu;
 use crate::control::{edx_eax, privileged, set_pkru};
 use crate::cpuid::Feature;
@@ -176,6 +178,12 @@ pub fn xsave(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     Ok(0)
 }
 
+/// A component's bytes in an image that begins with the extended region of the standard format.
+fn place<'a>(component: &Component, image: &'a mut [u8]) -> &'a mut [u8] {
+    let start = (component.offset - EXTENDED) as usize;
+    &mut image[start..start + component.size as usize]
+}
+
 /// XRSTOR, XRSTORS (`b` = 0, 1) from linear address `a`; `c` = 8 is the form with 64-bit pointers.
 pub fn xrstor(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     let supervisor = b == 1;
@@ -227,16 +235,17 @@ pub fn xrstor(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
     } else {
         v.st.mxcsr
     };
-    let mut images = [[0; 1024]; COMPONENTS.len()];
-    for (component, image) in COMPONENTS.iter().zip(&mut images) {
+    // As in the standard format; what is not loaded stays zero, the initial configuration.
+    let mut image = [0; (MAX_IMAGE - EXTENDED) as usize];
+    for component in &COMPONENTS {
         if loaded & component.bit() != 0 {
             let offset = if compacted {
                 compacted_offset(component, held)
             } else {
                 component.offset
             };
-            let image = &mut image[..component.size as usize];
-            v.read_bytes(a.wrapping_add(u64::from(offset)), image)?;
+            let bytes = place(component, &mut image);
+            v.read_bytes(a.wrapping_add(u64::from(offset)), bytes)?;
         }
     }
 
@@ -253,9 +262,9 @@ pub fn xrstor(v: &mut Vcpu, a: u64, b: u64, c: u64) -> Result<u64, Exception> {
         }
         take_xmm(v, &legacy);
     }
-    for (component, image) in COMPONENTS.iter().zip(&mut images) {
+    for component in &COMPONENTS {
         if wanted & component.bit() != 0 {
-            copy(v, component, &mut image[..component.size as usize], false);
+            copy(v, component, place(component, &mut image), false);
         }
     }
     Ok(0)

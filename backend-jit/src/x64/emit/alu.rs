@@ -557,8 +557,11 @@ impl Emit<'_> {
         let mask = if w == Width::B64 { 63 } else { 31 };
         let count = match op.c {
             Operand::Imm(n) => Some((n & mask) as u8),
-            // By zero it leaves all flags and the upper half as they were: here neither is asked for.
-            Operand::Reg(Gpr::Rcx) if w == Width::B64 && op.flags.is_empty() => None,
+            // By zero it leaves all flags and the upper half as they were: here neither is asked for. (Outside 64-bit code that half
+            // is zero.)
+            Operand::Reg(Gpr::Rcx) if (w == Width::B64 || !self.code64) && op.flags.is_empty() => {
+                None
+            }
             _ => return None,
         };
         if count == Some(0) || w < Width::B32 {

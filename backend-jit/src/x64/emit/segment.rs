@@ -32,7 +32,11 @@ impl Emit<'_> {
         self.add_base(seg, size as i32, op.c.is_some());
         let next = self.ops.get(at + 1).filter(|_| at + 1 < to);
         let once = self.uses.get(usize::from(temp.0)) == Some(&1)
-            && next.and_then(|op| op.mem).is_some_and(|m| m.base == op.dst);
+            && next.and_then(|op| op.mem).is_some_and(|m| m.base == op.dst)
+            // What saves the carry in between needs the scratch register.
+            && !next.is_some_and(|op| {
+                op.code == OpCode::Rmw && matches!(op.alu(), OpCode::Inc | OpCode::Dec)
+            });
         if !once {
             self.finish(Width::B64, op.dst, S0)?;
         }

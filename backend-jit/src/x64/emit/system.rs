@@ -9,7 +9,7 @@ use x86::{CpuState, Msrs, Seg, Segment, cr4, flags};
 
 use super::Emit;
 use crate::core::key;
-use crate::x64::asm::{Alu, Mem, RCX, Rm, Section};
+use crate::x64::asm::{Alu, Mem, RCX, Rm, Section, Shift};
 use crate::x64::flags::State;
 use crate::x64::frame::{Frame, S0, S1, field};
 use crate::x64::time::TSC_AUX;
@@ -131,6 +131,19 @@ impl Emit<'_> {
                 self.rdtsc(at, to, op)?;
                 Some(1)
             }
+            HelperId::ReadSegBase if self.code64 => {
+                let seg = Self::based(op.a)?;
+                self.preserve(op.dst);
+                self.load_vcpu();
+                let base = segment(seg) + offset_of!(Segment, base);
+                self.a.load(Width::B64, S1, Rm::M(vcpu(base)));
+                self.finish(Width::B64, op.dst, S1)?;
+                Some(1)
+            }
+            HelperId::WriteSegBase if self.code64 && at + 1 == to => {
+                self.write_base(at, to, op)?;
+                Some(1)
+            }
             HelperId::Syscall => self.syscall(at, to, op),
             HelperId::Sysret if kernel && op.c == Operand::Imm(8) => self.sysret(at, to),
             HelperId::Sysenter => self.sysenter(at, to),
@@ -148,6 +161,40 @@ impl Emit<'_> {
             }
             _ => self.by_helper(at, to, op),
         }
+    }
+
+    /// FS or GS.
+    fn based(operand: Operand) -> Option<Seg> {
+        let Operand::Imm(n) = operand else {
+            return None;
+        };
+        let seg = Seg::from_index(usize::try_from(n).ok()?)?;
+        matches!(seg, Seg::Fs | Seg::Gs).then_some(seg)
+    }
+
+    /// WRFSBASE, WRGSBASE, where the base is canonical in 48 bits.
+    fn write_base(&mut self, at: usize, to: usize, op: &Op) -> Option<()> {
+        let (seg, q) = (Self::based(op.a)?, Width::B64);
+        let start = (0..at).rev().find(|i| self.ops[*i].code == OpCode::Insn)?;
+        let (slow, done) = (self.a.label(), self.a.label());
+        self.spill();
+        self.hf = false;
+        self.fetch(q, S1, op.b)?;
+        self.a.load(q, S0, Rm::R(S1));
+        self.a.shift_imm(Shift::Shl, q, Rm::R(S0), 16);
+        self.a.shift_imm(Shift::Sar, q, Rm::R(S0), 16);
+        self.a.alu(Alu::Cmp, q, S0, Rm::R(S1));
+        self.a.jcc(ir::Cond::Ne, slow);
+        self.load_vcpu();
+        let base = segment(seg) + offset_of!(Segment, base);
+        self.a.store(q, vcpu(base), S1);
+        let copy = if seg == Seg::Fs {
+            offset_of!(Frame, fs_base)
+        } else {
+            offset_of!(Frame, gs_base)
+        };
+        self.a.store(q, field(copy), S1);
+        self.or_slow(slow, done, start, to)
     }
 
     pub(super) fn load_vcpu(&mut self) {
