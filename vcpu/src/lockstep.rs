@@ -416,8 +416,7 @@ impl Lockstep {
             // What an instruction in front left may show only now: a shift by 0 keeps it, and engines make a whole of several.
             let undefined = self.undefined[cpu].0;
             let excused = |&(index, diff): &(usize, u64)| index == cpu && diff & !undefined == 0;
-            if found.only_flags() && found.flags.iter().all(excused) {
-                self.even_out(leaders, &found);
+            if found.flags.iter().all(excused) && self.even_out_images(leaders, &found) {
                 excuses = true;
                 self.commit(leaders, Some(high));
                 continue;

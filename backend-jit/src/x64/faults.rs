@@ -97,8 +97,28 @@ pub fn set_gs(base: u64) {
 }
 
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    if !redirected(context) {
+    // SAFETY: the kernel hands over a description of the signal.
+    let sent = unsafe { (*info).si_code } <= 0;
+    if sent || !redirected(context) {
         pass_on(signal, info, context);
+    }
+    if sent {
+        end_if_default(signal);
+    }
+}
+
+/// A signal that somebody has sent does not come again by itself: where the handler from before has given up its place, as that of
+/// Rust's runtime does, or there was none, it ends the process when this returns.
+fn end_if_default(signal: i32) {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: asks for what is there, and writes it to `now`.
+    if unsafe { libc::sigaction(signal, ptr::null(), now.as_mut_ptr()) } != 0 {
+        return;
+    }
+    // SAFETY: just written.
+    if unsafe { now.assume_init() }.sa_sigaction == libc::SIG_DFL {
+        // SAFETY: no memory is involved; it waits until the handler returns.
+        unsafe { libc::raise(signal) };
     }
 }
 
@@ -194,6 +214,16 @@ mod tests {
     fn signals_that_are_not_ours_keep_their_meaning() {
         assert_eq!(alone("who_faults_dies").signal(), Some(libc::SIGSEGV));
         assert_eq!(alone("a_handler_from_before_is_called").code(), Some(42));
+        assert_eq!(alone("who_is_sent_it_dies").signal(), Some(libc::SIGSEGV));
+    }
+
+    #[test]
+    #[ignore = "it dies"]
+    fn who_is_sent_it_dies() {
+        install().expect("a handler");
+        // SAFETY: none: the process is to end by it.
+        unsafe { libc::kill(libc::getpid(), libc::SIGSEGV) };
+        std::thread::sleep(std::time::Duration::from_secs(1));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Runner<'_> {
 
     /// Runs instructions, at most `left`; an exception is delivered.
     fn advance(&mut self, left: u64) {
-        // Who is watched is to do enough of them one by one.
+        // Who is watched does at least so many one by one.
         let early = if self.watch.is_some() { SINGLES } else { 0 };
         let limit = if left <= SINGLES + early {
             1
