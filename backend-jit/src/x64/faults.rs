@@ -222,7 +222,7 @@ mod tests {
     fn who_is_sent_it_dies() {
         install().expect("a handler");
         // SAFETY: none: the process is to end by it.
-        unsafe { libc::kill(libc::getpid(), libc::SIGSEGV) };
+        unsafe { libc::kill(std::process::id().cast_signed(), libc::SIGSEGV) };
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
 
