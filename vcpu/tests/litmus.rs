@@ -598,7 +598,8 @@ fn run(test: &Litmus, way: Way, batches: u64, until: u64) -> Outcome {
         Tracing::Off => 0,
         _ => Jit::new(features, shares).counts().traces,
     };
-    if way.traces != Tracing::Off && test.name != SPLIT_LOCK {
+    // When the thread finds them depends on time.
+    if way.traces == Tracing::Eager && test.name != SPLIT_LOCK {
         assert!(traces >= cpus as u64, "{way}: {}: {traces}", test.name);
     }
     Outcome {
