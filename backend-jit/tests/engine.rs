@@ -29,6 +29,7 @@ mod time;
 #[path = "engine/windows.rs"]
 mod windows;
 
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use support::{DATA, all, all_at, reg};
 use system::testing::{HANDLER, Machine, START, TABLES};
@@ -489,18 +490,11 @@ fn a_block_that_did_not_look_at_flags_and_does_now() {
         a.cmp(ecx, 30)?;
         a.jmp(f)?;
         a.set_label(&mut call)?;
-        a.add(rbx, rdx)?;
-        a.dec(ecx)?;
-        a.cmp(ecx, 20)?;
-        let mut keep = a.create_label();
-        a.jne(keep)?;
-        // setb dl is 0F 92 C2.
-        a.mov(word_ptr(rsi), 0x920f)?;
-        a.mov(byte_ptr(rsi + 2), 0xc2)?;
-        a.set_label(&mut keep)?;
-        a.test(ecx, ecx)?;
-        a.jne(top)?;
-        a.hlt()
+        rounds(a, top, |a| {
+            // setb dl is 0F 92 C2.
+            a.mov(word_ptr(rsi), 0x920f)?;
+            a.mov(byte_ptr(rsi + 2), 0xc2)
+        })
     });
     // Twenty rounds of zero, then twenty in which ECX is below 30.
     assert_eq!(reg(&m, Gpr::Rbx), 20);
@@ -572,6 +566,24 @@ fn what_empty_caches_name_is_no_place() {
     }
 }
 
+/// The end of a loop: RDX is summed up, and code changed where 20 rounds in ECX are left.
+fn rounds(
+    a: &mut CodeAssembler,
+    top: CodeLabel,
+    change: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<(), IcedError> {
+    let mut keep = a.create_label();
+    a.add(rbx, rdx)?;
+    a.dec(ecx)?;
+    a.cmp(ecx, 20)?;
+    a.jne(keep)?;
+    change(a)?;
+    a.set_label(&mut keep)?;
+    a.test(ecx, ecx)?;
+    a.jne(top)?;
+    a.hlt()
+}
+
 #[test]
 fn a_page_that_comes_to_look_at_flags() {
     // At 1 GiB a page of code, later another, which goes on in the next page. The first replaces all flags: whoever jumps
@@ -584,7 +596,7 @@ fn a_page_that_comes_to_look_at_flags() {
     const SECOND: u64 = FIRST + 0x1000;
     const NEXT: u64 = SECOND + 0x1000;
     let m = all(|a| {
-        let (mut top, mut back, mut keep) = (a.create_label(), a.create_label(), a.create_label());
+        let (mut top, mut back) = (a.create_label(), a.create_label());
         for (place, value) in [
             (PDPT + 8, DIRECTORY | 7),
             (DIRECTORY, PAGES | 7),
@@ -607,19 +619,13 @@ fn a_page_that_comes_to_look_at_flags() {
         a.cmp(ecx, 30)?;
         a.jmp(FAR)?;
         a.set_label(&mut back)?;
-        a.add(rbx, rdx)?;
-        a.dec(ecx)?;
-        a.cmp(ecx, 20)?;
-        a.jne(keep)?;
-        a.mov(rdi, PAGES)?;
-        a.mov(rax, SECOND | 7)?;
-        a.mov(qword_ptr(rdi), rax)?;
-        a.mov(rdi, FAR)?;
-        a.invlpg(byte_ptr(rdi))?;
-        a.set_label(&mut keep)?;
-        a.test(ecx, ecx)?;
-        a.jne(top)?;
-        a.hlt()
+        rounds(a, top, |a| {
+            a.mov(rdi, PAGES)?;
+            a.mov(rax, SECOND | 7)?;
+            a.mov(qword_ptr(rdi), rax)?;
+            a.mov(rdi, FAR)?;
+            a.invlpg(byte_ptr(rdi))
+        })
     });
     // Twenty rounds of zero, then twenty in which ECX is below 30.
     assert_eq!(reg(&m, Gpr::Rbx), 20);
