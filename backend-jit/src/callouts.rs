@@ -12,7 +12,7 @@ use ir::{Exit, HelperId, Width};
 use softmmu::{Place, line_mask};
 
 use crate::core::{Core, Side, code_segment, key, linear_ip, mode_of};
-use crate::hops::{HOPS, close};
+use crate::hops::{HOPS, LARGE_HOPS, close};
 use crate::local::Local;
 use crate::x64::emit::suitable;
 use crate::x64::emit::system::Args;
@@ -83,10 +83,18 @@ extern "sysv64" fn read(frame: *mut Frame) {
 }
 
 extern "sysv64" fn hop(frame: *mut Frame) {
-    let (f, _, local) = parts(frame);
+    let (f, v, local) = parts(frame);
+    let missed = f.large.left < 0;
     f.hops = HOPS;
-    if close(&mut local.last_hop) {
-        local.shared.lock().hop(f.ret);
+    f.large.left = LARGE_HOPS;
+    // Supervisor code would find there what EFLAGS.AC or the half forbids it.
+    let addend = (v.st.cpl() == 3).then(|| v.mmu.large(f.lin)).flatten();
+    if let Some(addend) = addend {
+        f.large.put(f.lin, addend);
+    }
+    let again = missed && addend.is_some();
+    if !again && close(&mut local.last_hop, missed) {
+        local.shared.lock().hop(f.ret, addend.is_some());
     }
 }
 

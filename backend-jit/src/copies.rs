@@ -12,6 +12,7 @@ use translation::Key;
 use x86::AddressMap;
 
 use crate::core::{key, mode_of};
+use crate::hops::By;
 use crate::x64::asm::{Asm, Base, Saved};
 use crate::x64::emit::{self, Compiled, Context};
 use crate::x64::runtime::Stubs;
@@ -55,8 +56,8 @@ impl Original {
     }
 }
 
-/// What code is an original for, but for its bytes: physical address, mode, flags, by the TLB.
-type Place = (u64, u64, u64, bool);
+/// What code is an original for, but for its bytes: physical address, mode, flags, how it finds memory.
+type Place = (u64, u64, u64, By);
 
 /// See the module's text.
 #[derive(Default)]
@@ -86,8 +87,8 @@ impl Copies {
     }
 
     /// The original of a block that memory holds these bytes for.
-    pub fn find(&self, wanted: &Key, tlb: bool, bytes: &[u8]) -> Option<Arc<Original>> {
-        let original = self.originals.get(&place(wanted, tlb))?;
+    pub fn find(&self, wanted: &Key, by: By, bytes: &[u8]) -> Option<Arc<Original>> {
+        let original = self.originals.get(&place(wanted, by))?;
         bytes
             .starts_with(&original.bytes)
             .then(|| Arc::clone(original))
@@ -178,15 +179,15 @@ impl Copies {
         }
         self.size += original.size();
         self.kept += 1;
-        let place = place(wanted, context.tlb);
+        let place = place(wanted, context.by);
         if let Some(old) = self.originals.insert(place, Arc::new(original)) {
             self.size -= old.size();
         }
     }
 }
 
-fn place(wanted: &Key, tlb: bool) -> Place {
-    (wanted.phys, wanted.mode, wanted.flags, tlb)
+fn place(wanted: &Key, by: By) -> Place {
+    (wanted.phys, wanted.mode, wanted.flags, by)
 }
 
 fn base(context: &Context<'_>) -> Base {

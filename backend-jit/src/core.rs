@@ -16,7 +16,7 @@ use crate::changing::{self, Changing};
 use crate::checked::Source;
 use crate::copies::{Copies, Original};
 use crate::dump::Dump;
-use crate::hops::Hops;
+use crate::hops::{By, Hops};
 use crate::links::Exit;
 use crate::pages::PageNumbers;
 use crate::shared::{Epochs, Gone};
@@ -83,9 +83,9 @@ pub struct View {
 /// The engine's part of a block.
 pub struct Own {
     pub entry: u32,
-    /// Its accesses go by the TLB, but those by the stack pointer.
-    pub tlb: bool,
-    /// How often a miss of its page caches was looked at.
+    /// How its accesses find memory.
+    pub by: By,
+    /// How often a miss of its page caches, or of the table of large pages, was looked at.
     pub hops: u8,
     pub guarded: u32,
     /// Where the entry leads when the check fails and there is no other version.
@@ -543,8 +543,8 @@ impl Core {
         let single = wanted.mode & key::SINGLE != 0;
         let mut original = None;
         if copied {
-            let tlb = self.hops.hop(&wanted);
-            original = self.copies.find(&wanted, tlb, &bytes[..available]);
+            let by = self.hops.by(&wanted);
+            original = self.copies.find(&wanted, by, &bytes[..available]);
             if let Some(original) = original.as_ref().filter(|_| !ir::verify::enabled()) {
                 let code = Code::Original {
                     original,

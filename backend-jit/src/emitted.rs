@@ -10,6 +10,7 @@ use x86::AddressMap;
 use crate::callouts;
 use crate::core::{MAX_BRANCHES, MAX_INSNS};
 use crate::dump::{Names, lines};
+use crate::hops::By;
 use crate::trace::{Plan, Source};
 use crate::x64::asm::{Asm, Section};
 use crate::x64::emit::{Context, Part, Parts, emit, segmented};
@@ -38,8 +39,20 @@ pub enum Memory {
     Pages,
     /// By the TLB.
     Tlb,
+    /// Loads by the table of large pages.
+    Large,
     /// Through a window.
     Window,
+}
+
+impl Memory {
+    fn by(self) -> By {
+        match self {
+            Self::Pages | Self::Window => By::Page,
+            Self::Tlb => By::Tlb,
+            Self::Large => By::Large,
+        }
+    }
 }
 
 /// A block that is part of a trace.
@@ -92,7 +105,7 @@ pub fn emitted_trace(
     let (block, count) = plan.translate()?;
     let guards = plan.guarded().enumerate().map(|(n, guarded)| Part {
         guards: [guarded.then_some((n + 1, n as u32 + 2)), None],
-        tlb: way == Memory::Tlb,
+        by: way.by(),
     });
     let guest: usize = parts[..count].iter().map(|part| part.code.len()).sum();
     let guards: Vec<Part> = guards.collect();
@@ -122,7 +135,7 @@ fn whole(
         first: [0; 3],
         guards: [Some((0, 1)), None],
         merge: true,
-        tlb: way == Memory::Tlb,
+        by: way.by(),
         window: (way == Memory::Window).then_some(&blind),
         host_float: true,
         host_x87: true,

@@ -13,6 +13,7 @@ use x86::Exception;
 
 use crate::callouts;
 use crate::core::{Core, Found, MAX_INSNS, code_segment, key, mode_of};
+use crate::hops::By;
 use crate::local::Local;
 use crate::report::slow_kinds;
 use crate::shared::{Cache, Shared};
@@ -34,8 +35,8 @@ pub struct Options {
     pub single: bool,
     /// All code is treated as code that keeps changing: for tests.
     pub changing: bool,
-    /// All code goes by the TLB: for tests.
-    pub hops: bool,
+    /// How all accesses find memory, if not by page: for tests.
+    pub by: By,
     /// Whenever code is entered the page caches are empty, and name a page that was in one of them: for tests.
     pub astray: bool,
     /// Whether there are traces.
@@ -57,7 +58,7 @@ impl Default for Options {
             blocks: backend_interp::MAX_CACHE,
             single: false,
             changing: false,
-            hops: false,
+            by: By::Page,
             astray: false,
             traces: Tracing::Off,
             windows: Use::Never,
@@ -158,7 +159,7 @@ impl Jit {
                 core.tell_stubs();
                 core.traces.how = options.traces;
                 core.changing.always = options.changing;
-                core.hops.always = options.hops;
+                core.hops.always = options.by;
                 core
             }))
         })?;

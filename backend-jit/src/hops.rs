@@ -3,6 +3,10 @@
 //! A page cache is cheapest where a register stays on a page, and dear where it does not: the miss is a mispredicted
 //! branch and a call. Of the misses that the TLB answers, one in [`HOPS`] is looked at. Where those follow each other
 //! quickly, the block that is seen twice gets the TLB's look-up in place.
+//!
+//! Where user code is seen to hop in large pages, its loads look first into a small table of those ([`By::Large`]): the host has
+//! it in its first cache, where it does not have the TLB's entries for as many small ones. It is filled by looks at what it
+//! misses; a block that often misses for good goes by the TLB alone from then on.
 
 use std::time::{Duration, Instant};
 
@@ -18,12 +22,31 @@ const APART: Duration = Duration::from_nanos(60);
 /// Looks that a block is seen at before it is made again.
 const SEEN: u8 = 2;
 
-/// The places that go by the TLB.
+/// Misses of the table of large pages per look.
+pub const LARGE_HOPS: i32 = 128;
+/// As [`APART`], for those of them that are not in large pages.
+const LARGE_APART: Duration = Duration::from_nanos(25);
+/// Looks that a block is seen at before it does without large pages.
+const LARGE_SEEN: u8 = 4;
+
+/// How the accesses of a block find memory, but for those by the stack pointer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum By {
+    /// By the page that their register was last used for.
+    #[default]
+    Page,
+    /// By the TLB.
+    Tlb,
+    /// Loads by the table of large pages, the rest by the TLB.
+    Large,
+}
+
+/// The places whose accesses hop.
 #[derive(Default)]
 pub struct Hops {
-    /// Every place is one of them: for tests.
-    pub always: bool,
-    places: AddressMap<(u64, u64), ()>,
+    /// For all places, if it is not [`By::Page`]: for tests.
+    pub always: By,
+    places: AddressMap<(u64, u64), By>,
 }
 
 impl Hops {
@@ -31,27 +54,47 @@ impl Hops {
         self.places.clear();
     }
 
-    /// Whether a block is to go by the TLB.
-    pub fn hop(&self, key: &Key) -> bool {
-        self.always || self.places.contains_key(&(key.lin, key.phys))
+    /// How the accesses of a block are to go.
+    pub fn by(&self, key: &Key) -> By {
+        if self.always != By::Page {
+            return self.always;
+        }
+        let place = self.places.get(&(key.lin, key.phys));
+        place.copied().unwrap_or_default()
     }
 
     /// Whether a block does not go as it is to.
     pub fn outdated(&self, info: &Info<Own>) -> bool {
-        !info.own.tlb && self.hop(&info.key)
+        info.own.by != self.by(&info.key)
     }
 }
 
-/// Whether the misses since the last look were close to each other.
-pub fn close(last: &mut Option<Instant>) -> bool {
+/// Whether the misses since the last look were close to each other; `large`: those of the table of large pages.
+pub fn close(last: &mut Option<Instant>, large: bool) -> bool {
     let now = Instant::now();
     let last = last.replace(now);
-    last.is_some_and(|last| now.duration_since(last) < APART * HOPS.unsigned_abs())
+    let near = if large {
+        LARGE_APART * LARGE_HOPS.unsigned_abs()
+    } else {
+        APART * HOPS.unsigned_abs()
+    };
+    last.is_some_and(|last| now.duration_since(last) < near)
+}
+
+/// How accesses should go that go in a way and miss there, and at how many looks that must be seen.
+fn better(by: By, large: bool) -> Option<(By, u8)> {
+    match by {
+        By::Page if large => Some((By::Large, SEEN)),
+        By::Page => Some((By::Tlb, SEEN)),
+        By::Large if !large => Some((By::Tlb, LARGE_SEEN)),
+        By::Tlb | By::Large => None,
+    }
 }
 
 impl Core {
-    /// A look at the miss that came from the code before this address, one of many that were close to each other.
-    pub fn hop(&mut self, ret: u64) {
+    /// A look at the miss that came from the code before this address, one of many that were close to each other. `large`: in a
+    /// large page.
+    pub fn hop(&mut self, ret: u64, large: bool) {
         let offset = self.memory.offset(ret);
         let Some(id) = offset.and_then(|at| self.block_at(at.wrapping_sub(1))) else {
             return;
@@ -60,11 +103,14 @@ impl Core {
         let info = self.blocks.get_mut(id);
         if let Some(trace) = &info.own.trace {
             // Its part, where that is known to hop, and the block that it was made from.
-            let part = ord.and_then(|ord| trace.part(ord));
+            let key = ord.and_then(|ord| trace.part(ord)).unwrap_or(info.key);
+            let old = self.hops.by(&key);
+            let Some((by, seen)) = better(old, large) else {
+                return;
+            };
             info.own.hops = info.own.hops.saturating_add(1);
-            if info.own.hops >= SEEN && !info.stale {
-                let key = part.unwrap_or(info.key);
-                self.hops.places.insert((key.lin, key.phys), ());
+            if info.own.hops >= seen && !info.stale {
+                self.hops.places.insert((key.lin, key.phys), by);
                 self.drop_traces(id);
                 if let Some(block) = self.blocks.find(key) {
                     self.make_again(block);
@@ -72,12 +118,15 @@ impl Core {
             }
             return;
         }
-        if info.own.tlb || info.stale || info.own.checked.is_some() {
+        if info.stale || info.own.checked.is_some() {
             return;
         }
+        let Some((by, seen)) = better(info.own.by, large) else {
+            return;
+        };
         info.own.hops = info.own.hops.saturating_add(1);
-        if info.own.hops >= SEEN {
-            self.hops.places.insert((info.key.lin, info.key.phys), ());
+        if info.own.hops >= seen {
+            self.hops.places.insert((info.key.lin, info.key.phys), by);
             self.make_again(id);
         }
     }

@@ -48,6 +48,8 @@ pub use dump::Dump;
 #[doc(hidden)]
 pub use emitted::{Emitted, Memory, TracePart, emitted, emitted_trace};
 pub use engine::{Counts, Jit, Options, available};
+#[doc(hidden)]
+pub use hops::By;
 pub use shared::Cache;
 pub use trace::Tracing;
 pub use translation::{Perf, PerfFormat};

@@ -413,7 +413,7 @@ impl Core {
                 let own = &self.blocks.get(part.id).own;
                 Part {
                     guards: if part.guarded { own.pages } else { [None; 2] },
-                    tlb: own.tlb,
+                    by: own.by,
                 }
             })
             .collect();

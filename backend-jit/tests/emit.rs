@@ -1,7 +1,7 @@
 //! File tests of emission: `tests/emit/*.txt`, guest code and the host code made of it, so that a change of its size shows
 //! in review. `BLESS=1 cargo test -p backend-jit --test emit` accepts what comes out.
 //!
-//! A file begins with `emit 64|32|16 user|kernel [hops|window|avx512|trace]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
+//! A file begins with `emit 64|32|16 user|kernel [hops|large|window|avx512|trace]`, and a line with the sums that `BLESS` keeps. A case is a line `# what it
 //! is`, bytes in hex, a line `=>`, then the guest's instructions, sizes, and the host's: `hot` runs every time. In a file of traces
 //! each part's bytes stand behind a line `part BY` (its distance from the trace's start) and before a line `leave ORD TARGET` (by which
 //! instruction the trace leaves it, and where to).
@@ -53,6 +53,7 @@ fn avx512(header: &str) -> bool {
 fn memory(header: &str) -> Memory {
     match header.rsplit(' ').next() {
         Some("hops") => Memory::Tlb,
+        Some("large") => Memory::Large,
         Some("window") => Memory::Window,
         _ => Memory::Pages,
     }

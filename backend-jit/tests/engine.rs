@@ -15,6 +15,8 @@ mod bases;
 mod copies;
 #[path = "engine/jumps.rs"]
 mod jumps;
+#[path = "engine/large.rs"]
+mod large;
 #[path = "engine/legacy.rs"]
 mod legacy;
 #[path = "engine/loops.rs"]

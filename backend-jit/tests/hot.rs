@@ -14,7 +14,7 @@
 )]
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options, Tracing, Windows};
+use backend_jit::{By, Jit, Options, Tracing, Windows};
 use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -74,8 +74,8 @@ struct Kind {
     changing: bool,
     code_cache: usize,
     traces: Tracing,
-    /// Accesses go by the TLB; through windows.
-    hops: bool,
+    /// Accesses go by the TLB, or by large pages; through windows.
+    by: By,
     windows: Windows,
 }
 
@@ -92,7 +92,11 @@ impl Kind {
             } else {
                 Tracing::Eager
             },
-            hops: seed % 7 == 3,
+            by: match seed % 7 {
+                3 => By::Tlb,
+                5 => By::Large,
+                _ => By::Page,
+            },
             windows: if seed % 4 == 1 {
                 Windows::Always
             } else {
@@ -464,7 +468,7 @@ fn run(seed: u64, pieces: u64) -> [u64; 3] {
     let options = Options {
         single: true,
         traces: kind.traces,
-        hops: kind.hops,
+        by: kind.by,
         windows: kind.windows,
         code_cache: kind.code_cache,
         ..Options::default()

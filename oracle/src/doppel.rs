@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backend_interp::Interp;
-use backend_jit::{Counts, Jit, Options, Windows};
+use backend_jit::{By, Counts, Jit, Options, Windows};
 use frontend_x86::{Features, Limits, Mode};
 use softmmu::{Bus, GuestRam, Mmu};
 use system::testing::Board;
@@ -148,7 +148,10 @@ impl Doppel {
             Kind::Translator | Kind::Hops | Kind::Windows | Kind::Astray => {
                 let options = Options {
                     single: true,
-                    hops: kind == Kind::Hops,
+                    by: match kind {
+                        Kind::Hops => By::Tlb,
+                        _ => By::Page,
+                    },
                     astray: kind == Kind::Astray,
                     windows: match kind {
                         Kind::Windows => Windows::Always,

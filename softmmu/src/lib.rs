@@ -49,7 +49,7 @@ pub use place::Place;
 pub use ram::{Frame, GuestRam, HIGH_START, HOLE_START, OutOfRam, PageAttr, RamError, RamRegion};
 pub use span::CodeSpan;
 pub use string::{HostRun, Run};
-pub use tlb::{ENTRIES, ENTRY_SHIFT, TAG_MASK, TlbEntry, TlbTable, tag, tlb_index};
+pub use tlb::{ENTRIES, ENTRY_SHIFT, LARGE, TAG_MASK, TlbEntry, TlbTable, tag, tlb_index};
 pub use track::{
     CodeHit, CodeHits, CodeStamp, Kick, LINE_SIZE, LINES_SHIFT, MAX_CPUS, Marked, line_mask,
 };

@@ -18,14 +18,14 @@ use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use x86::{LinAddr, PhysAddr, cr0, cr4, efer};
+use x86::{LinAddr, PAGE_SIZE, PhysAddr, cr0, cr4, efer};
 
 use crate::bus::Bus;
 use crate::contexts::{Key, MmuIndex, Tlb, is_kernels};
 use crate::fast::{TablePtr, table_pointer};
 use crate::paging::{Access, AccessKind, BadPdpte, Fault, PagingMode, PagingState};
 use crate::ram::{GuestRam, PageAttr};
-use crate::tlb::{Cold, TAG_MASK, TlbEntry, may_share, tag, tlb_index};
+use crate::tlb::{Cold, LARGE, TAG_MASK, TlbEntry, may_share, tag, tlb_index};
 use crate::track::{CodeHits, CodeStamp, MAX_CPUS};
 use crate::walk::{peek, read_pdptes, walk};
 use crate::window::Shown;
@@ -587,6 +587,27 @@ impl Mmu {
                 }
             });
         }
+    }
+
+    // Large pages.
+
+    /// Host address minus linear address, where the TLB knows `lin` as part of a large page, and all of the [`LARGE`] bytes
+    /// around it may be read at the current privilege, in one piece of RAM. It holds as long as [`Mmu::data_gen`] stays the same.
+    pub fn large(&self, lin: u64) -> Option<u64> {
+        let table = self.tlb.tables(self.index)[usize::from(lin >> 63 != 0)]?;
+        let (addend, page) = table.large_part(lin)?;
+        let start = lin & !(LARGE - 1);
+        let watched = self.watches.iter().flatten();
+        if !self.ram.a20() || watched.into_iter().any(|watch| watch.touches(start, LARGE)) {
+            return None;
+        }
+        let physical = page & !(LARGE - 1);
+        let first = self.ram.frame(PhysAddr(physical))?.offset();
+        let together = (0..LARGE).step_by(PAGE_SIZE as usize).all(|at| {
+            let frame = self.ram.frame(PhysAddr(physical + at));
+            frame.is_some_and(|frame| frame.offset() == first + at)
+        });
+        together.then_some(addend)
     }
 
     // Code.

@@ -15,6 +15,8 @@ use crate::track::bits;
 pub const ENTRIES: usize = 4096;
 /// The binary logarithm of an entry's size in bytes.
 pub const ENTRY_SHIFT: u32 = 5;
+/// Bytes of the smallest page that is large in long mode.
+pub const LARGE: u64 = 2 << 20;
 /// The bits of an address that a tag holds.
 pub const TAG_MASK: u64 = !0xfff;
 
@@ -155,6 +157,12 @@ impl Cold {
         self.phys & TAG_MASK
     }
 
+    /// The physical page of `lin` where this is its translation, as a part of a page of 2 MiB or more.
+    fn part_of_large(&self, lin: u64) -> Option<u64> {
+        let is = self.lin == lin & TAG_MASK && self.phys & SHIFT >= LARGE.trailing_zeros().into();
+        is.then(|| self.page())
+    }
+
     fn global(&self) -> bool {
         self.phys & GLOBAL != 0
     }
@@ -235,6 +243,15 @@ impl TlbTable {
                 }
             }
         }
+    }
+
+    /// Host address minus linear address, and the physical page, of an address that may be read as part of a large page,
+    /// with nothing odd about it.
+    pub(crate) fn large_part(&self, lin: u64) -> Option<(u64, u64)> {
+        let (entry, cold) = (self.entry(lin), &self.cold[tlb_index(lin)]);
+        let plain = entry.read_tag == lin & TAG_MASK;
+        let page = cold.part_of_large(lin)?;
+        plain.then_some((entry.addend, page))
     }
 
     /// All entries in use, with their linear pages.

@@ -23,7 +23,7 @@ mod world;
 use std::sync::Arc;
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options, Tracing, Windows};
+use backend_jit::{By, Jit, Options, Tracing, Windows};
 use frontend_x86::Features;
 use ir::opt::Switches;
 use softmmu::{Bus, GuestRam, Mmu};
@@ -110,7 +110,7 @@ impl Plan {
 enum Way {
     /// The interpreter, with these passes over the IR.
     Interp(Switches),
-    /// The translator, with so many bytes for its code; which of the six kinds in [`Way::engine`].
+    /// The translator, with so many bytes for its code; which of the seven kinds in [`Way::engine`].
     Jit(usize, usize),
 }
 
@@ -127,7 +127,11 @@ impl Way {
                 let options = Options {
                     code_cache,
                     single: true,
-                    hops: kind == 2,
+                    by: match kind {
+                        2 => By::Tlb,
+                        6 => By::Large,
+                        _ => By::Page,
+                    },
                     changing: kind == 3,
                     traces: if kind == 4 {
                         Tracing::Eager
@@ -309,7 +313,7 @@ fn cache(data: &[u8]) -> usize {
 }
 
 fn jit(data: &[u8]) -> Way {
-    Way::Jit(cache(data), data.len() / 12 % 6)
+    Way::Jit(cache(data), data.len() / 12 % 7)
 }
 
 fn run_code(plan: &Plan, way: Way) {

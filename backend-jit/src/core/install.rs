@@ -68,7 +68,7 @@ impl Core {
                 ],
                 guards: pages,
                 merge: wanted.mode & (key::UNMERGED | key::SINGLE) == 0,
-                tlb: self.hops.hop(&wanted),
+                by: self.hops.by(&wanted),
                 window: (wanted.mode & key::WINDOW != 0).then_some(&self.blind),
                 host_float: wanted.mode & key::UNMASKED == 0,
                 host_x87: wanted.mode & key::X87_UNMASKED == 0,
@@ -215,7 +215,7 @@ impl Core {
         let entry = at(compiled.entry);
         let own = Own {
             entry,
-            tlb: self.hops.hop(&wanted),
+            by: self.hops.by(&wanted),
             hops: 0,
             guarded: at(compiled.guarded),
             stale: at(compiled.stale),

@@ -22,6 +22,7 @@ use x86::Gpr;
 use super::asm::{Mem, R11, R14, R15, RSP, Reg, Rm};
 use super::emit::segmented;
 use super::known::{KNOWN, Known};
+pub use super::large::Large;
 use super::split::Split;
 
 /// Scratch: addresses.
@@ -254,6 +255,8 @@ pub struct Frame {
     pub fault: Fault,
     /// What r11 and r14 were there.
     pub fault_scratch: [u64; 2],
+    /// The large pages that user code may read.
+    pub large: Large,
     /// The page that empty entries name: see [`NO_PAGE`].
     no_page: u64,
     /// The addend of empty entries.
@@ -322,6 +325,7 @@ impl Area {
             *bits = !x86::PAGE_MASK | ((1 << n) - 1);
         }
         f.modes = [u64::MAX; 2];
+        f.large.empty();
         f.host_default_mxcsr = x86::MXCSR_RESET;
         f.forget_data();
         f.forget_jumps();
@@ -406,6 +410,7 @@ impl Frame {
         if self.data_gen != mmu.data_gen {
             self.data_gen = mmu.data_gen;
             self.forget_data();
+            self.large.forget();
         }
         if self.map_gen != mmu.map_gen {
             self.map_gen = mmu.map_gen;

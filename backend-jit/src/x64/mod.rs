@@ -6,6 +6,7 @@ pub mod faults;
 pub mod flags;
 pub mod frame;
 pub mod known;
+mod large;
 mod operand;
 mod patch;
 pub mod runtime;

@@ -1,7 +1,7 @@
 //! Programs for the translator: machines that run them, and all the ways to run them.
 
 use backend_interp::Interp;
-use backend_jit::{Jit, Options, Tracing, Windows};
+use backend_jit::{By, Jit, Options, Tracing, Windows};
 use frontend_x86::Features;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -22,6 +22,8 @@ pub enum Way {
     Changing(u64, usize),
     /// As `Jit`, with accesses by the TLB.
     Hops(u64, usize),
+    /// As `Jit`, with loads by the table of large pages.
+    Large(u64, usize),
     /// As `Jit`, with traces of all that runs twice.
     Traces(u64, usize),
     /// As `Jit`, with 32-bit code through windows.
@@ -37,7 +39,7 @@ impl Way {
     }
 }
 
-pub const WAYS: [Way; 16] = [
+pub const WAYS: [Way; 17] = [
     Way::Interp,
     // Not counted.
     Way::Jit(1 << 40, 1 << 24),
@@ -50,6 +52,7 @@ pub const WAYS: [Way; 16] = [
     Way::Changing(1 << 40, 1 << 16),
     Way::Changing(333, 1 << 20),
     Way::Hops(1 << 40, 1 << 20),
+    Way::Large(1 << 40, 1 << 20),
     Way::Traces(1 << 40, 1 << 24),
     Way::Traces(1 << 40, 1 << 16),
     Way::Traces(333, 1 << 20),
@@ -91,13 +94,18 @@ pub fn run(m: &mut Machine, way: Way) {
         | Way::Changing(piece, code_cache)
         | Way::Traces(piece, code_cache)
         | Way::Hops(piece, code_cache)
+        | Way::Large(piece, code_cache)
         | Way::Windows(piece, code_cache)
         | Way::Astray(piece, code_cache) => {
             let options = Options {
                 code_cache,
                 single: true,
                 changing: matches!(way, Way::Changing(..)),
-                hops: matches!(way, Way::Hops(..)),
+                by: match way {
+                    Way::Hops(..) => By::Tlb,
+                    Way::Large(..) => By::Large,
+                    _ => By::Page,
+                },
                 astray: matches!(way, Way::Astray(..)),
                 traces: match way {
                     Way::Traces(..) => Tracing::Eager,

@@ -761,3 +761,70 @@ fn fetches_know_their_page() {
     );
     assert_eq!(bench.mmu.translate_debug(lin(0x3345)), None);
 }
+
+#[test]
+fn a_large_page_is_known_whole_where_nothing_in_it_is_odd() {
+    const AT: u64 = 0x4060_0000;
+    const HUGE: u64 = 0x8000_0000;
+    const PHYSICAL: u64 = 0x20_0000;
+    const WHOLE: u64 = 2 << 20;
+    let mut bench = Bench::long_mode();
+    let root = bench.new_table();
+    let user = P | W | U;
+    let large = bench.place(root, AT, 2);
+    bench.write(large, PHYSICAL | user | super::PS);
+    // Of 1 GiB RAM has 16 MiB.
+    let huge = bench.place(root, HUGE, 3);
+    bench.write(huge, user | super::PS);
+    let small = bench.place(root, AT + WHOLE, 1);
+    bench.write(small, PHYSICAL | user);
+    let supervisors = bench.place(root, AT + 2 * WHOLE, 2);
+    bench.write(supervisors, PHYSICAL | P | W | super::PS);
+    bench.mmu.restore(super::long_state(root));
+    let load = |bench: &mut Bench, at| bench.mmu.load8(lin(at)).expect("mapped");
+
+    // Nothing is known, then a part; of others nothing.
+    assert_eq!(bench.mmu.large(AT + 0x5000), None);
+    load(&mut bench, AT + 0x5000);
+    let addend = bench.mmu.large(AT + 0x5123).expect("known");
+    assert_eq!(bench.mmu.large(AT + 0x6000), None);
+    let place = bench.mmu.hit_read(lin(AT + 0x5000), 1).expect("known");
+    let place = place.expose_provenance() as u64;
+    assert_eq!(place, (AT + 0x5000).wrapping_add(addend));
+    load(&mut bench, AT + WHOLE);
+    assert_eq!(bench.mmu.large(AT + WHOLE), None);
+    load(&mut bench, HUGE + PHYSICAL);
+    assert!(bench.mmu.large(HUGE + PHYSICAL).is_some());
+    // Memory has a hole there.
+    load(&mut bench, HUGE);
+    assert_eq!(bench.mmu.large(HUGE), None);
+
+    // Who runs matters.
+    load(&mut bench, AT + 2 * WHOLE);
+    assert!(bench.mmu.large(AT + 2 * WHOLE).is_some());
+    bench.mmu.set_cpl(3);
+    assert_eq!(bench.mmu.large(AT + 2 * WHOLE), None);
+    load(&mut bench, AT + 0x5000);
+    assert_eq!(bench.mmu.large(AT + 0x5000), Some(addend));
+
+    // A breakpoint anywhere in it.
+    let watch = Watch {
+        lin: lin(AT + 0x10_0000),
+        len: 8,
+        on_read: true,
+    };
+    let generation = bench.mmu.data_gen;
+    bench.mmu.set_watch(1, Some(watch));
+    assert!(bench.mmu.data_gen > generation);
+    load(&mut bench, AT + 0x5000);
+    assert_eq!(bench.mmu.large(AT + 0x5000), None);
+    bench.mmu.set_watch(1, None);
+    load(&mut bench, AT + 0x5000);
+    assert_eq!(bench.mmu.large(AT + 0x5000), Some(addend));
+
+    // Half of it is the other half.
+    bench.ram.set_a20(false);
+    bench.mmu.sync();
+    load(&mut bench, AT + 0x5000);
+    assert_eq!(bench.mmu.large(AT + 0x5000), None);
+}

@@ -8,10 +8,11 @@ use x86::Gpr;
 use super::alu::{host_alu, host_shift};
 use super::bits::bit_extension;
 use super::{Emit, Kind};
+use crate::hops::By;
 use crate::x64::asm::{self, Alu, Field, Label, RAX, Reg, Rm, Section};
 use crate::x64::flags::{Left, State};
 use crate::x64::frame::{self, Frame, PageCache, S0, S1, cached, field};
-use crate::x64::runtime::{packed, tlb_entry};
+use crate::x64::runtime::packed;
 use softmmu::TlbEntry;
 use system::FlagOp;
 
@@ -389,32 +390,7 @@ impl Emit<'_> {
     /// little. The stack does not hop, but a table there may.
     pub(super) fn hops(&self, base: Operand, index: Operand) -> bool {
         let stack = base == Operand::Reg(Gpr::Rsp) && index == Operand::None;
-        self.cx.tlb && !stack
-    }
-
-    /// Finds the TLB entry (S1) of the address in S0, and leaves its distance from the page there. Goes to `miss` with
-    /// S1 as good, unless a range that starts there is in the page and aligned.
-    pub(super) fn by_tlb(&mut self, size: u32, write: bool, align: u32, miss: Label) -> asm::Mem {
-        let w = Width::B64;
-        let tag = TlbEntry::offset_tag(write);
-        let tag = asm::Mem::at(S1, tag as i32);
-        tlb_entry(self.a, S1);
-        // Supervisor code's accesses to the other half find nothing there.
-        let which = match (self.user, self.code64) {
-            (true, _) => 0,
-            (false, false) => 1,
-            (false, true) => 2,
-        };
-        let table = Rm::M(field(offset_of!(Frame, tlb) + which * 8));
-        self.a.alu(Alu::Add, w, S1, table);
-        self.a.alu(Alu::Sub, w, S0, Rm::M(tag));
-        if align > 1 {
-            self.a.test_imm(Width::B8, Rm::R(S0), align as i32 - 1);
-            self.a.jcc(ir::Cond::Ne, miss);
-        }
-        self.a.alu_imm(Alu::Cmp, w, Rm::R(S0), 4096 - size as i32);
-        self.a.jcc(ir::Cond::A, miss);
-        tag
+        self.cx.by != By::Page && !stack
     }
 
     /// The register of an address that is it and a displacement, and can be used as it is.

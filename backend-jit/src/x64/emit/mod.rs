@@ -9,6 +9,7 @@ mod check;
 mod exits;
 mod flags;
 mod helper;
+mod hops;
 mod keep;
 mod memory;
 mod merge;
@@ -35,6 +36,7 @@ use super::asm::{Asm, Field as Noted, Label, Reg, Rm, Section};
 use super::flags::{Compared, Desc, State};
 use super::frame::{self, TEMPS, home};
 use super::runtime::Stubs;
+use crate::hops::By;
 
 pub use check::{Check, Field};
 pub use exits::{Exit, Indirect};
@@ -62,8 +64,8 @@ pub struct Context<'a> {
     pub guards: [Option<(usize, u32)>; 2],
     /// Accesses near each other may share a check.
     pub merge: bool,
-    /// Accesses go by the TLB.
-    pub tlb: bool,
+    /// How accesses find memory.
+    pub by: By,
     /// They go through a window, but for those of the instructions at these linear addresses.
     pub window: Option<&'a AddressMap<u64, ()>>,
     /// SSE instructions that depend on MXCSR may run on the host's.

@@ -5,6 +5,7 @@ use std::mem::offset_of;
 use ir::{Cond, Op, OpCode, Operand, PART, Width};
 
 use super::Emit;
+use crate::hops::By;
 use crate::x64::asm::{Alu, Rm, Section};
 use crate::x64::flags::State;
 use crate::x64::frame::{Frame, PAGE_SLOT, S0, S1, field};
@@ -15,7 +16,7 @@ pub struct Part {
     /// As in [`super::Context`], unless the part before is on the same page.
     pub guards: [Option<(usize, u32)>; 2],
     /// As in [`super::Context`].
-    pub tlb: bool,
+    pub by: By,
 }
 
 impl Emit<'_> {
@@ -29,7 +30,7 @@ impl Emit<'_> {
         self.part += 1;
         self.begins.push(self.insn.ord);
         let Some(part) = part else { return };
-        self.cx.tlb = part.tlb;
+        self.cx.by = part.by;
         if part.guards == [None; 2] {
             return;
         }

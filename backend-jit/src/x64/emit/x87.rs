@@ -434,7 +434,7 @@ mod tests {
                 host_float: true,
                 host_x87,
                 merge: true,
-                tlb: false,
+                by: crate::hops::By::Page,
                 check: None,
                 parts: &[],
             };
