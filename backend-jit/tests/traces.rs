@@ -60,8 +60,9 @@ fn reg(m: &Machine, gpr: Gpr) -> u64 {
     m.v.st.gpr[gpr as usize]
 }
 
-/// Runs until there are so many traces, with what `change` does between two pieces; then to the end.
-fn run(m: &mut Machine, wanted: u64, mut change: impl FnMut(&mut Machine, usize)) {
+/// Runs until there are so many traces, with what `change` does between two pieces, which is told how many there are by then;
+/// then to the end.
+fn run(m: &mut Machine, wanted: u64, mut change: impl FnMut(&mut Machine, u64)) {
     let options = Options {
         traces: Tracing::On,
         ..Options::default()
@@ -70,7 +71,7 @@ fn run(m: &mut Machine, wanted: u64, mut change: impl FnMut(&mut Machine, usize)
     let mut n = 0;
     while jit.counts().traces < wanted {
         assert_eq!(jit.run(&mut m.v, 100_000), Exit::Budget);
-        change(m, n);
+        change(m, jit.counts().traces);
         n += 1;
         assert!(n < MOST, "no traces: {:?}", jit.counts());
     }
@@ -99,7 +100,8 @@ fn code_that_changes_while_it_is_made_again_is_noticed() {
     // The constant of its ADD.
     let at = FAR + far.len() as u64 - 2;
     let (mut rounds, mut sum, mut step) = (0, 0, 3_u64);
-    run(&mut m, 4, |m, n| {
+    let (mut pieces, mut changes, mut seen) = (0, 0, 0);
+    run(&mut m, 2, |m, traces| {
         // Where the piece ends in the function, an ADD more or less was done.
         let now = (reg(m, Gpr::Rax), reg(m, Gpr::Rbx));
         let (turns, added) = (now.0 - rounds, now.1 - sum);
@@ -108,8 +110,12 @@ fn code_that_changes_while_it_is_made_again_is_noticed() {
             "{added} in {turns} turns by {step}"
         );
         (rounds, sum) = now;
-        if n % 3 == 2 {
-            step = 1 + (n as u64 * 7) % 100;
+        pieces += 1;
+        // Behind each trace, and twice before there is one or while one is made: more often and its place has none.
+        let early = pieces % 10 == 2 && changes < 2;
+        if early || traces > seen {
+            (seen, changes) = (traces, changes + 1);
+            step = 1 + (changes * 7) % 100;
             m.ram.write(PhysAddr(at), &[step as u8]).expect("RAM");
         }
     });

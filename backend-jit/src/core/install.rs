@@ -1,5 +1,6 @@
 //! A block's code comes to its place: emission, links, side tables.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use frontend_x86::Mode;
@@ -120,11 +121,10 @@ impl Core {
         {
             let code = (self.memory.address(hot), hot_bytes);
             let side = (self.memory.address(cold), cold_bytes);
-            eprint!(
-                "{}",
-                self.dump
-                    .block(lin, flags, block, code, side, &self.names())
-            );
+            let names = self.names();
+            let text = self.dump.block(lin, flags, block, code, side, &names);
+            // Who cannot be shown it (a full disk) still has the guest run.
+            let _ = std::io::stderr().write_all(text.as_bytes());
         }
         if let Some(perf) = &self.perf {
             let name = Name(lin, mode);

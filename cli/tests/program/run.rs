@@ -278,3 +278,18 @@ fn little_address_space_means_smaller_caches_or_an_error_and_nothing_else() {
         );
     }
 }
+
+#[test]
+fn a_full_disk_under_a_dump_does_not_end_the_guest() {
+    let guest = Temporary::new("dumped", &kernel(&[print("done"), exit(0)].concat()));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = doppel(&["run", "--kernel", guest.path(), "--debug-exit", "0xf4"]);
+    command.args(["--engine", "jit", "--dump", "ir,asm"]);
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(full.expect("Linux has it"))
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.stdout, b"done");
+}
