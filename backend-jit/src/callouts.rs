@@ -236,20 +236,26 @@ extern "sysv64" fn window(frame: *mut Frame) {
         .address
         .wrapping_sub(local.windows.address(user))
         .try_into();
+    let mut core = local.shared.lock();
+    let view = core.view(fault.pc).map(|(id, view)| (id, *view));
+    drop(core);
+    let Some((id, view)) = view else {
+        panic!("translated code faulted, and not in guest memory: {fault:x?}");
+    };
+    // What reads, changes and writes is a write from the start, also where the host does it in pieces: a page that may not be
+    // written is not to look accessed.
+    let write = fault.is_write || view.side.kind.rmw;
     if let Ok(lin) = lin
         && fault.is_page
         && local.windows.again(fault.pc, lin)
-        && let Ok(Place::Ram(_)) = v.mmu.place(LinAddr(lin.into()), 1, fault.is_write)
-        && local.windows.show(v, user, lin, fault.is_write)
+        && let Ok(Place::Ram(_)) = v.mmu.place(LinAddr(lin.into()), 1, write)
+        && local.windows.show(v, user, lin, write)
     {
         f.follow(&v.mmu);
         return;
     }
     f.follow(&v.mmu);
     let mut core = local.shared.lock();
-    let Some((id, view)) = core.view(fault.pc).map(|(id, view)| (id, *view)) else {
-        panic!("translated code faulted, and not in guest memory: {fault:x?}");
-    };
     core.failed(fault.pc);
     if view.host_flags {
         v.flags = LazyFlags {

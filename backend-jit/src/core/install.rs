@@ -12,7 +12,7 @@ use crate::copies::SlowPart;
 use crate::links::Exit;
 use crate::report::{Name, unusual};
 use crate::x64::asm::Section;
-use crate::x64::emit::{self, Context, Kind};
+use crate::x64::emit::{self, Context};
 
 impl Core {
     /// Emits a block's code and puts it in its place. Without `ram`, only if there is room.
@@ -207,7 +207,7 @@ impl Core {
                 delta: view.delta,
                 ord: view.ord,
                 flags: view.flags,
-                kind: Kind::default(),
+                kind: view.kind,
             },
             failed: 0,
         });

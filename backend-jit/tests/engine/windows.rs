@@ -20,6 +20,8 @@ const LAST: u64 = 0x20_0000;
 /// What the kernel does, where, and how often it has.
 const KERNEL: u64 = 0x9_4000;
 const FAULTS: u32 = 0x9_8000;
+/// The entries that it has met at page faults, in one word.
+const MET: u32 = FAULTS + 4;
 /// An interrupt's vector: maps page EAX as EDX says.
 const MAP: i32 = 0x80;
 /// Another: loads CR3.
@@ -65,6 +67,10 @@ fn page_fault(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.inc(dword_ptr(FAULTS))?;
     a.cmp(dword_ptr(FAULTS), 300)?;
     a.ja(end)?;
+    // Accessed already, though it could not be?
+    a.mov(eax, dword_ptr(edx * 4 + ENTRIES))?;
+    a.rol(dword_ptr(MET), 1)?;
+    a.xor(dword_ptr(MET), eax)?;
     a.or(
         dword_ptr(edx * 4 + ENTRIES),
         (PRESENT | WRITABLE | USER) as i32,
@@ -208,7 +214,7 @@ fn instruction(a: &mut CodeAssembler, random: &mut Random) -> Result<(), IcedErr
         _ => base + disp,
     };
     let imm = random.below(200) as i32 - 100;
-    match random.below(46) {
+    match random.below(49) {
         0 => a.mov(eax, dword_ptr(at)),
         1 => a.mov(dword_ptr(at), edx),
         2 => a.movzx(eax, word_ptr(at)),
@@ -267,6 +273,20 @@ fn instruction(a: &mut CodeAssembler, random: &mut Random) -> Result<(), IcedErr
         42 => a.mov(edx, dword_ptr(ebx)),
         43 => a.xchg(ebx, esi),
         44 => a.lea(edi, dword_ptr(edi + 1)),
+        // What is read is kept for the flags.
+        45 => {
+            a.add(dword_ptr(at), imm)?;
+            a.setle(al)?;
+            a.setc(dl)
+        }
+        46 => {
+            a.and(dword_ptr(at), edx)?;
+            a.sets(al)
+        }
+        47 => {
+            a.sub(dword_ptr(at), eax)?;
+            a.sbb(edx, eax)
+        }
         _ => {
             // Flags that outlive an access.
             a.add(eax, edx)?;

@@ -116,6 +116,7 @@ pub struct View {
     pub ord: u16,
     /// Where the flags are.
     pub flags: Option<Desc>,
+    pub kind: Kind,
 }
 
 /// An instruction left to the interpreter.

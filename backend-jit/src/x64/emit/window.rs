@@ -60,6 +60,7 @@ impl Emit<'_> {
             delta: self.insn.delta,
             ord: self.insn.ord,
             flags,
+            kind,
         });
         Some(())
     }
