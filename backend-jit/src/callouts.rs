@@ -87,8 +87,9 @@ extern "sysv64" fn hop(frame: *mut Frame) {
     let missed = f.large.left < 0;
     f.hops = HOPS;
     f.large.left = LARGE_HOPS;
-    // Supervisor code would find there what EFLAGS.AC or the half forbids it.
-    let addend = (v.st.cpl() == 3).then(|| v.mmu.large(f.lin)).flatten();
+    // Supervisor code would find there what EFLAGS.AC or the half forbids it; other code does not look.
+    let user = v.st.cpl() == 3 && v.st.code64();
+    let addend = user.then(|| v.mmu.large(f.lin)).flatten();
     if let Some(addend) = addend {
         f.large.put(f.lin, addend);
     }

@@ -4,7 +4,7 @@
 //! branch and a call. Of the misses that the TLB answers, one in [`HOPS`] is looked at. Where those follow each other
 //! quickly, the block that is seen twice gets the TLB's look-up in place.
 //!
-//! Where user code is seen to hop in large pages, its loads look first into a small table of those ([`By::Large`]): the host has
+//! Where 64-bit user code is seen to hop in large pages, its loads look first into a small table of those ([`By::Large`]): the host has
 //! it in its first cache, where it does not have the TLB's entries for as many small ones. It is filled by looks at what it
 //! misses; a block that often misses for good goes by the TLB alone from then on.
 
@@ -37,7 +37,7 @@ pub enum By {
     Page,
     /// By the TLB.
     Tlb,
-    /// Loads by the table of large pages, the rest by the TLB.
+    /// Loads of 64-bit user code by the table of large pages, the rest by the TLB.
     Large,
 }
 

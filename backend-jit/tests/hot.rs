@@ -526,8 +526,9 @@ fn run(seed: u64, pieces: u64) -> [u64; 3] {
 #[test]
 fn hot_programs_do_what_they_do_in_the_interpreter() {
     let var = |name| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let first = var("DOPPEL_FUZZ_FIRST").unwrap_or(0);
-    let count = var("DOPPEL_FUZZ_SEEDS").unwrap_or(216);
+    let (first, chosen) = (var("DOPPEL_FUZZ_FIRST"), var("DOPPEL_FUZZ_SEEDS"));
+    let usual = first.is_none() && chosen.is_none();
+    let (first, count) = (first.unwrap_or(0), chosen.unwrap_or(216));
     let mut all = [0; 3];
     let mut without = 0;
     for seed in first..first + count {
@@ -541,5 +542,7 @@ fn hot_programs_do_what_they_do_in_the_interpreter() {
     }
     let [made, lost, faults] = all;
     println!("{made} traces made, {lost} lost, {without} programs without, {faults} faults");
-    assert!(made > 4 * count && lost > count && faults > count && without * 8 < count);
+    // One seed alone may have none of them.
+    let enough = made > 4 * count && lost > count && faults > count && without * 8 < count;
+    assert!(enough || !usual);
 }

@@ -119,4 +119,10 @@ fn code_that_changes_while_it_is_made_again_is_noticed() {
             m.ram.write(PhysAddr(at), &[step as u8]).expect("RAM");
         }
     });
+    // Twenty pieces came behind the last change.
+    let (turns, added) = (reg(&m, Gpr::Rax) - rounds, reg(&m, Gpr::Rbx) - sum);
+    assert!(
+        added.abs_diff(turns * step) <= 120 && turns > 100_000 && changes != 0,
+        "{added} in {turns} turns by {step}, {changes} changes"
+    );
 }

@@ -28,6 +28,11 @@ pub struct Differences {
 }
 
 impl Differences {
+    /// Nothing but status flags differs.
+    pub fn only_flags(&self) -> bool {
+        self.images.is_empty() && !self.memory && !self.more
+    }
+
     /// Nothing but RAM differs.
     pub fn only_memory(&self) -> bool {
         self.flags.is_empty() && self.images.is_empty() && self.memory && !self.more

@@ -93,8 +93,8 @@ pub fn ir(v: &Vcpu, features: &Features) -> String {
     lifted.block.to_string()
 }
 
-/// Whether an instruction that begins in this state is a shift by 0, which leaves all flags as they were.
-fn shifts_nothing(insn: &Instruction, st: &x86::CpuState) -> bool {
+/// By how much an instruction that begins in this state shifts, if CL says that.
+fn shift_by_cl(insn: &Instruction, st: &x86::CpuState) -> Option<u64> {
     use iced_x86::Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
     let shift = matches!(
         insn.mnemonic(),
@@ -102,7 +102,7 @@ fn shifts_nothing(insn: &Instruction, st: &x86::CpuState) -> bool {
     );
     let by_cl = (0..insn.op_count()).any(|n| insn.op_register(n) == Register::CL);
     let wide = insn.op0_register().size() == 8 || insn.memory_size().size() == 8;
-    shift && by_cl && st.gpr[1] & if wide { 0x3f } else { 0x1f } == 0
+    (shift && by_cl).then_some(st.gpr[1] & if wide { 0x3f } else { 0x1f })
 }
 
 /// Where an instruction that is about to run stores the addresses and the opcode of the last x87 instruction (FIP, FDP,
@@ -159,13 +159,17 @@ pub struct Undefined(pub u64);
 impl Undefined {
     /// What they are when the instruction that begins in this state is completed.
     pub fn after(self, v: &Vcpu, features: &Features) -> Self {
-        match instruction(v, features) {
-            Some(insn) if !shifts_nothing(&insn, &v.st) => {
-                let kept = self.0 & !status_flags(insn.rflags_modified());
-                Self(kept | status_flags(insn.rflags_undefined()))
-            }
-            _ => self,
-        }
+        let Some(insn) = instruction(v, features) else {
+            return self;
+        };
+        // By 0 a shift leaves all flags as they were, by 1 it defines OF.
+        let defined = match shift_by_cl(&insn, &v.st) {
+            Some(0) => return self,
+            Some(1) => x86::flags::OF,
+            _ => 0,
+        };
+        let kept = self.0 & !status_flags(insn.rflags_modified());
+        Self(kept | status_flags(insn.rflags_undefined()) & !defined)
     }
 }
 
@@ -192,6 +196,7 @@ mod tests {
         assert_eq!(after(&[0x21, 0xd8], 0, 0), af, "and eax, ebx");
         assert_eq!(after(&[0xd1, 0xe0], 0, all), af, "shl eax, 1");
         assert_eq!(after(&[0xd3, 0xe0], 5, 0), af | of, "shl eax, cl");
+        assert_eq!(after(&[0xd3, 0xe0], 1, all), af, "shl eax, cl by 1");
         for before in [0, af, all] {
             let none = "shl eax, cl by 32 does nothing";
             assert_eq!(after(&[0xd3, 0xe0], 32, before), before, "{none}");
