@@ -598,10 +598,6 @@ fn run(test: &Litmus, way: Way, batches: u64, until: u64) -> Outcome {
         Tracing::Off => 0,
         _ => Jit::new(features, shares).counts().traces,
     };
-    // When the thread finds them depends on time.
-    if way.traces == Tracing::Eager && test.name != SPLIT_LOCK {
-        assert!(traces >= cpus as u64, "{way}: {}: {traces}", test.name);
-    }
     Outcome {
         rounds,
         count,
@@ -618,6 +614,7 @@ fn rounds() -> u64 {
 fn what_x86_forbids_is_not_seen() {
     let batches = rounds().div_ceil(BATCH);
     for way in Way::all(batches > LONG) {
+        let mut all = 0;
         for test in TESTS {
             let time = std::time::Instant::now();
             let Outcome {
@@ -631,6 +628,11 @@ fn what_x86_forbids_is_not_seen() {
                 time.elapsed()
             );
             assert_eq!(count, 0, "{way}: {}: {rounds} rounds", test.name);
+            all += traces;
+        }
+        // How many there are of one program depends on who comes by first; what the thread finds, on time.
+        if way.traces == Tracing::Eager {
+            assert!(all >= TESTS.len() as u64, "{way}: {all} traces");
         }
     }
 }
