@@ -101,33 +101,28 @@ impl Core {
         };
         let ord = self.side(ret).map(|(_, side)| side.ord);
         let info = self.blocks.get_mut(id);
-        if let Some(trace) = &info.own.trace {
-            // Its part, where that is known to hop, and the block that it was made from.
-            let key = ord.and_then(|ord| trace.part(ord)).unwrap_or(info.key);
-            let old = self.hops.by(&key);
-            let Some((by, seen)) = better(old, large) else {
-                return;
-            };
-            info.own.hops = info.own.hops.saturating_add(1);
-            if info.own.hops >= seen && !info.stale {
-                self.hops.places.insert((key.lin, key.phys), by);
-                self.drop_traces(id);
-                if let Some(block) = self.blocks.find(key) {
-                    self.make_again(block);
-                }
-            }
-            return;
-        }
         if info.stale || info.own.checked.is_some() {
             return;
         }
-        let Some((by, seen)) = better(info.own.by, large) else {
+        // A trace's part, and the block that it was made from.
+        let trace = info.own.trace.as_ref();
+        let traced = trace.map(|trace| ord.and_then(|ord| trace.part(ord)).unwrap_or(info.key));
+        let key = traced.unwrap_or(info.key);
+        let now = traced.map_or(info.own.by, |key| self.hops.by(&key));
+        let Some((by, seen)) = better(now, large) else {
             return;
         };
         info.own.hops = info.own.hops.saturating_add(1);
-        if info.own.hops >= seen {
-            self.hops.places.insert((info.key.lin, info.key.phys), by);
-            self.make_again(id);
+        if info.own.hops < seen {
+            return;
+        }
+        self.hops.places.insert((key.lin, key.phys), by);
+        if traced.is_none() {
+            return self.make_again(id);
+        }
+        self.drop_traces(id);
+        if let Some(block) = self.blocks.find(key) {
+            self.make_again(block);
         }
     }
 

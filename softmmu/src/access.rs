@@ -236,7 +236,6 @@ impl Mmu {
             let spot = self.spot(lin.0, AccessKind::Write, index)?;
             if spot.flags == 0 {
                 self.ram().map().write(spot.offset, bytes);
-                self.stored(&spot, bytes.len() as u64);
                 return Ok(());
             }
         }

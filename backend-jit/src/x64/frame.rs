@@ -17,7 +17,7 @@ use std::mem::{offset_of, size_of};
 
 use softmmu::Mmu;
 use system::{LazyFlags, Vcpu};
-use x86::Gpr;
+use x86::{Gpr, Seg};
 
 use super::asm::{Mem, R11, R14, R15, RSP, Reg, Rm};
 use super::emit::segmented;
@@ -481,8 +481,8 @@ impl Frame {
 
     /// Takes the segment bases that translated code adds.
     pub fn take_bases(&mut self, v: &Vcpu) {
-        self.fs_base = v.seg(x86::Seg::Fs).base;
-        self.gs_base = v.seg(x86::Seg::Gs).base;
+        self.fs_base = v.seg(Seg::Fs).base;
+        self.gs_base = v.seg(Seg::Gs).base;
         if !v.st.code64() {
             let protected = v.st.cr0 & x86::cr0::PE != 0 && !v.st.vm86();
             for (bounds, segment) in self.bounds.iter_mut().zip(&v.st.seg) {
@@ -506,6 +506,15 @@ pub fn home(g: Gpr) -> Rm {
 /// A field of the frame as translated code sees it.
 pub const fn field(offset: usize) -> Mem {
     Mem::at(RSP, offset as i32)
+}
+
+/// Where the frame keeps a segment's base that is part of addresses.
+pub fn base(seg: Seg) -> Option<Mem> {
+    match seg {
+        Seg::Fs => Some(field(offset_of!(Frame, fs_base))),
+        Seg::Gs => Some(field(offset_of!(Frame, gs_base))),
+        _ => None,
+    }
 }
 
 /// A temporary.

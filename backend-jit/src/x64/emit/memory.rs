@@ -1,9 +1,7 @@
 //! Memory: addresses, the page cache, the ways out to the TLB, and what is done at the place that they find.
 
-use std::mem::offset_of;
-
 use ir::{Access, FlagSet, Mem, Op, OpCode, Operand, SegBase, Width};
-use x86::Gpr;
+use x86::{Gpr, Seg};
 
 use super::alu::{host_alu, host_shift};
 use super::bits::bit_extension;
@@ -11,7 +9,7 @@ use super::{Emit, Kind};
 use crate::hops::By;
 use crate::x64::asm::{self, Alu, Field, Label, RAX, Reg, Rm, Section};
 use crate::x64::flags::{Left, State};
-use crate::x64::frame::{self, Frame, PageCache, S0, S1, cached, field};
+use crate::x64::frame::{self, PageCache, S0, S1, cached, field};
 use crate::x64::runtime::packed;
 use softmmu::TlbEntry;
 use system::FlagOp;
@@ -26,12 +24,12 @@ pub(super) mod entry {
 
 /// Where a segment's base is that is part of an address.
 pub(super) fn segment_base(seg: SegBase) -> Option<Rm> {
-    let at = match seg {
+    let seg = match seg {
         SegBase::None => return None,
-        SegBase::Fs => offset_of!(Frame, fs_base),
-        SegBase::Gs => offset_of!(Frame, gs_base),
+        SegBase::Fs => Seg::Fs,
+        SegBase::Gs => Seg::Gs,
     };
-    Some(Rm::M(field(at)))
+    frame::base(seg).map(Rm::M)
 }
 
 impl Emit<'_> {

@@ -123,12 +123,14 @@ impl Emit<'_> {
 
     /// Whether the ops from `at` on are a call and its exit, in a block that may go on in another mode.
     fn fast_transfer(&self, at: usize, to: usize) -> Option<()> {
-        let exit = self.ops.get(at + 1).filter(|_| at + 2 == to)?;
-        let fits = exit.code == OpCode::Exit
-            && exit.sub == Exit::Helper as u32
-            && self.code64
-            && self.cx.key & key::SINGLE == 0;
-        fits.then_some(())
+        (self.code64 && self.ends_block(at, to)).then_some(())
+    }
+
+    /// Whether nothing but the block's end follows a helper, and it is not there for itself.
+    pub(super) fn ends_block(&self, at: usize, to: usize) -> bool {
+        let exit = self.ops.get(at + 1).filter(|_| at + 2 == to);
+        exit.is_some_and(|exit| exit.code == OpCode::Exit && exit.sub == Exit::Helper as u32)
+            && self.cx.key & key::SINGLE == 0
     }
 
     /// Goes to `slow` unless SYSCALL is enabled and the jump cache is the mode's that comes; leaves the vCPU in S0.
@@ -136,13 +138,18 @@ impl Emit<'_> {
         self.spill();
         self.hf = false;
         self.a.mov_imm(S1, self.mode_at(user));
+        self.check_mode(user, slow);
+        let enabled = Rm::M(vcpu(EFER));
+        self.a.test_imm(Width::B32, enabled, efer::SCE as i32);
+        self.a.jcc(Cond::E, slow);
+    }
+
+    /// Goes to `slow` unless the jump cache of a level is that of the mode in S1; leaves the vCPU in S0.
+    pub(super) fn check_mode(&mut self, user: bool, slow: Label) {
         let known = field(offset_of!(Frame, modes) + usize::from(user) * 8);
         self.a.alu(Alu::Cmp, Width::B64, S1, Rm::M(known));
         self.a.jcc(Cond::Ne, slow);
         self.load_vcpu();
-        let enabled = Rm::M(vcpu(EFER));
-        self.a.test_imm(Width::B32, enabled, efer::SCE as i32);
-        self.a.jcc(Cond::E, slow);
     }
 
     /// The block's mode, but at another level.

@@ -5,7 +5,7 @@
 
 use std::mem::offset_of;
 
-use ir::{Cond, Exit, Op, OpCode, Operand, Width};
+use ir::{Cond, Op, Operand, Width};
 use softmmu::MmuIndex;
 use system::far::{fast_code, fast_stack};
 use x86::flags::{AC, RF, TF};
@@ -16,7 +16,7 @@ use super::syscall::msr;
 use super::system::{CR4, RFLAGS, segment, vcpu};
 use crate::core::key;
 use crate::x64::asm::{Alu, Label, RCX, RDX, Rm, Section};
-use crate::x64::frame::{Frame, S0, S1, field, home};
+use crate::x64::frame::{self, Frame, S0, S1, field, home};
 use crate::x64::known;
 
 impl Emit<'_> {
@@ -66,16 +66,13 @@ impl Emit<'_> {
 
     /// What both look for; leaves the selector that they go by in S1 and the vCPU in S0.
     fn legacy_transfer(&mut self, at: usize, to: usize, user: bool) -> Option<Label> {
-        let exit = self.ops.get(at + 1).filter(|_| at + 2 == to)?;
         let mode = self.cx.mode;
         let flat = !super::segmented(mode) && mode.flat(Seg::Ss) && mode.stack() == Width::B32;
-        let fits = exit.code == OpCode::Exit
-            && exit.sub == Exit::Helper as u32
+        let fits = self.ends_block(at, to)
             && known::fits(mode)
             && !self.code64
             && flat
-            && self.cx.key & key::LEGACY != 0
-            && self.cx.key & key::SINGLE == 0;
+            && self.cx.key & key::LEGACY != 0;
         if !fits {
             return None;
         }
@@ -83,10 +80,7 @@ impl Emit<'_> {
         self.spill();
         self.hf = false;
         self.mode_with_window(user);
-        let modes = field(offset_of!(Frame, modes) + usize::from(user) * 8);
-        self.a.alu(Alu::Cmp, Width::B64, S1, Rm::M(modes));
-        self.a.jcc(Cond::Ne, slow);
-        self.load_vcpu();
+        self.check_mode(user, slow);
         // No user pages for the kernel, no traps.
         self.a.test_imm(d, Rm::M(vcpu(CR4)), cr4::SMAP as i32);
         self.a.jcc(Cond::E, slow);
@@ -153,16 +147,11 @@ impl Emit<'_> {
         self.a.mov_imm(S0, (seg as usize * known::STRIDE) as u64);
         self.a.call(self.stubs.load_seg);
         self.a.jcc(Cond::B, slow);
-        let copy = match seg {
-            Seg::Fs => Some(offset_of!(Frame, fs_base)),
-            Seg::Gs => Some(offset_of!(Frame, gs_base)),
-            _ => None,
-        };
-        if let Some(copy) = copy {
+        if let Some(copy) = frame::base(seg) {
             self.load_vcpu();
             let base = vcpu(segment(seg) + offset_of!(Segment, base));
             self.a.load(Width::B64, S1, Rm::M(base));
-            self.a.store(Width::B64, field(copy), S1);
+            self.a.store(Width::B64, copy, S1);
         }
         self.a.bind(done);
         let old = self.a.section(Section::Cold);

@@ -11,7 +11,7 @@ use super::Emit;
 use crate::core::key;
 use crate::x64::asm::{Alu, Mem, RCX, Rm, Section, Shift};
 use crate::x64::flags::State;
-use crate::x64::frame::{Frame, S0, S1, field};
+use crate::x64::frame::{self, Frame, S0, S1, field};
 use crate::x64::time::TSC_AUX;
 
 /// An instruction that is one helper's call with constant arguments.
@@ -188,12 +188,7 @@ impl Emit<'_> {
         self.load_vcpu();
         let base = segment(seg) + offset_of!(Segment, base);
         self.a.store(q, vcpu(base), S1);
-        let copy = if seg == Seg::Fs {
-            offset_of!(Frame, fs_base)
-        } else {
-            offset_of!(Frame, gs_base)
-        };
-        self.a.store(q, field(copy), S1);
+        self.a.store(q, frame::base(seg)?, S1);
         self.or_slow(slow, done, start, to)
     }
 
